@@ -1,0 +1,19 @@
+# Checks of the tree and of the built program that are scripts, registered beside the unit tests. A script that cannot
+# run here says why and ends with 77, which ctest counts as skipped.
+
+function(qb_check name)
+  add_test(NAME ${name} COMMAND bash ${ARGN} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
+endfunction()
+
+qb_check(check_tree tools/check_tree.sh)
+qb_check(check_format tools/check_format.sh)
+qb_check(check_tree_self_test tools/check_tree.sh --self-test)
+# What the linker makes of inline functions is only meaningful for the build that is handed out.
+if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT QB_SANITIZE)
+  qb_check(check_isa tools/check_isa.sh ${PROJECT_BINARY_DIR})
+  if(TARGET quantbench)
+    qb_check(qemu_avx2 tools/qemu_checks.sh avx2 ${PROJECT_BINARY_DIR})
+    qb_check(qemu_refusal tools/qemu_checks.sh refusal ${PROJECT_BINARY_DIR})
+  endif()
+endif()

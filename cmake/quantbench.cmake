@@ -1,0 +1,34 @@
+# Flags shared by every target, and the three shapes a target takes here: a room (static library), a test, a benchmark.
+
+add_library(qb_options INTERFACE)
+target_include_directories(qb_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
+target_compile_options(qb_options INTERFACE -Wall -Wextra -Wshadow -Wno-missing-field-initializers)
+# Results must not depend on the compiler's taste for contracting a*b+c: fma is written where it is meant.
+target_compile_options(qb_options INTERFACE -ffp-contract=off)
+if(QB_WERROR)
+  target_compile_options(qb_options INTERFACE -Werror)
+endif()
+if(QB_SANITIZE)
+  target_compile_options(qb_options INTERFACE -fsanitize=${QB_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(qb_options INTERFACE -fsanitize=${QB_SANITIZE})
+endif()
+
+# qb_room(<name> SOURCES a.cpp … DEPS qb_core …): static library qb_<name>.
+function(qb_room name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(qb_${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(qb_${name} PUBLIC qb_options ${ARG_DEPS})
+endfunction()
+
+# qb_test(<name> SOURCES a_test.cpp … DEPS qb_core …): one test executable; reads its data from testdata/.
+function(qb_test name)
+  if(NOT QB_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE qb_options ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE QB_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 300)
+endfunction()

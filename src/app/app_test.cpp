@@ -1,0 +1,442 @@
+// The program as people use it: every test starts it as a process and reads what it prints and leaves behind.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <set>
+#include <sstream>
+
+#include "core/json.h"
+#include "core/os.h"
+#include "testing/test_folder.h"
+#include "testing/test_json_schema.h"
+
+namespace quantbench {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::AnyOf;
+using testing::Contains;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+using testing::SizeIs;
+
+constexpr int64_t kPatience_ns = 120'000'000'000;  // a slow machine, with sanitizers
+const std::string kTiny = QB_SOURCE_DIR "/testdata/models/llama-gqa";
+const std::string kTokenizers = QB_SOURCE_DIR "/testdata/tokenizers";
+
+struct Result {
+  int code = -1;
+  std::string out, err;
+};
+
+// The program in a shell, so that its standard error goes to a file; the shell becomes the program (exec).
+class Program {
+ public:
+  Program(const std::vector<std::string>& arguments, const std::string& before = "", const std::string& after = "")
+      : process_("/bin/sh", shell_arguments(before, after, folder_ / "stderr", arguments)) {}
+
+  std::string errors() const { return os::read_small_file(folder_ / "stderr").value_or(""); }
+  pid_t pid() const { return process_.pid(); }
+  Result finish() {
+    Result result;
+    std::string line;
+    while (process_.read_line(&line, kPatience_ns) == os::Process::Got::line) result.out += line + "\n";
+    result.code = process_.wait().code;
+    result.err = errors();
+    return result;
+  }
+  // Until the text stands in its standard error.
+  bool wait_for(const std::string& text) {
+    for (int64_t end = os::steady_now_ns() + kPatience_ns; os::steady_now_ns() < end;) {
+      if (errors().find(text) != std::string::npos) return true;
+      std::string line;
+      if (process_.read_line(&line, 20'000'000) == os::Process::Got::end) return false;
+    }
+    return false;
+  }
+
+ private:
+  static std::vector<std::string> shell_arguments(const std::string& before, const std::string& after,
+                                                  const std::string& errors,
+                                                  const std::vector<std::string>& arguments) {
+    std::vector<std::string> all{"-c", before + " exec \"$@\" 2> '" + errors + "' " + after, "sh", QB_PROGRAM};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    return all;
+  }
+  TestFolder folder_;
+  os::Process process_;
+};
+
+Result run(const std::vector<std::string>& arguments, const std::string& before = "", const std::string& after = "") {
+  return Program(arguments, before, after).finish();
+}
+
+// A quick sweep of the tiny checkpoint: no tokenizer there, so ids. The reference backend spares the test the bandwidth
+// probe, which reads gigabytes.
+std::vector<std::string> tiny_run(const std::string& out, const std::vector<std::string>& more = {}) {
+  std::vector<std::string> arguments{"run",       "--model-id", kTiny, "--pg",  "4,8", "--device",
+                                     "reference", "-r",         "2",   "--out", out};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+// One of that many runs, with the bandwidth probe in between.
+std::vector<std::string> long_run(const std::string& out, const std::string& runs) {
+  return {"run", "--model-id", kTiny, "--pg", "4,200", "--device", "cpu", "--out", out, "-r", runs, "-o", "jsonl"};
+}
+
+std::vector<json> lines_of(const std::string& text) {
+  std::vector<json> records;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) records.push_back(json::parse(line));
+  return records;
+}
+
+std::vector<json> records_in(const std::string& folder) {
+  std::vector<json> records;
+  for (const std::string& name : os::list_directory(folder)) {
+    EXPECT_TRUE(name.ends_with(".json")) << name;
+    records.push_back(read_json_file(folder + "/" + name));
+  }
+  return records;
+}
+
+void expect_well_formed(const json& record) {
+  JsonSchema schema(read_json_file(QB_SOURCE_DIR "/docs/record.schema.json"));
+  EXPECT_THAT(schema.check(record), IsEmpty());
+}
+
+TEST(Run, MeasuresTheBundledModelInEveryPrecision) {
+  const TestFolder folder;
+  const Result r = run({"run", "--max-new-tokens", "8", "-r", "6", "--out", folder / "out", "-o", "jsonl"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const auto records = lines_of(r.out);
+  ASSERT_THAT(records, SizeIs(3));
+  std::set<std::string> precisions;
+  for (const json& record : records) {
+    expect_well_formed(record);
+    precisions.insert(record["cell"]["precision"]);
+    EXPECT_EQ(record["outcome"]["status"], "ok");
+    EXPECT_NE(record["outcome"]["stamp"], "INVALID") << record["outcome"];
+    EXPECT_EQ(record["runs"].size(), 6u);
+    EXPECT_EQ(record["response"]["ids"].size(), 8u);
+    EXPECT_FALSE(record["response"]["text"].get<std::string>().empty());
+    EXPECT_EQ(record["prompt"]["ids"], records[0]["prompt"]["ids"]) << "identical across precisions";
+    EXPECT_EQ(record["devices"].size(), 1u);
+    EXPECT_EQ(record["cell"]["placement"].size(), 1u);
+
+    const json& memory = record["memory"][0];
+    int64_t sum = 0;
+    for (const auto& [use, bytes] : memory["end_ledger"].items()) sum += bytes.get<int64_t>();
+    EXPECT_EQ(sum, memory["end_bytes"]) << "the ledger adds up";
+    // Seen: 1 to 3 MB, of code that ran and the allocator. Sanitizers keep shadow memory there.
+    if (record["build"]["sanitizers"] == "") {
+      EXPECT_LT(std::abs(memory["end_ledger"]["other"].get<int64_t>()), 6 << 20) << memory;
+    }
+    EXPECT_EQ(record["load"]["resident"]["weights"], memory["predicted"]["weights"]);
+  }
+  EXPECT_THAT(precisions, testing::ElementsAre("4bit", "fp16", "int8"));
+  EXPECT_THAT(records_in(folder / "out"), SizeIs(3));
+  for (const json& record : records_in(folder / "out"))
+    EXPECT_THAT(records, Contains(record)) << "file and output agree";
+}
+
+TEST(Run, PrintsTableResponsesVerdictAndWhereTheRecordsAre) {
+  const TestFolder folder;
+  const Result r = run({"run", "--max-new-tokens", "8", "-r", "6", "--out", folder / "out"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  for (const char* text : {"precision", "t/s", "TTFT", "inter-token p50", "mem peak", "in cache", "fp16", "int8",
+                           "4bit", "Responses", "Verdict", "fastest: ", "smallest: 4bit", "3 records in "}) {
+    EXPECT_THAT(r.out, HasSubstr(text));
+  }
+  EXPECT_THAT(r.err, HasSubstr("measuring bundled"));
+  EXPECT_THAT(r.err, Not(HasSubstr("\r"))) << "no progress line where there is no terminal";
+}
+
+TEST(Run, EveryFormatParses) {
+  const TestFolder folder;
+  const Result full = run(tiny_run(folder / "json", {"-o", "json"}));
+  ASSERT_EQ(full.code, 0) << full.err;
+  EXPECT_THAT(json::parse(full.out), SizeIs(3));
+
+  const Result predecessor = run(tiny_run(folder / "csv", {"-o", "csv", "--schema", "predecessor"}));
+  ASSERT_EQ(predecessor.code, 0) << predecessor.err;
+  std::istringstream csv(predecessor.out);
+  std::string line;
+  std::getline(csv, line);
+  EXPECT_EQ(line, "precision,latency_sec,tokens_per_sec,peak_mem_gb,error");
+  for (const char* precision : {"fp16", "int8", "4bit"}) {
+    double latency = 0, rate = 0, memory = 0;
+    ASSERT_TRUE(std::getline(csv, line));
+    const std::string form = std::string(precision) + ",%lf,%lf,%lf,";
+    ASSERT_EQ(std::sscanf(line.c_str(), form.c_str(), &latency, &rate, &memory), 3) << line;
+    EXPECT_NEAR(rate, 8 / latency, 0.5 * rate) << "medians of two runs";
+    EXPECT_GT(memory, 0.001);
+  }
+  const Result markdown = run(tiny_run(folder / "md", {"-o", "md"}));
+  EXPECT_THAT(markdown.out,
+              AllOf(HasSubstr("| model | precision |"), HasSubstr("|---|---|---:|"), HasSubstr("no tokenizer; ids")));
+}
+
+TEST(Run, LlamaBenchsHabitsMakeRowsOfTheirOwn) {
+  const TestFolder folder;
+  const Result r = run({"run", "--model-id", kTiny, "--precision", "fp16", "-p", "4,16", "-n", "5", "-pg", "3,2",
+                        "--device", "reference", "-r", "2", "--out", folder / "out", "-o", "jsonl"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  std::vector<std::string> tests;
+  for (const json& record : lines_of(r.out)) tests.push_back(record["cell"]["test"]);
+  EXPECT_THAT(tests, testing::ElementsAre("pp4", "pp16", "tg5", "p3+n2"));
+}
+
+TEST(Run, RandomWeightsNeedNoFileAndSayNoTokenizer) {
+  const TestFolder folder;
+  const std::vector<std::string> common{
+      "run", "--model-id", kTiny, "--random-weights", "--device", "reference", "--outlier-channels",
+      "2",   "-r",         "2",   "--max-new-tokens", "6",        "-o"};
+  auto arguments = common;
+  arguments.insert(arguments.end(), {"jsonl", "--out", folder / "a"});
+  const Result r = run(arguments);
+  ASSERT_EQ(r.code, 0) << r.err;
+  const auto records = lines_of(r.out);
+  ASSERT_THAT(records, SizeIs(3));
+  for (const json& record : records) {
+    expect_well_formed(record);
+    EXPECT_EQ(record["cell"]["test"], "p8+n6");
+    EXPECT_EQ(record["cell"]["model"]["weights"], "random");
+    EXPECT_TRUE(record["response"]["text"].is_null());
+  }
+  arguments = common;
+  arguments.insert(arguments.end(), {"table", "--out", folder / "b", "-p", "5"});
+  const Result table = run(arguments);
+  EXPECT_THAT(table.out, AllOf(HasSubstr("no tokenizer"), HasSubstr("p5+n6")));
+}
+
+TEST(Run, ReferenceBackendRunsAndClaimsNoShareOfBandwidth) {
+  const TestFolder folder;
+  const Result r = run(tiny_run(folder / "out", {"-o", "jsonl"}));
+  ASSERT_EQ(r.code, 0) << r.err;
+  for (const json& record : lines_of(r.out)) {
+    EXPECT_EQ(record["devices"][0]["backend"], "reference");
+    EXPECT_FALSE(record["metrics"].contains("read_share"));
+  }
+}
+
+TEST(Run, StoppingAtEndOfSequenceIsMarkedNotComparable) {
+  const TestFolder folder;
+  const Result r = run(tiny_run(folder / "out", {"--stop-at-eos", "--precision", "fp16"}));
+  EXPECT_THAT(r.out, AllOf(HasSubstr("FLAGGED"), HasSubstr("not comparable")));
+}
+
+TEST(Run, RefusesBadFlagsInOneLine) {
+  const std::vector<std::pair<std::vector<std::string>, const char*>> cases{
+      {{"run", "--no-such-flag"}, "--no-such-flag"},
+      {{"frobnicate"}, "frobnicate"},
+      {{}, "subcommand"},
+      {{"run", "--precision", "int4"}, "expected fp16, int8 (LLM.int8) or 4bit"},
+      {{"run", "--precision", ""}, "--precision: the value is empty"},
+      {{"run", "--max-new-tokens", "0"}, "--max-new-tokens: '0'"},
+      {{"run", "--max-new-tokens", "many"}, "'many' is not a whole number"},
+      {{"run", "-r", "0"}, "-r: '0'"},
+      {{"run", "-p", "8,,9"}, "empty part"},
+      {{"run", "-pg", "8"}, "not a pair"},
+      {{"run", "--target-ci", "200%"}, "--target-ci"},
+      {{"run", "-o", "xml"}, "expected table, md, csv, json or jsonl"},
+      {{"run", "-o", "table", "--schema", "predecessor"}, "-o csv"},
+      {{"run", "-o", "csv", "--schema", "other"}, "predecessor-full"},
+      {{"run", "--device", "tpu"}, "there is no backend 'tpu'"},
+      {{"run", "--outlier-channels", "2"}, "--random-weights"},
+      {{"run", "--image-path", "cat.png"}, "takes text only"},
+      {{"run", "--prompt", "hi", "--random-weights"}, "no tokenizer"},
+      {{"run", "--prompt", "bad \xff byte"}, "offset 4"},
+      {{"run", "--max-new-tokens", "5000"}, "more than the 1024 positions"},
+      {{"run", "--random-weights", "--model-id", "microsoft/phi-2", "--tokenizer", kTokenizers + "/phi2", "--prompt",
+        ""},
+       "it is empty"},
+      {{"generate", "--temperature", "-1"}, "--temperature"},
+      {{"quantize"}, "--out"},
+      {{"quantize", "--precision", "fp16", "--out", "x"}, "not quantised"}};
+  for (const auto& [arguments, expected] : cases) {
+    const Result r = run(arguments);
+    SCOPED_TRACE(r.err);
+    EXPECT_EQ(r.code, exit_code(ErrorKind::usage)) << expected;
+    EXPECT_THAT(r.err, AllOf(HasSubstr("quantbench: error: "), HasSubstr(expected)));
+    EXPECT_EQ(r.out, "");
+  }
+}
+
+TEST(Run, NeverCutsAPromptSilently) {
+  std::string text;
+  for (int i = 0; i < 2000; ++i) text += "word ";
+  const Result r = run({"run", "--prompt", text});
+  EXPECT_EQ(r.code, exit_code(ErrorKind::usage));
+  EXPECT_THAT(r.err, HasSubstr("never cut silently"));
+}
+
+TEST(Run, SaysWhatIsWrongWithAModel) {
+  const TestFolder folder;
+  const Result missing = run({"run", "--model-id", "no-such/model-at-all"});
+  EXPECT_EQ(missing.code, exit_code(ErrorKind::hub)) << missing.err;
+  folder.write("config.json", "{");
+  const Result bad = run({"run", "--model-id", folder.path()});
+  EXPECT_EQ(bad.code, exit_code(ErrorKind::bad_model));
+  EXPECT_THAT(bad.err, HasSubstr("config.json"));
+}
+
+TEST(Run, ACheckpointQuantisedAlreadyRunsAsItIsStored) {
+  const TestFolder folder;
+  const Result r = run({"run", "--model-id", kTiny + "-nf4-plain", "--pg", "2,3", "--device", "reference", "-r", "2",
+                        "--out", folder / "out", "-o", "jsonl"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const auto records = lines_of(r.out);
+  ASSERT_THAT(records, SizeIs(1));
+  EXPECT_EQ(records[0]["cell"]["precision"], "4bit");
+  EXPECT_THAT(records[0]["cell"]["model"]["weight_form"].get<std::string>(), HasSubstr("plain fp32 absmax"));
+}
+
+TEST(Run, InterruptionLeavesValidRecordsAndNoChild) {
+  const TestFolder folder;
+  Program program(long_run(folder / "out", "100000"));
+  ASSERT_TRUE(program.wait_for("measuring")) << program.errors();
+  std::string line;
+  const int64_t until_ns = os::steady_now_ns() + 3'000'000'000;  // into the blocks
+  while (os::steady_now_ns() < until_ns) ::usleep(50'000);
+  ::kill(program.pid(), SIGINT);
+  const Result r = program.finish();
+  EXPECT_EQ(r.code, exit_code(ErrorKind::interrupted)) << r.err;
+  EXPECT_THAT(r.err, HasSubstr("quantbench: error: interrupted; 3 records in"));
+  const auto records = records_in(folder / "out");
+  ASSERT_THAT(records, SizeIs(3));
+  for (const json& record : records) {
+    expect_well_formed(record);
+    EXPECT_EQ(record["outcome"]["status"], "interrupted");
+    EXPECT_EQ(record["outcome"]["stamp"], "INVALID");
+  }
+  EXPECT_THAT(lines_of(r.out), SizeIs(3)) << "what there is goes to standard output as well";
+}
+
+// The processes that `parent` started, as /proc tells.
+std::vector<pid_t> children_of(pid_t parent) {
+  std::vector<pid_t> children;
+  for (const std::string& name : os::list_directory("/proc")) {
+    const auto stat = os::read_small_file("/proc/" + name + "/stat");
+    if (!stat || name.find_first_not_of("0123456789") != std::string::npos) continue;
+    int its_parent = 0;
+    if (std::sscanf(stat->c_str() + stat->rfind(')') + 1, " %*c %d", &its_parent) == 1 && its_parent == parent) {
+      children.push_back(static_cast<pid_t>(std::stoi(name)));
+    }
+  }
+  return children;
+}
+
+TEST(Run, AKilledWorkerIsARecordAndTheSweepGoesOn) {
+  const TestFolder folder;
+  Program program(long_run(folder / "out", "20"));
+  ASSERT_TRUE(program.wait_for("measuring")) << program.errors();
+  // The bandwidth probe is started first, then fp16, int8, 4bit.
+  std::vector<pid_t> children;
+  for (int i = 0; i < 3000 && children.size() < 4; ++i) {  // a minute: a busy machine starts them late
+    ::usleep(20'000);
+    children = children_of(program.pid());
+  }
+  ASSERT_THAT(children, SizeIs(4));
+  std::sort(children.begin(), children.end());
+  ::kill(children[2], SIGKILL);
+  const Result r = program.finish();
+  EXPECT_EQ(r.code, exit_code(ErrorKind::internal)) << r.err;
+  EXPECT_THAT(r.err, HasSubstr("1 of 3 cells failed"));
+  std::vector<std::string> failed;
+  for (const json& record : lines_of(r.out)) {
+    expect_well_formed(record);
+    if (record["outcome"]["status"] == "ok") {
+      EXPECT_EQ(record["runs"].size(), 20u);
+    } else {
+      failed.push_back(record["outcome"]["error"]);
+    }
+  }
+  EXPECT_THAT(failed, testing::ElementsAre(HasSubstr("signal 9")));
+  EXPECT_THAT(records_in(folder / "out"), SizeIs(3));
+}
+
+TEST(Run, AFullDiskIsReportedAndTheTableStillPrinted) {
+  const TestFolder folder;
+  // No file may grow beyond 8 blocks of 512 bytes: writes fail, as on a full disk.
+  const Result r = run(tiny_run(folder / "out", {"--precision", "fp16"}), "trap '' XFSZ; ulimit -f 8;");
+  EXPECT_EQ(r.code, exit_code(ErrorKind::disk)) << r.err;
+  EXPECT_THAT(r.err, AllOf(HasSubstr("its record is lost"), HasSubstr("File too large")));
+  EXPECT_THAT(r.out, HasSubstr("fp16"));
+  EXPECT_THAT(os::list_directory(folder / "out"), IsEmpty());
+}
+
+TEST(Run, OutputThatCannotBeWrittenIsAnError) {
+  const TestFolder folder;
+  const Result r = run(tiny_run(folder / "out", {"--precision", "fp16"}), "", "> /dev/full");
+  EXPECT_EQ(r.code, exit_code(ErrorKind::disk)) << r.err;
+  EXPECT_THAT(r.err, HasSubstr("standard output"));
+}
+
+TEST(Run, AFolderThatCannotBeMadeIsRefusedBeforeMeasuring) {
+  const Result r = run(tiny_run("/proc/no/such"));
+  EXPECT_EQ(r.code, exit_code(ErrorKind::disk));
+  EXPECT_THAT(r.err, Not(HasSubstr("measuring")));
+}
+
+TEST(Generate, WritesTheSameTextForASeed) {
+  const std::vector<std::string> greedy{"generate", "--prompt", "It was", "--max-new-tokens", "12"};
+  const Result first = run(greedy), again = run(greedy);
+  ASSERT_EQ(first.code, 0) << first.err;
+  EXPECT_GT(first.out.size(), 5u);
+  EXPECT_EQ(first.out, again.out);
+  auto sampled = greedy;
+  sampled.insert(sampled.end(), {"--temperature", "1", "--seed", "7"});
+  const Result a = run(sampled), b = run(sampled);
+  EXPECT_EQ(a.out, b.out);
+  EXPECT_NE(a.out, first.out);
+}
+
+TEST(Quantize, WritesACheckpointThatGivesTheSameIdsAsQuantisingOnLoad) {
+  const TestFolder folder;
+  for (const std::string precision : {"int8", "4bit"}) {
+    const std::string quantised = folder / precision;
+    const Result written = run({"quantize", "--precision", precision, "--out", quantised});
+    ASSERT_EQ(written.code, 0) << written.err;
+    EXPECT_THAT(written.out, HasSubstr("56 linears"));
+    const std::vector<std::string> rest{"--pg", "8,16", "-r", "1", "--device", "reference", "-o", "jsonl"};
+    std::vector<std::string> direct{"run", "--precision", precision, "--out", folder / (precision + "a")};
+    std::vector<std::string> stored{"run", "--model-id", quantised, "--out", folder / (precision + "b")};
+    direct.insert(direct.end(), rest.begin(), rest.end());
+    stored.insert(stored.end(), rest.begin(), rest.end());
+    const Result a = run(direct), b = run(stored);
+    ASSERT_EQ(a.code, 0) << a.err;
+    ASSERT_EQ(b.code, 0) << b.err;
+    EXPECT_EQ(lines_of(a.out)[0]["response"]["ids"], lines_of(b.out)[0]["response"]["ids"]);
+  }
+}
+
+TEST(Doctor, DescribesTheMachine) {
+  const Result r = run({"doctor"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  for (const char* what :
+       {"CPU", "memory", "huge pages", "governor", "engine", "read bandwidth", "GPU", "bundled model"}) {
+    EXPECT_THAT(r.out, HasSubstr(what));
+  }
+  EXPECT_THAT(r.out, HasSubstr("GB/s"));
+}
+
+TEST(Help, IsThereForEveryCommand) {
+  for (const std::string command : {"run", "generate", "quantize", "doctor"}) {
+    const Result r = run({command, "--help"});
+    EXPECT_EQ(r.code, 0);
+    EXPECT_THAT(r.out, HasSubstr(command));
+    EXPECT_THAT(r.out, HasSubstr("--threads"));
+  }
+  const Result top = run({"--help"});
+  EXPECT_EQ(top.code, 0);
+  EXPECT_THAT(top.out, AllOf(HasSubstr("doctor"), HasSubstr("Exit codes"), Not(HasSubstr("worker"))));
+  EXPECT_THAT(run({"--version"}).out, HasSubstr("quantbench 0."));
+}
+
+}  // namespace
+}  // namespace quantbench

@@ -1,0 +1,33 @@
+#include "app/bundled.h"
+
+#include <fmt/ranges.h>
+
+#include "core/error.h"
+#include "core/os.h"
+
+namespace quantbench {
+
+std::vector<std::string> bundled_places() {
+  std::vector<std::string> places;
+  if (const auto told = os::environment("QUANTBENCH_BUNDLED_MODEL"); told && !told->empty()) places.push_back(*told);
+  const std::string program = os::executable_path();
+  places.push_back(program.substr(0, program.rfind('/')) + "/../share/quantbench/models/bundled");
+  places.emplace_back(QB_BUNDLED_IN_SOURCE);
+  return places;
+}
+
+std::optional<std::string> find_bundled() {
+  for (const std::string& place : bundled_places()) {
+    if (os::exists(place + "/config.json")) return os::real_path(place);
+  }
+  return std::nullopt;
+}
+
+std::string require_bundled() {
+  if (auto found = find_bundled()) return *found;
+  fail(ErrorKind::hub,
+       "the bundled model is not there (looked in {}); give --model-id, or set QUANTBENCH_BUNDLED_MODEL to its folder",
+       fmt::join(bundled_places(), ", "));
+}
+
+}  // namespace quantbench

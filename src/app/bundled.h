@@ -1,0 +1,17 @@
+// The model that comes with the program.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace quantbench {
+
+// Where it is looked for: $QUANTBENCH_BUNDLED_MODEL, ../share/quantbench/models/bundled beside the program's folder,
+// and the source tree that the program was built in.
+std::vector<std::string> bundled_places();
+std::optional<std::string> find_bundled();
+std::string require_bundled();                   // Error hub that lists the places
+constexpr const char* kBundledName = "bundled";  // also as --model-id
+
+}  // namespace quantbench

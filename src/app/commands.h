@@ -1,0 +1,21 @@
+// The subcommands. Each adds its flags and, when it is the one chosen, sets the action that main runs.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+
+namespace quantbench {
+
+using Action = std::function<int()>;  // returns the exit code; failures are Error
+
+// Error usage for a flag whose value is an empty text, but for those named, where that means something.
+void refuse_empty_values(const CLI::App& command, const std::string& except = "");
+
+void add_run(CLI::App& app, Action* action);
+void add_generate(CLI::App& app, Action* action);
+void add_quantize(CLI::App& app, Action* action);
+void add_doctor(CLI::App& app, Action* action);
+void add_worker(CLI::App& app, Action* action);  // hidden: the child process of run
+
+}  // namespace quantbench

@@ -1,0 +1,163 @@
+// `quantbench doctor`: what this machine is, what it gives, and what is missing.
+#include "app/bundled.h"
+#include "app/commands.h"
+#include "app/flags.h"
+#include "backend/backend.h"
+#include "bench/engine_worker.h"
+#include "bench/environment.h"
+#include "core/os.h"
+#include "hub/hub.h"
+#include "report/format.h"
+
+#include <fmt/ranges.h>
+
+namespace quantbench {
+namespace {
+
+struct Finding {
+  std::string what, text;
+};
+
+std::string bytes_or_unknown(const std::optional<int64_t>& bytes) {
+  return bytes ? format_bytes(static_cast<double>(*bytes)) : "unknown";
+}
+
+// The models of NVIDIA GPUs, as their driver names them.
+std::vector<std::string> nvidia_gpus() {
+  constexpr const char* kFolder = "/proc/driver/nvidia/gpus";
+  std::vector<std::string> names;
+  if (!os::is_directory(kFolder)) return names;
+  for (const std::string& slot : os::list_directory(kFolder)) {
+    const auto text = os::read_small_file(fmt::format("{}/{}/information", kFolder, slot));
+    names.push_back(text ? cpuinfo_value(*text, "Model").value_or("unknown model") : "unknown model");
+  }
+  return names;
+}
+
+class Doctor {
+ public:
+  explicit Doctor(EngineOptions options) : options_(std::move(options)) {}
+
+  int run() {
+    const BuildInfo build = build_info();
+    say("program", fmt::format("quantbench {}, commit {}, {} build by {}", build.version, build.git_commit,
+                               build.build_type, build.compiler));
+    if (!build.optimized)
+      advise("this build is not optimised: its timings mean little; configure with --preset release");
+    machine();
+    engine();
+    models();
+    for (const Finding& f : findings_) os::write_output(fmt::format("{:<16} {}\n", f.what, f.text));
+    os::write_output(advice_.empty() ? "\nNothing is missing.\n" : "\nWhat to do:\n");
+    for (const std::string& line : advice_) os::write_output("- " + line + "\n");
+    return can_run_ ? 0 : exit_code(ErrorKind::device);
+  }
+
+ private:
+  void say(std::string what, std::string text) { findings_.push_back({std::move(what), std::move(text)}); }
+  void advise(std::string text) { advice_.push_back(std::move(text)); }
+
+  void machine() {
+    const Environment e = read_environment();
+    cache_bytes_ = e.last_level_cache_bytes;
+    say("system", fmt::format("{}, {}{}", e.operating_system, e.kernel, e.virtual_machine ? ", virtual machine" : ""));
+    say("CPU",
+        fmt::format("{}: {} physical cores, {} logical CPUs to use", e.cpu_name, e.physical_cores, e.logical_cpus));
+    say("CPU features", fmt::format("{}", fmt::join(e.cpu_features, " ")));
+    say("cache", e.last_level_cache_bytes > 0
+                     ? format_bytes(static_cast<double>(e.last_level_cache_bytes)) + " last level"
+                     : "unknown");
+    say("memory",
+        fmt::format("{}, {} available", bytes_or_unknown(e.memory_bytes), bytes_or_unknown(e.available_bytes)));
+    say("huge pages", e.huge_pages.value_or("unknown"));
+    if (e.huge_pages == "never") {
+      advise(
+          "transparent huge pages are off, which costs speed: echo madvise | sudo tee "
+          "/sys/kernel/mm/transparent_hugepage/enabled");
+    }
+    say("governor", e.governor.value_or("not told by this kernel (usual in virtual machines)"));
+    if (e.governor && *e.governor != "performance") {
+      advise(
+          fmt::format("the CPU frequency governor is '{}': timings vary less with performance (sudo cpupower "
+                      "frequency-set -g performance)",
+                      *e.governor));
+    }
+    if (e.load_average) {
+      say("load", fmt::format("{:.2f} over the last minute", (*e.load_average)[0]));
+      if ((*e.load_average)[0] > 0.5 * e.logical_cpus) {
+        advise("other programs were busy in the last minute; end them before measuring");
+      }
+    }
+    const std::vector<std::string> gpus = nvidia_gpus();
+    if (!gpus.empty()) {
+      say("GPU", fmt::format("{}: present, not used by this version", fmt::join(gpus, ", ")));
+    } else if (os::exists("/dev/nvidia0")) {
+      say("GPU", "an NVIDIA device is present, not used by this version");
+    } else {
+      say("GPU", "no NVIDIA driver found; this version measures the CPU only");
+    }
+  }
+
+  void engine() {
+    std::unique_ptr<Backend> backend;
+    try {
+      backend = make_backend(options_.device, {.threads = options_.threads});
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::usage) throw;
+      can_run_ = false;
+      say("engine", "cannot run here");
+      advise(error.what());
+      return;
+    }
+    const DeviceInfo& d = backend->device();
+    say("engine",
+        fmt::format("{} backend, {}, {} thread{}", d.backend, d.features, d.threads, d.threads == 1 ? "" : "s"));
+    try {
+      const ReadSample read = sample(*make_read_probe(*backend, cache_bytes_));
+      say("read bandwidth", fmt::format("{:.1f} GB/s ({})", read.bytes_per_second / 1e9, read.kernel));
+    } catch (const Error& error) {
+      say("read bandwidth", "not measured");
+      advise(error.what());
+    }
+  }
+
+  void models() {
+    const auto bundled = find_bundled();
+    say("bundled model", bundled.value_or("missing"));
+    if (!bundled) {
+      advise(fmt::format(
+          "the bundled model is not there (looked in {}); copy models/bundled of the source tree to one of them",
+          fmt::join(bundled_places(), ", ")));
+    }
+    try {
+      const std::string cache = hub_cache_folder();
+      say("Hub cache", cache + (os::is_directory(cache)
+                                    ? ""
+                                    : " (not there yet; models come from folders, or once Python has downloaded one)"));
+    } catch (const Error&) {
+      say("Hub cache", "none: HOME is not set");
+    }
+  }
+
+  EngineOptions options_;
+  std::vector<Finding> findings_;
+  std::vector<std::string> advice_;
+  int64_t cache_bytes_ = 0;
+  bool can_run_ = true;
+};
+
+}  // namespace
+
+void add_doctor(CLI::App& app, Action* action) {
+  CLI::App* command =
+      app.add_subcommand("doctor", "say what this machine is, how fast its memory reads, and what is missing");
+  auto device = std::make_shared<std::string>("auto");
+  auto threads = std::make_shared<std::string>("0");
+  command->add_option("--device", *device, "auto, cpu or reference")->type_name("NAME")->default_str("auto");
+  command->add_option("--threads", *threads, "threads; 0: one per physical core")->type_name("N")->default_str("0");
+  command->callback([device, threads, action] {
+    *action = [=] { return Doctor({*device, parse_count("--threads", *threads, 0, 4096)}).run(); };
+  });
+}
+
+}  // namespace quantbench

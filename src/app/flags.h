@@ -1,0 +1,26 @@
+// Values of flags, parsed strictly: an Error usage names the flag, what was found and what is expected.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+
+namespace quantbench {
+
+std::vector<std::string> parse_list(const std::string& flag,
+                                    const std::string& text);  // non-empty parts between commas
+std::vector<int> parse_counts(const std::string& flag, const std::string& text, int low, int high);
+int parse_count(const std::string& flag, const std::string& text, int low, int high);
+uint64_t parse_seed(const std::string& flag, const std::string& text);
+double parse_number(const std::string& flag, const std::string& text, double low, double high);
+// "1%" or "0.01" → 0.01.
+double parse_share(const std::string& flag, const std::string& text, double low, double high);
+// fp16, int8, 4bit or its other name nf4; no precision twice.
+std::vector<Precision> parse_precisions(const std::string& text);
+Precision parse_precision(const std::string& text);
+
+constexpr int kMostTokens = 1 << 24;  // in any count that a flag gives
+
+}  // namespace quantbench

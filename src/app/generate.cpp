@@ -1,0 +1,105 @@
+// `quantbench generate`: text from a model, as it comes.
+#include "app/commands.h"
+#include "app/flags.h"
+#include "app/progress.h"
+#include "app/run_plan.h"
+#include "bench/open_model.h"
+#include "core/os.h"
+#include "engine/buffers.h"
+#include "engine/session.h"
+#include "model/loader.h"
+#include "model/registry.h"
+#include "report/format.h"
+
+namespace quantbench {
+namespace {
+
+struct GenerateFlags {
+  RunFlags common;  // model, device, seed
+  std::string precision = "fp16";
+  std::string temperature = "0";
+  bool ignore_eos = false;
+};
+
+int generate_text(const GenerateFlags& flags) {
+  const RunFlags& common = flags.common;
+  const Precision precision = parse_precision(flags.precision);
+  const int new_tokens = parse_count("--max-new-tokens", common.max_new_tokens, 1, kMostTokens);
+  Sampling sampling;
+  sampling.temperature = static_cast<float>(parse_number("--temperature", flags.temperature, 0, 100));
+  sampling.seed = parse_seed("--seed", common.seed);
+  os::catch_stop_signals();
+
+  const ModelSource source = find_model(common.model_ids, common);
+  OpenedModel opened = open_model(source, precision);
+  const Shape& shape = opened.model->shape();
+  const auto tokenizer =
+      open_tokenizer(common.tokenizer.empty() ? source.folder : common.tokenizer, shape, common.allow_symlinks);
+  const std::vector<int32_t> ids = encode_prompt(*tokenizer, common.prompt, shape, new_tokens);
+
+  const auto backend = make_backend(common.device, {.threads = parse_count("--threads", common.threads, 0, 4096)});
+  const StateShape state{.rows = static_cast<int>(ids.size()), .positions = static_cast<int>(ids.size()) + new_tokens};
+  const Plan plan = backend->plan(decode_shapes(*opened.model), state.rows);
+  require_memory(predict_memory(plan, *opened.model, state), backend->device());
+  TerminalProgress progress;
+  load(*opened.model, *opened.weights, *backend, plan, [&](int64_t done, int64_t total) {
+    if (os::stop_requested()) fail(ErrorKind::interrupted, "interrupted while loading");
+    progress.status(fmt::format("loading {}: {:.0f} %", source.name,
+                                100.0 * static_cast<double>(done) / static_cast<double>(std::max<int64_t>(total, 1))));
+  });
+  opened.weights.reset();
+  Session session(*backend, *opened.model, state);
+  progress.clear();
+
+  StreamDecoder decoder(*tokenizer);
+  GenerateOptions options;
+  options.max_new_tokens = new_tokens;
+  options.sampling = sampling;
+  if (!flags.ignore_eos) options.stop_at = shape.eos;
+  options.on_token = [&](int32_t token) {
+    if (os::stop_requested()) fail(ErrorKind::interrupted, "interrupted while generating");
+    os::write_output(printable(decoder.push(token)));
+  };
+  const Run run = session.generate(ids, options);
+  os::write_output(printable(decoder.finish()) + "\n");
+  if (!run.finite) {
+    fail(ErrorKind::bad_model, "{}: the model gave logits that are not finite; the text means nothing", source.name);
+  }
+  progress.line(fmt::format("{} prompt tokens, {} new ones in {}", run.prompt_tokens, run.tokens.size(),
+                            format_ns(static_cast<double>(run.total_ns))));
+  return 0;
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, Action* action) {
+  CLI::App* command = app.add_subcommand("generate", "write text with a model, as it comes");
+  auto flags = std::make_shared<GenerateFlags>();
+  RunFlags& common = flags->common;
+  const auto text = [&](const char* name, std::string* into, const char* help, const char* type) {
+    return command->add_option(name, *into, help)->type_name(type);
+  };
+  text("--model-id", &common.model_ids, "folder or Hugging Face id in the local cache (default: the bundled model)",
+       "ID|DIR");
+  text("--precision", &flags->precision, "fp16, int8 or 4bit", "P")->default_str("fp16");
+  text("--prompt", &common.prompt, "what to go on from", "TEXT")->default_str(common.prompt);
+  text("--max-new-tokens", &common.max_new_tokens, "the most tokens to generate", "N")->default_str("64");
+  text("--temperature", &flags->temperature, "0: always the likeliest token; else sampled, the same for a seed", "T")
+      ->default_str("0");
+  text("--seed", &common.seed, "of the sampling", "N")->default_str("42");
+  command->add_flag("--ignore-eos,!--stop-at-eos", flags->ignore_eos,
+                    "go on at end-of-sequence; --stop-at-eos, the default, "
+                    "ends there");
+  text("--tokenizer", &common.tokenizer, "folder or tokenizer.json to use instead of the model's own", "DIR");
+  text("--device", &common.device, "auto, cpu or reference", "NAME")->default_str("auto");
+  text("--threads", &common.threads, "threads; 0: one per physical core", "N")->default_str("0");
+  command->add_flag("--allow-nonfinite", common.allow_nonfinite,
+                    "accept NaN, infinity and values beyond fp16 in weights");
+  command->add_flag("--allow-symlinks", common.allow_symlinks, "follow links that leave the model's folder");
+  command->callback([flags, action, command] {
+    refuse_empty_values(*command, "--prompt");
+    *action = [flags] { return generate_text(*flags); };
+  });
+}
+
+}  // namespace quantbench

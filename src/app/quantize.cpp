@@ -1,0 +1,73 @@
+// `quantbench quantize`: a checkpoint in int8 or nf4 that transformers + bitsandbytes load.
+#include "app/commands.h"
+#include "app/flags.h"
+#include "app/progress.h"
+#include "app/run_plan.h"
+#include "bench/open_model.h"
+#include "checkpoint/quantized_writer.h"
+#include "core/os.h"
+#include "report/format.h"
+
+namespace quantbench {
+namespace {
+
+struct QuantizeFlags {
+  RunFlags common;
+  std::string precision = "4bit";
+  std::string output;
+};
+
+int quantize_model(const QuantizeFlags& flags) {
+  const Precision precision = parse_precision(flags.precision);
+  if (precision == Precision::fp16) {
+    fail(ErrorKind::usage, "--precision: fp16 is not quantised; expected int8 or 4bit");
+  }
+  os::catch_stop_signals();
+  const ModelSource source = find_model(flags.common.model_ids, flags.common);
+  const auto checkpoint = Checkpoint::open(source.folder, {source.allow_symlinks, source.allow_nonfinite});
+  const OpenedModel opened = open_model(source, precision);
+  QuantizeRequest request{.source = *checkpoint, .output = flags.output};
+  request.format = precision == Precision::int8 ? Format::int8 : Format::nf4;
+  request.skipped_modules = skipped_modules(*opened.model, precision);
+  for (const WeightSlot& slot : opened.model->weights()) {
+    if (slot.quantized) request.linears.push_back(slot.name);
+  }
+  TerminalProgress progress;
+  ThreadPool pool(parse_count("--threads", flags.common.threads, 0, 4096));
+  const QuantizeResult result = write_quantized(request, pool, [&](int64_t done, int64_t total) {
+    progress.status(fmt::format("quantising {} to {}: {:.0f} %", source.name, name_of(precision),
+                                100.0 * static_cast<double>(done) / static_cast<double>(std::max<int64_t>(total, 1))));
+  });
+  progress.clear();
+  os::write_output(fmt::format("{}: {} linears in {}, {} file{}, {} of weights in {}\n", source.name,
+                               request.linears.size(), long_name_of(precision), result.files.size(),
+                               result.files.size() == 1 ? "" : "s",
+                               format_bytes(static_cast<double>(result.weight_bytes)), flags.output));
+  return 0;
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app, Action* action) {
+  CLI::App* command =
+      app.add_subcommand("quantize", "write a checkpoint in int8 or 4bit that transformers loads with bitsandbytes");
+  auto flags = std::make_shared<QuantizeFlags>();
+  const auto text = [&](const char* name, std::string* into, const char* help, const char* type) {
+    return command->add_option(name, *into, help)->type_name(type);
+  };
+  text("--model-id", &flags->common.model_ids,
+       "folder or Hugging Face id in the local cache (default: the bundled model)", "ID|DIR");
+  text("--precision", &flags->precision, "int8 (LLM.int8) or 4bit (NF4, double quantisation)", "P")
+      ->default_str("4bit");
+  text("--out", &flags->output, "folder to write: new, or empty", "DIR")->required();
+  text("--threads", &flags->common.threads, "threads; 0: one per physical core", "N")->default_str("0");
+  command->add_flag("--allow-nonfinite", flags->common.allow_nonfinite,
+                    "accept NaN, infinity and values beyond fp16 in weights");
+  command->add_flag("--allow-symlinks", flags->common.allow_symlinks, "follow links that leave the model's folder");
+  command->callback([flags, action, command] {
+    refuse_empty_values(*command);
+    *action = [flags] { return quantize_model(*flags); };
+  });
+}
+
+}  // namespace quantbench

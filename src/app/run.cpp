@@ -1,0 +1,290 @@
+// `quantbench run`: parse → plan → measure → write.
+#include <algorithm>
+
+#include "app/commands.h"
+#include "app/flags.h"
+#include "app/progress.h"
+#include "app/run_plan.h"
+#include "backend/host_memory.h"
+#include "bench/record_builder.h"
+#include "bench/worker_process.h"
+#include "core/os.h"
+#include "report/report.h"
+
+namespace quantbench {
+namespace {
+
+enum class Output { table, markdown, csv, json, jsonl };
+
+Output parse_output(const std::string& text) {
+  if (text == "table") return Output::table;
+  if (text == "md") return Output::markdown;
+  if (text == "csv") return Output::csv;
+  if (text == "json") return Output::json;
+  if (text == "jsonl") return Output::jsonl;
+  fail(ErrorKind::usage, "-o: '{}' is not known; expected table, md, csv, json or jsonl", text);
+}
+
+CsvSchema parse_schema(const std::string& text, Output output) {
+  if (text.empty()) return CsvSchema::own;
+  if (output != Output::csv) fail(ErrorKind::usage, "--schema chooses the columns of -o csv; give both");
+  if (text == "predecessor") return CsvSchema::predecessor;
+  if (text == "predecessor-full") return CsvSchema::predecessor_full;
+  fail(ErrorKind::usage, "--schema: '{}' is not known; expected predecessor or predecessor-full", text);
+}
+
+// "20260131T123456Z": a name that sorts by time.
+std::string compact_utc(std::string utc) {
+  std::erase_if(utc, [](char c) { return c == '-' || c == ':'; });
+  return utc;
+}
+
+// One sweep: what it has measured so far, and where it goes.
+class Sweep {
+ public:
+  Sweep(const RunFlags& flags, RunPlan plan) : plan_(std::move(plan)), zero_ns_(os::steady_now_ns()), probe_(hooks_) {
+    facts_ = {os::utc_now(), read_environment(), build_info(), plan_.options};
+    folder_ = !flags.out.empty() ? flags.out
+                                 : fmt::format("quantbench-results/{}-{}", compact_utc(facts_.started_utc),
+                                               file_name_part(plan_.models.front().source.name));
+    os::make_directories(folder_);
+    hooks_.start = [flags](const Cell*) { return start_worker(flags); };
+    hooks_.finished = [this](const Cell& cell, const CellData& data) { finished(cell, data); };
+    hooks_.now = [this] { return os::steady_now_ns() - zero_ns_; };
+    hooks_.available_memory = []() -> std::optional<int64_t> {
+      const size_t bytes = host_device("", "", 1).available_bytes;
+      if (bytes == 0) return std::nullopt;
+      return static_cast<int64_t>(bytes);
+    };
+    hooks_.progress = &progress_;
+  }
+
+  void measure_all() {
+    try {
+      for (const PlannedGroup& group : plan_.groups) {
+        group_ = &group;
+        std::string precisions;
+        for (const Cell& cell : group.cells) precisions += fmt::format(" {}", name_of(cell.precision));
+        const Cell& first = group.cells.front();
+        progress_.line(fmt::format("measuring {}, {}:{}", first.model.name, first.test.name(), precisions));
+        measure(group.cells, plan_.options, hooks_, probe_);
+      }
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::interrupted) throw;
+      interrupted_ = true;
+    }
+    progress_.clear();
+  }
+
+  void print(Output output, CsvSchema schema) const {
+    std::vector<RecordView> views;
+    for (const Record& record : records_) views.push_back(view_of(record));
+    switch (output) {
+      case Output::table:
+      case Output::markdown: os::write_output(page(views, output == Output::markdown)); break;
+      case Output::csv: os::write_output(csv(views, schema)); break;
+      case Output::json: os::write_output(to_text(Record(records_))); break;
+      case Output::jsonl:
+        for (const Record& record : records_) {
+          os::write_output(record.dump(-1, ' ', false, Record::error_handler_t::replace) + "\n");
+        }
+    }
+  }
+
+  // Throws what the exit code and the last line are made of, if anything was not as it should be.
+  void conclude(Output output) {
+    if (output != Output::table && output != Output::markdown && !written_.empty()) {
+      progress_.line(records_line());
+    }
+    if (interrupted_) fail(ErrorKind::interrupted, "interrupted; {}", records_line());
+    if (write_failure_) throw Error(*write_failure_);
+    const RecordView* first = nullptr;
+    size_t bad = 0;
+    std::vector<RecordView> views;
+    for (const Record& record : records_) views.push_back(view_of(record));
+    for (const RecordView& v : views) {
+      if (v.status == "ok" && v.stamp.kind != StampKind::invalid) continue;
+      ++bad;
+      if (!first) first = &v;
+    }
+    if (!first) return;
+    fail(first->status == "ok" ? ErrorKind::internal : first_failure_, "{} of {} cells failed, the first: {} {} {}: {}",
+         bad, views.size(), first->model, first->precision, first->test,
+         first->status == "ok" ? "INVALID: " + first->stamp.reasons.front() : first->error);
+  }
+
+ private:
+  static std::unique_ptr<Worker> start_worker(const RunFlags& flags) {
+    const WorkerCommand command{os::executable_path(),
+                                {"worker", "--device", flags.device, "--threads", flags.threads},
+                                parse_number("--cell-timeout", flags.cell_timeout, 0.01, 1e7)};
+    return std::make_unique<WorkerProcess>(command);
+  }
+
+  void finished(const Cell& cell, const CellData& data) {
+    const PlannedModel& model = plan_.models[group_->model];
+    CellFacts facts{model.identity, group_->prompt_text, std::nullopt};
+    if (model.tokenizer && !data.runs.empty()) {
+      facts.response_text = model.tokenizer->decode(data.runs.front().report.run.tokens, true);
+    }
+    if (data.outcome.status == Status::failed && first_failure_ == ErrorKind::internal)
+      first_failure_ = data.outcome.kind;
+    records_.push_back(make_record(cell, data, facts_, facts));
+    try {
+      written_.push_back(write_record(records_.back(), folder_));
+    } catch (const Error& error) {
+      progress_.line(fmt::format("{}: its record is lost: {}", cell.label(), error.what()));
+      if (!write_failure_) write_failure_ = error;
+      return;
+    }
+    if (data.outcome.status != Status::ok) return;
+    const RecordView v = view_of(records_.back());
+    const Summary* rate = v.find(headline_metric(v));
+    progress_.line(fmt::format("{}: {} t/s, {} runs ({}), {}", cell.label(),
+                               rate ? fmt::format("{:.4g}", rate->median) : "no", data.runs.size(), data.stop_reason,
+                               name_of(v.stamp.kind)));
+  }
+
+  std::string records_line() const {
+    return fmt::format("{} record{} in {}", written_.size(), written_.size() == 1 ? "" : "s", folder_);
+  }
+
+  std::string page(const std::vector<RecordView>& views, bool markdown) const {
+    std::string text = markdown ? table_markdown(views) : table_text(views);
+    const auto add_lines = [&](const std::vector<std::string>& lines) {
+      if (lines.empty()) return;
+      text += "\n";
+      for (const std::string& line : lines) text += (markdown ? "- " : "") + line + "\n";
+    };
+    add_lines(notes(views));
+    const std::string said = responses(views);
+    if (!said.empty()) text += "\nResponses\n\n" + said;
+    if (said.empty() || !verdict(views).empty()) text += said.empty() ? "\n" : "";
+    const std::vector<std::string> lines = verdict(views);
+    if (!lines.empty()) {
+      text += "Verdict\n";
+      add_lines(lines);
+    }
+    return text + "\n" + records_line() + "\n";
+  }
+
+  RunPlan plan_;
+  SweepFacts facts_;
+  std::string folder_;
+  MeasureHooks hooks_;
+  TerminalProgress progress_;
+  int64_t zero_ns_;
+  BandwidthProbe probe_;
+  const PlannedGroup* group_ = nullptr;
+  std::vector<Record> records_;
+  std::vector<std::string> written_;
+  std::optional<Error> write_failure_;
+  ErrorKind first_failure_ = ErrorKind::internal;
+  bool interrupted_ = false;
+};
+
+int run_benchmark(const RunFlags& flags, const std::string& output_name, const std::string& schema_name) {
+  const Output output = parse_output(output_name);
+  const CsvSchema schema = parse_schema(schema_name, output);
+  parse_number("--cell-timeout", flags.cell_timeout, 0.01, 1e7);
+  os::catch_stop_signals();
+  Sweep sweep(flags, plan_run(flags));
+  sweep.measure_all();
+  sweep.print(output, schema);
+  sweep.conclude(output);
+  return 0;
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Action* action) {
+  CLI::App* command = app.add_subcommand("run", "measure a model in several precisions and print a table");
+  auto flags = std::make_shared<RunFlags>();
+  auto output = std::make_shared<std::string>("table");
+  auto schema = std::make_shared<std::string>();
+  const auto text = [&](const char* name, std::string* into, const char* help, const char* type) {
+    return command->add_option(name, *into, help)->type_name(type)->group("");
+  };
+  const auto grouped = [](CLI::Option* option, const char* group) { return option->group(group); };
+
+  const char* kWhat = "What to measure";
+  grouped(text("--model-id", &flags->model_ids,
+               "folder or Hugging Face id in the local cache; several by commas "
+               "(default: the bundled model)",
+               "ID|DIR[,...]"),
+          kWhat);
+  grouped(text("--precision", &flags->precisions,
+               "fp16, int8 (LLM.int8, threshold 6.0), 4bit (NF4, also: nf4); default: "
+               "all",
+               "P[,...]"),
+          kWhat);
+  CLI::Option* prompt = grouped(text("--prompt", &flags->prompt, "prompt of a generation", "TEXT"), kWhat);
+  prompt->default_str(flags->prompt);
+  grouped(text("--max-new-tokens", &flags->max_new_tokens, "tokens to generate, exactly", "N"), kWhat)
+      ->default_str("64");
+  grouped(text("-p", &flags->prompt_counts,
+               "measure prefill of N seeded ids, a row each (pp512); with random weights "
+               "and no -n: the length of the prompt",
+               "N[,...]"),
+          kWhat);
+  grouped(text("-n", &flags->new_counts, "measure generating N tokens from one, a row each (tg64)", "N[,...]"), kWhat);
+  grouped(text("--pg", &flags->pairs, "one generation of N tokens after P seeded ids; also spelt -pg", "P,N"), kWhat);
+  grouped(
+      command->add_flag(
+          "--random-weights", flags->random_weights,
+          "seeded weights instead of a checkpoint; the "
+          "shapes of a folder's config.json or of a built-in configuration (meta-llama/Llama-3.2-1B, microsoft/phi-2)"),
+      kWhat);
+  grouped(text("--outlier-channels", &flags->outlier_channels,
+               "plant N channels that take LLM.int8's outlier path (random "
+               "weights only)",
+               "N"),
+          kWhat);
+  grouped(text("--tokenizer", &flags->tokenizer, "folder or tokenizer.json to use instead of the model's own", "DIR"),
+          kWhat);
+  grouped(text("--image-path", &flags->image_path, "image of a prompt; only for models that take one", "FILE"), kWhat);
+  grouped(command->add_flag("--stop-at-eos", flags->stop_at_eos,
+                            "end at end-of-sequence; throughput is then marked as "
+                            "not comparable"),
+          kWhat);
+  grouped(command->add_flag("--allow-nonfinite", flags->allow_nonfinite,
+                            "accept NaN, infinity and values beyond fp16 in "
+                            "weights; the record is marked"),
+          kWhat);
+  grouped(command->add_flag("--allow-symlinks", flags->allow_symlinks, "follow links that leave the model's folder"),
+          kWhat);
+
+  const char* kHow = "How to measure";
+  grouped(text("--device", &flags->device, "auto, cpu, or reference (scalar, slow: the specification)", "NAME"), kHow)
+      ->default_str("auto");
+  grouped(text("--threads", &flags->threads, "threads; 0: one per physical core", "N"), kHow)->default_str("0");
+  grouped(text("-r", &flags->runs, "timed runs a cell; auto: 10 to 30, until the interval is narrow enough", "auto|N"),
+          kHow)
+      ->default_str("auto");
+  grouped(
+      text("--target-ci", &flags->target_ci, "half-width of the 95 % interval of the median at which to stop", "SHARE"),
+      kHow)
+      ->default_str("1%");
+  grouped(text("--max-time", &flags->max_time, "most seconds of generating a cell, warm-up included", "S"), kHow)
+      ->default_str("120");
+  grouped(
+      text("--cell-timeout", &flags->cell_timeout, "end a worker process that says nothing for so many seconds", "S"),
+      kHow)
+      ->default_str("900");
+  grouped(text("--seed", &flags->seed, "of the order of runs, random weights and seeded ids", "N"), kHow)
+      ->default_str("42");
+
+  const char* kOut = "Output";
+  grouped(text("--out", &flags->out, "folder of the records (default: ./quantbench-results/<utc>-<model>)", "DIR"),
+          kOut);
+  grouped(text("-o", output.get(), "what to print: table, md, csv, json or jsonl", "FORMAT"), kOut)
+      ->default_str("table");
+  grouped(text("--schema", schema.get(), "columns of -o csv: predecessor or predecessor-full", "NAME"), kOut);
+  command->callback([flags, output, schema, prompt, action, command] {
+    refuse_empty_values(*command, "--prompt");
+    flags->prompt_given = prompt->count() > 0;
+    *action = [=] { return run_benchmark(*flags, *output, *schema); };
+  });
+}
+
+}  // namespace quantbench

@@ -1,0 +1,66 @@
+// From the flags of `run` to cells: models found, prompts encoded, everything refused that can be before measuring.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bench/cell.h"
+#include "bench/identity.h"
+#include "bench/measure.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
+
+namespace quantbench {
+
+struct RunFlags {
+  std::string model_ids;   // empty: the bundled model
+  std::string precisions;  // empty: all, or the one that a checkpoint is stored in
+  std::string prompt = "Explain quantization in simple terms.";
+  bool prompt_given = false;
+  std::string max_new_tokens = "64";
+  std::string prompt_counts, new_counts, pairs;  // -p, -n, -pg
+  std::string image_path, tokenizer;
+  std::string device = "auto", threads = "0";
+  std::string seed = "42";
+  std::string runs = "auto", target_ci = "1%", max_time = "120", cell_timeout = "900";
+  bool random_weights = false, stop_at_eos = false, allow_nonfinite = false, allow_symlinks = false;
+  std::string outlier_channels = "0";
+  std::string out;
+};
+
+struct PlannedModel {
+  ModelSource source;
+  Shape shape;
+  std::shared_ptr<const Tokenizer> tokenizer;  // null with random weights and no --tokenizer
+  ModelIdentity identity;
+};
+
+// The cells that are compared with one another: a model, a test, all precisions.
+struct PlannedGroup {
+  size_t model = 0;  // index
+  std::vector<Cell> cells;
+  std::optional<std::string> prompt_text;
+};
+
+struct RunPlan {
+  std::vector<PlannedModel> models;
+  std::vector<PlannedGroup> groups;
+  MeasureOptions options;
+};
+
+// Error usage, bad_model, hub, disk.
+RunPlan plan_run(const RunFlags& flags);
+
+// Finds a model as --model-id names it: "bundled" or nothing, a folder, a Hub id in the cache, or (random weights) a
+// built-in configuration.
+ModelSource find_model(const std::string& id, const RunFlags& flags);
+std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folder, const Shape& shape,
+                                                bool allow_symlinks);
+// The ids of a prompt. Error usage for a prompt that is empty (and no BOS makes it one token), not UTF-8, or too long.
+std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt, const Shape& shape,
+                                   int new_tokens);
+
+}  // namespace quantbench

@@ -1,0 +1,104 @@
+// A backend: where weights and buffers live, and how a recorded step is run. `model/` and `engine/` know no other.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backend/ops.h"
+#include "core/parallel.h"
+
+namespace quantbench {
+
+// The rows of the memory ledger. A backend accounts every byte it takes under one of them.
+enum class Use : uint8_t { weights, scales, unquantized, kv_cache, activations, workspace, tables };
+constexpr int kUses = 7;
+std::string_view name_of(Use use);
+
+struct MemoryUse {
+  std::array<size_t, kUses> bytes{};
+  size_t& operator[](Use use) { return bytes[static_cast<size_t>(use)]; }
+  size_t operator[](Use use) const { return bytes[static_cast<size_t>(use)]; }
+  size_t total() const;
+};
+
+struct DeviceInfo {
+  std::string backend;   // "reference", "cpu"
+  std::string name;      // "AMD EPYC …"
+  std::string features;  // "avx512+vnni", "avx2"
+  int threads = 1;
+  size_t memory_bytes = 0;     // physical
+  size_t available_bytes = 0;  // for a new process, now
+};
+
+// What a weight is for; decides where the ledger books it and which layout a backend gives it. A vector (norm weight,
+// bias) is packed as F32Matrix [1, n] and stays n plain floats.
+enum class Role : uint8_t { linear, output_head, embedding, vector };
+
+// A step cut to this backend: what it will run, and what it will take before the first weight is loaded.
+struct Plan {
+  Tape tape;
+  MemoryUse predicted;  // weights, scales and unquantised by format, and the backend's workspace
+  int max_rows = 1;     // the most rows any op will be called with (prefill)
+};
+
+// Memory with one owner and one row in the ledger; given back on destruction, which must come before the backend's.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual void* data() const = 0;  // on the device
+  virtual size_t bytes() const = 0;
+};
+
+// One decode step, ready to repeat.
+class Program {
+ public:
+  virtual ~Program() = default;
+  virtual void run() = 0;
+};
+
+// How fast the device's memory can be read, for shares of that. Owns the memory that it reads, outside the ledger.
+class ReadProbe {
+ public:
+  virtual ~ReadProbe() = default;
+  virtual double measure() = 0;            // bytes per second of one pass over all its bytes
+  virtual std::string kernel() const = 0;  // the fastest of the read loops tried, which measure() uses
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const DeviceInfo& device() const = 0;
+  virtual ThreadPool& host_pool() = 0;  // for loading and quantising on the host
+
+  // Shapes only: Linears of the tape have n, k and format, their pointers may still be null. An embedding tied to the
+  // head is the head's own F16Matrix (one address), counted once. The same step gives the same plan.
+  virtual Plan plan(const Tape& step, int max_rows) = 0;
+  // Copies (and permutes) a weight into the one layout that every op of this backend reads; it stays as long as the
+  // backend. A table tied to the head is packed once, as output_head. Error out_of_memory.
+  virtual Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) = 0;
+  // Zeroed. Error out_of_memory with wanted and available bytes.
+  virtual std::unique_ptr<Buffer> allocate(Use use, size_t bytes) = 0;
+  virtual void upload(Buffer& to, size_t offset, const void* from, size_t bytes) = 0;
+  virtual void download(void* to, const void* device_from, size_t bytes) = 0;
+  virtual Ops& ops() = 0;
+  // Makes the step ready to repeat and takes the plan's workspace; a session records before it calls any op.
+  virtual std::unique_ptr<Program> record(const Plan& plan) = 0;
+  virtual void synchronize() = 0;  // waits until everything asked for is done
+  virtual MemoryUse memory() const = 0;
+  // Null, unless overridden: a backend that makes no claim on speed. bytes: several times the last-level cache. Error
+  // out_of_memory.
+  virtual std::unique_ptr<ReadProbe> read_probe(size_t bytes);
+};
+
+struct BackendOptions {
+  int threads = 0;           // 0: one per physical core
+  std::string isa = "auto";  // cpu only: "auto", "avx2", "avx512"; also QUANTBENCH_ISA
+};
+// "reference" | "cpu" | "auto". Error usage for an unknown name (lists those built in), device where it cannot run.
+std::unique_ptr<Backend> make_backend(std::string_view name, const BackendOptions& options);
+std::vector<std::string> backend_names();
+
+}  // namespace quantbench

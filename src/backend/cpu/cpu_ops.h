@@ -1,0 +1,33 @@
+// The ops on the CPU: how each is cut into parallel work. See ops.h for what they mean.
+//
+// The cache of one layer is laid out for one head at a time: keys [sequence][head][tile of 16 positions][head_dim][16]
+// (the last tile has as many positions as are left), values [sequence][head][position][head_dim].
+#pragma once
+
+#include "backend/cpu/linears.h"
+#include "backend/ops.h"
+
+namespace quantbench::cpu {
+
+class CpuOps final : public Ops {
+ public:
+  CpuOps(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool), linears_(kernels, pool) {}
+  void use(const Workspace& workspace) { linears_.use(workspace); }
+
+  void embed(const Embed&) override;
+  void qkv(const Qkv&) override;
+  void attend(const Attend&) override;
+  void add_linear(const AddLinear&) override;
+  void gated_up(const GatedUp&) override;
+  void project(const Project&) override;
+  void next_token(const NextToken&) override;
+
+ private:
+  int32_t best_token(const float* logits, int vocab, const Sampling& sampling, int32_t position);
+
+  const Kernels& kernels_;
+  ThreadPool& pool_;
+  Linears linears_;
+};
+
+}  // namespace quantbench::cpu

@@ -1,0 +1,108 @@
+#include "backend/cpu/workspace.h"
+
+#include <algorithm>
+#include <variant>
+
+namespace quantbench::cpu {
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+// Hands out pieces behind one another; with a null start it only counts.
+class Cutter {
+ public:
+  explicit Cutter(std::byte* start) : start_(start) {}
+  template <typename T>
+  void take(T** piece, size_t count, size_t bytes_each) {
+    if (start_) *piece = reinterpret_cast<T*>(start_ + used_);
+    used_ += (count * bytes_each + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  template <typename T>
+  void take(T** piece, size_t count) {
+    take(piece, count, sizeof(T));
+  }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* start_;
+  size_t used_ = 0;
+};
+
+size_t padded_rows(int rows) { return (static_cast<size_t>(rows) + kTile - 1) / kTile * kTile; }
+
+size_t thread_floats(const WorkspaceShape& s) {
+  const size_t panel = size_t{kTile} * (static_cast<size_t>(s.k) + 64);  // rows on their way into a panel
+  return 2 * Workspace::kTileFloats + std::max({gemm_scratch(s.k), attend_scratch(s.head_dim), panel});
+}
+
+size_t cut(const WorkspaceShape& s, std::byte* buffer, Workspace* w) {
+  Cutter cutter(buffer);
+  const size_t rows = padded_rows(s.rows), k = static_cast<size_t>(s.k);
+  cutter.take(&w->dense, rows * k);
+  cutter.take(&w->keys, static_cast<size_t>(s.rows) * s.kv_cols);
+  cutter.take(&w->values, static_cast<size_t>(s.rows) * s.kv_cols);
+  if (s.int8) {
+    const size_t dwords = codes_stride(s.k) / static_cast<size_t>(s.int8_per_dword);
+    cutter.take(&w->codes, rows * dwords, sizeof(int32_t));
+    cutter.take(&w->columns, k);
+    cutter.take(&w->masks, k * static_cast<size_t>(s.threads));
+  }
+  if (s.nf4_in_int16) {
+    cutter.take(&w->nf4_codes, kFewRows * k);
+    cutter.take(&w->nf4_scales, kFewRows * (k / kNf4Block + 1));
+  }
+  cutter.take(&w->absmax, rows);
+  cutter.take(&w->sums, rows);
+  cutter.take(&w->best, Workspace::kArgMaxParts);
+  cutter.take(&w->best_id, Workspace::kArgMaxParts);
+  w->thread_bytes = (thread_floats(s) * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
+  cutter.take(&w->threads, w->thread_bytes * static_cast<size_t>(s.threads));
+  return cutter.used();
+}
+
+}  // namespace
+
+WorkspaceShape workspace_shape(const Tape& step, int max_rows, int threads, const Kernels& kernels) {
+  WorkspaceShape shape;
+  shape.rows = std::max(max_rows, 1);
+  shape.threads = threads;
+  shape.int8_per_dword = kernels.int8_per_dword;
+  struct Visitor {
+    WorkspaceShape& shape;
+    bool nf4_in_int16;
+    void linear(const Linear* w) const {
+      shape.k = std::max(shape.k, cols_of(w->weight));
+      shape.int8 = shape.int8 || std::holds_alternative<Int8Matrix>(w->weight);
+      shape.nf4_in_int16 = shape.nf4_in_int16 || (nf4_in_int16 && std::holds_alternative<Nf4Matrix>(w->weight));
+    }
+    void operator()(const Embed&) const {}
+    void operator()(const Qkv& o) const {
+      for (const Linear* w : {o.wq, o.wk, o.wv}) linear(w);
+      shape.kv_cols = std::max(shape.kv_cols, o.kv.heads * o.kv.head_dim);
+    }
+    void operator()(const Attend& o) const { shape.head_dim = std::max(shape.head_dim, o.kv.head_dim); }
+    void operator()(const AddLinear& o) const { linear(o.w); }
+    void operator()(const GatedUp& o) const {
+      linear(o.gate);
+      linear(o.up);
+    }
+    void operator()(const Project& o) const { linear(o.w); }
+    void operator()(const NextToken&) const {}
+  };
+  for (const Op& op : step) std::visit(Visitor{shape, kernels.nf4_in_int16}, op);
+  return shape;
+}
+
+size_t workspace_bytes(const WorkspaceShape& shape) {
+  Workspace unused;
+  return cut(shape, nullptr, &unused);
+}
+
+Workspace cut_workspace(const WorkspaceShape& shape, std::byte* buffer) {
+  Workspace workspace;
+  workspace.shape = shape;
+  cut(shape, buffer, &workspace);
+  return workspace;
+}
+
+}  // namespace quantbench::cpu

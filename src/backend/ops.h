@@ -1,0 +1,141 @@
+// The operations a forward pass is made of, one argument struct each. A model states their order; a backend decides
+// how they are done. Common contract:
+//  - outputs come first; no operand may alias an output unless the op says so;
+//  - ops neither allocate nor synchronise with the host, and shapes never depend on the data;
+//  - activations are fp32 tensors; rows are independent unless the op mixes them (attend, and LLM.int8's rule below);
+//  - one thread at a time calls into an Ops.
+// Linears: fp16 weights multiply fp32 activations, accumulated in fp32. int8 is LLM.int8 at threshold 6.0: its input
+// is rounded to fp16 first, its output is rounded to fp16 twice (bitsandbytes' arithmetic, see quant/int8.h), and with
+// more than one row an outlier column is one for all rows of the call. nf4 multiplies unscaled codes, scales each block
+// of 64 in fp32 and accumulates in fp32; code and activation may be rounded to whole numbers inside a block as long as
+// the error stays below that of bitsandbytes' fp16 products.
+#pragma once
+
+#include <cstdint>
+#include <variant>
+#include <vector>
+
+#include "core/tensor.h"
+#include "quant/matrix.h"
+
+namespace quantbench {
+
+enum class Act : uint8_t { none, silu, gelu_tanh };  // gelu_tanh: 0.5x(1+tanh(√(2/π)(x+0.044715x³))), HF's gelu_new
+
+struct Norm {                     // RMSNorm, or LayerNorm if centered; computed in fp32
+  const float* weight = nullptr;  // [d]
+  const float* bias = nullptr;    // [d] or null
+  float eps = 0;
+  bool centered = false;
+};
+struct Linear {                 // y = x·Wᵀ + b
+  Matrix weight;                // [n, k]
+  const float* bias = nullptr;  // [n] or null
+  bool biased = false;          // whether a bias belongs here; known before it is loaded
+};
+struct Rope {  // rotates the first `dims` of a head: pairs (i, i + dims/2), angle = position · frequency i
+  int dims = 0;
+  const float* cos = nullptr;  // [positions, dims / 2]
+  const float* sin = nullptr;  // [positions, dims / 2]
+};
+struct Rows {                   // one row a token; arrays on the device
+  int32_t* token = nullptr;     // [count]
+  int32_t* position = nullptr;  // [count] slot in its sequence's cache
+  int32_t* sequence = nullptr;  // [count]
+  int count = 0;
+};
+struct KvLayer {  // fp16 keys and values of one layer; the order inside is the backend's own
+  f16* k = nullptr;
+  f16* v = nullptr;
+  int sequences = 0, positions = 0, heads = 0, head_dim = 0;
+};
+
+struct Embed {             // x[r] = table[token[r]] · scale; an id outside the table is the caller's mistake
+  Tensor x;                // out [rows, d]
+  const F16Matrix* table;  // [vocab, d]
+  float scale = 1;
+  Rows rows;
+};
+struct Qkv {   // n = norm(x); q = rope(n·Wqᵀ + bq); cache[position] = rope(n·Wkᵀ + bk), n·Wvᵀ + bv (both fp16)
+  Tensor q;    // out [rows, q_heads · head_dim]
+  KvLayer kv;  // out, at each row's sequence and position
+  Tensor x;    // [rows, d]
+  const Norm* norm;
+  const Linear *wq, *wk, *wv;
+  const Rope* rope;  // or null
+  Rows rows;
+};
+struct Attend {  // a = softmax(scale · q·Kᵀ)·V over the row's sequence, positions 0 … its own; head h reads h / group
+  Tensor a;    // out [rows, q_heads · head_dim]
+  Tensor q;    // [rows, q_heads · head_dim]
+  KvLayer kv;  // group = q_heads / kv.heads
+  float scale = 1;
+  Rows rows;
+};
+struct AddLinear {  // x += a·Wᵀ + b
+  Tensor x;         // in and out [rows, n]
+  Tensor a;         // [rows, k]
+  const Linear* w;
+};
+struct GatedUp {  // h = act(n·Gᵀ) ∘ (n·Uᵀ), n = norm(x)
+  Tensor h;       // out [rows, ff]
+  Tensor x;       // [rows, d]
+  const Norm* norm;
+  const Linear *gate, *up;
+  Act act = Act::silu;
+};
+struct Project {  // y = act(n·Wᵀ + b), n = norm(x), or x where norm is null
+  Tensor y;       // out [rows, n]
+  Tensor x;       // [rows, k]
+  const Norm* norm = nullptr;
+  const Linear* w;
+  Act act = Act::none;
+};
+struct Sampling {
+  float temperature = 0;  // 0: arg-max (lowest id wins a tie)
+  uint64_t seed = 0;      // of the Gumbel noise hash(seed, position, id): same seed, same text, whatever the batch
+};
+struct NextToken {  // token = arg-max of the logits (plus Gumbel noise · temperature); position += 1
+  Rows rows;        // in and out: token and position of each row
+  Tensor logits;    // [rows, vocab], left as they are
+  Sampling sampling;
+  int32_t* history = nullptr;  // out [sequences, positions] or null: the new token at its sequence and new position,
+  int history_positions = 0;   // so that a generation is fetched once, at its end
+};
+
+using Op = std::variant<Embed, Qkv, Attend, AddLinear, GatedUp, Project, NextToken>;
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+  virtual void embed(const Embed&) = 0;
+  virtual void qkv(const Qkv&) = 0;
+  virtual void attend(const Attend&) = 0;
+  virtual void add_linear(const AddLinear&) = 0;
+  virtual void gated_up(const GatedUp&) = 0;
+  virtual void project(const Project&) = 0;
+  virtual void next_token(const NextToken&) = 0;
+};
+
+// The ops of one step in order, for planning, replaying and counting. Operands keep pointing at the model's own
+// Linears and Norms, so weights may be loaded after the tape was made.
+using Tape = std::vector<Op>;
+
+class TapeOps final : public Ops {
+ public:
+  void embed(const Embed& op) override { tape_.emplace_back(op); }
+  void qkv(const Qkv& op) override { tape_.emplace_back(op); }
+  void attend(const Attend& op) override { tape_.emplace_back(op); }
+  void add_linear(const AddLinear& op) override { tape_.emplace_back(op); }
+  void gated_up(const GatedUp& op) override { tape_.emplace_back(op); }
+  void project(const Project& op) override { tape_.emplace_back(op); }
+  void next_token(const NextToken& op) override { tape_.emplace_back(op); }
+  const Tape& tape() const { return tape_; }
+
+ private:
+  Tape tape_;
+};
+
+void run(const Op& op, Ops& ops);  // calls the member that fits
+
+}  // namespace quantbench

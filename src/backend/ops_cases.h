@@ -1,0 +1,84 @@
+// The one table of cases for every op: ops_test compares each with the reference, ops_bench times each. Shapes are
+// those of real models and odd ones that nothing divides.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <string>
+#include <vector>
+
+#include "backend/ops.h"
+
+namespace quantbench {
+
+struct OpShape {
+  const char* name;
+  int hidden, heads, kv_heads, head_dim, rope_dims, ff, vocab;
+  bool layer_norm, biased;
+  Act act;
+};
+constexpr OpShape kLlama1B = {"llama-3.2-1b", 2048, 32, 8, 64, 64, 8192, 128256, false, false, Act::silu};
+constexpr OpShape kPhi2 = {"phi-2", 2560, 32, 32, 80, 32, 10240, 51200, true, true, Act::gelu_tanh};
+constexpr OpShape kSmall = {"small", 256, 4, 2, 64, 64, 768, 4096, false, true, Act::silu};
+constexpr OpShape kOdd = {"odd", 203, 6, 3, 20, 14, 331, 1009, true, true, Act::gelu_tanh};
+
+enum class OpKind : uint8_t {
+  embed,
+  attention,  // qkv, then attend: the cache's order is the backend's own, so only both together can be compared
+  add_linear,
+  gated_up,
+  project,
+  next_token,
+};
+inline const char* name_of(OpKind kind) {
+  switch (kind) {
+    case OpKind::embed: return "embed";
+    case OpKind::attention: return "attention";
+    case OpKind::add_linear: return "add_linear";
+    case OpKind::gated_up: return "gated_up";
+    case OpKind::project: return "project";
+    case OpKind::next_token: return "next_token";
+  }
+  return "?";
+}
+
+struct OpCase {
+  OpKind kind;
+  OpShape shape;
+  Format format;
+  int rows;
+  bool double_quantized = true;  // nf4
+
+  std::string name() const {
+    return fmt::format("{}/{}{}/{}/{}", name_of(kind), quantbench::name_of(format), double_quantized ? "" : "-plain",
+                       shape.name, rows);
+  }
+};
+
+inline std::vector<OpCase> op_cases() {
+  std::vector<OpCase> cases;
+  const OpKind products[] = {OpKind::attention, OpKind::add_linear, OpKind::gated_up, OpKind::project};
+  for (const OpShape& shape : {kLlama1B, kPhi2, kSmall, kOdd}) {
+    const bool is_small = shape.hidden < 1024;
+    // 512 rows of the odd shape would only repeat what 33 show; the real ones are compared where paths differ.
+    const std::vector<int> rows = is_small ? std::vector{1, 2, 5, 17, 33} : std::vector{1, 5, 512};
+    for (const int r : rows) {
+      for (const OpKind kind : products) {
+        for (const Format format : {Format::f16, Format::int8, Format::nf4}) cases.push_back({kind, shape, format, r});
+        if (is_small) {
+          cases.push_back({kind, shape, Format::f32, r});
+          cases.push_back({kind, shape, Format::nf4, r, false});
+        }
+      }
+      cases.push_back({OpKind::embed, shape, Format::f16, r});
+      if (r <= 5) cases.push_back({OpKind::next_token, shape, Format::f16, r});
+    }
+    if (!is_small) continue;
+    for (const Format format : {Format::f16, Format::int8, Format::nf4}) {
+      cases.push_back({OpKind::gated_up, shape, format, 512});
+    }
+  }
+  return cases;
+}
+
+}  // namespace quantbench

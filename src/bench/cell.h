@@ -1,0 +1,51 @@
+// What is to be measured: a cell = a model in one precision on one test. Plain data.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+
+namespace quantbench {
+
+enum class TestKind : uint8_t {
+  generation,  // a prompt, then new tokens: "p8+n64"
+  prefill,     // prompt alone, up to its first token: "pp512"
+  decode,      // from one token on: "tg64"
+};
+std::string_view name_of(TestKind kind);  // "generation", "prefill", "decode"
+
+struct Test {
+  TestKind kind = TestKind::generation;
+  int prompt_tokens = 0;
+  int new_tokens = 0;
+  std::string name() const;
+};
+
+// Where weights come from; enough for a worker to load them.
+struct ModelSource {
+  std::string name;    // as shown and recorded: a Hub id, or the folder as given
+  std::string folder;  // of the checkpoint or configuration; may be empty with random weights of a built-in one
+  bool random_weights = false;
+  uint64_t weight_seed = 0;
+  int outlier_channels = 0;
+  bool allow_nonfinite = false, allow_symlinks = false;
+};
+
+struct EngineOptions {
+  std::string device = "auto";
+  int threads = 0;  // 0: one per physical core
+};
+
+struct Cell {
+  ModelSource model;
+  Precision precision = Precision::fp16;
+  Test test;
+  EngineOptions engine;
+  std::vector<int32_t> prompt;   // ids, identical in every precision
+  std::vector<int32_t> stop_at;  // empty: exactly test.new_tokens
+  std::string label() const;     // "Llama-3.2-1B int8 p8+n64", for messages
+};
+
+}  // namespace quantbench

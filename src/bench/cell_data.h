@@ -1,0 +1,87 @@
+// What was measured in a cell: raw samples and reports of its process, before any statistics. Plain data.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "core/error.h"
+#include "engine/session.h"
+#include "model/model.h"
+
+namespace quantbench {
+
+// Before loading: what the model is and what it will take.
+struct PlanReport {
+  Shape shape;
+  DeviceInfo device;
+  MemoryUse predicted;               // at the end of a run: weights and everything around them
+  std::vector<std::string> skipped;  // linears kept in fp16 although the precision quantises
+};
+
+struct CellLoad {
+  int64_t load_ns = 0;            // from the request to ready weights, reading included
+  MemoryUse resident;             // what the backend holds after loading
+  size_t token_weight_bytes = 0;  // weights that one decode step reads
+  size_t kv_position_bytes = 0;   // keys and values of one position, all layers
+  std::string weight_form;        // "fp16 checkpoint", "bitsandbytes nf4, plain fp32 absmax", "random"
+};
+
+// Resident memory (RSS) of the cell's own fresh process. The ledger at each moment: baseline (the process before the
+// model) + the backend's bytes by use + other (the remainder, which may be negative where pages were never touched).
+struct MemoryReport {
+  int64_t start_bytes = 0;      // before anything of the model
+  int64_t load_peak_bytes = 0;  // highest during load
+  int64_t run_peak_bytes = 0;   // highest since then
+  int64_t end_bytes = 0;        // now
+  bool peaks_separate = false;  // the kernel let us reset the peak after load; else run_peak is that of the process
+  MemoryUse end_use;            // the backend's ledger now
+  int64_t peak_bytes() const { return std::max(load_peak_bytes, run_peak_bytes); }
+  int64_t other_bytes() const { return end_bytes - start_bytes - static_cast<int64_t>(end_use.total()); }
+};
+
+struct GenerateReport {
+  Run run;
+  std::optional<double>
+      other_cpu;  // CPU time of other processes meanwhile ÷ (wall time × CPUs); unknown without /proc/stat
+};
+
+struct ReadSample {   // one visit to the bandwidth probe
+  int64_t at_ns = 0;  // since the sweep began
+  double bytes_per_second = 0;
+  std::string kernel;  // the fastest of those tried
+};
+
+struct RunSample {  // one generation, and what stood around it
+  GenerateReport report;
+  int64_t at_ns = 0;                              // since the sweep began
+  int block = -1, place = -1;                     // place within the block; −1 outside blocks
+  std::optional<double> read_before, read_after;  // neighbouring bandwidth samples, bytes per second
+};
+
+enum class Status : uint8_t { ok, failed, interrupted };
+std::string_view name_of(Status status);
+
+struct Outcome {
+  Status status = Status::ok;
+  std::string error;  // of a cell that is not ok
+  ErrorKind kind = ErrorKind::internal;
+};
+
+struct CellData {
+  Outcome outcome;
+  std::optional<PlanReport> plan;
+  std::optional<CellLoad> load;
+  std::optional<MemoryReport> memory;
+  std::optional<RunSample> cold;
+  std::vector<RunSample> warmup, runs;
+  bool warmup_settled = false;
+  bool resident_together = false;  // all cells' processes were alive at once; else one process a visit
+  uint64_t order_seed = 0;
+  std::string stop_reason;  // why no more runs were made
+};
+
+}  // namespace quantbench

@@ -1,0 +1,117 @@
+#include "bench/engine_worker.h"
+
+#include <algorithm>
+#include <array>
+
+#include "backend/cost_ops.h"
+#include "bench/environment.h"
+#include "bench/process_memory.h"
+#include "bench/statistics.h"
+#include "core/os.h"
+#include "engine/buffers.h"
+#include "model/loader.h"
+#include "model/registry.h"
+
+namespace quantbench {
+
+EngineWorker::EngineWorker(EngineOptions probe_options)
+    : probe_options_(std::move(probe_options)), cache_bytes_(read_environment().last_level_cache_bytes) {}
+
+PlanReport EngineWorker::plan(const Cell& cell) {
+  backend_ = make_backend(cell.engine.device, {.threads = cell.engine.threads});
+  memory_.start_bytes = resident_bytes();
+  opened_ = open_model(cell.model, cell.precision);
+  step_ = decode_shapes(*opened_.model);
+  shape_ = {.rows = cell.test.prompt_tokens,
+            .logit_rows = 1,
+            .sequences = 1,
+            .positions = cell.test.prompt_tokens + cell.test.new_tokens};
+  plan_ = backend_->plan(step_, shape_.rows);
+  PlanReport report;
+  report.shape = opened_.model->shape();
+  report.device = backend_->device();
+  report.predicted = predict_memory(plan_, *opened_.model, shape_);
+  report.skipped = skipped_modules(*opened_.model, cell.precision);
+  return report;
+}
+
+CellLoad EngineWorker::load(const OnProgress& progress) {
+  if (!backend_) fail(ErrorKind::internal, "a worker was asked to load before it was told what");
+  const int64_t start_ns = os::steady_now_ns();
+  const auto on_bytes = [&](int64_t done, int64_t total) {
+    if (progress && total > 0) progress(static_cast<double>(done) / static_cast<double>(total));
+  };
+  const LoadReport loaded = quantbench::load(*opened_.model, *opened_.weights, *backend_, plan_, on_bytes);
+  opened_.weights.reset();
+  session_ = std::make_unique<Session>(*backend_, *opened_.model, shape_);
+  CellLoad report;
+  report.load_ns = os::steady_now_ns() - start_ns;
+  report.resident = loaded.resident;
+  report.weight_form = opened_.weight_form;
+  const Cost first = cost_of(step_, 1).total(), second = cost_of(step_, 2).total();
+  report.token_weight_bytes = first.weight_bytes;
+  report.kv_position_bytes = second.kv_bytes - first.kv_bytes;
+  memory_.load_peak_bytes = peak_resident_bytes();
+  memory_.peaks_separate = reset_peak_resident();
+  return report;
+}
+
+GenerateReport EngineWorker::generate(std::span<const int32_t> prompt, int new_tokens,
+                                      std::span<const int32_t> stop_at) {
+  if (!session_) fail(ErrorKind::internal, "a worker was asked to generate before its model was loaded");
+  GenerateOptions options;
+  options.max_new_tokens = new_tokens;
+  options.stop_at.assign(stop_at.begin(), stop_at.end());
+  const auto before = cpu_times();
+  const int64_t start_ns = os::steady_now_ns();
+  GenerateReport report{session_->generate(prompt, options), {}};
+  const double wall_s = static_cast<double>(os::steady_now_ns() - start_ns) * 1e-9;
+  const auto after = cpu_times();
+  if (before && after && wall_s > 0) {
+    // Of all CPUs of the machine: /proc/stat counts those that this process may not use as well.
+    static const double cpus = std::max(1, logical_cpus_of_machine());
+    const double others_s = (after->all_s - before->all_s) - (after->own_s - before->own_s);
+    report.other_cpu = others_s / (wall_s * cpus);
+  }
+  return report;
+}
+
+MemoryReport EngineWorker::memory() {
+  if (!session_) fail(ErrorKind::internal, "a worker was asked for its memory before its model was loaded");
+  memory_.run_peak_bytes = peak_resident_bytes();
+  memory_.end_bytes = resident_bytes();
+  memory_.end_use = backend_->memory();
+  return memory_;
+}
+
+ReadSample EngineWorker::probe() {
+  if (!probe_) {
+    if (!backend_) backend_ = make_backend(probe_options_.device, {.threads = probe_options_.threads});
+    probe_ = make_read_probe(*backend_, cache_bytes_);
+  }
+  return sample(*probe_);
+}
+
+std::unique_ptr<ReadProbe> make_read_probe(Backend& backend, int64_t cache_bytes) {
+  const size_t bytes = std::max(kProbeBytes, kProbeCaches * static_cast<size_t>(cache_bytes));
+  const size_t available = backend.device().available_bytes;
+  if (available > 0 && bytes > available / 2) {
+    fail(ErrorKind::out_of_memory,
+         "the bandwidth probe reads {:.2f} GiB and leaves as much free, {:.2f} GiB are available; free memory",
+         static_cast<double>(bytes) / (1 << 30), static_cast<double>(available) / (1 << 30));
+  }
+  auto probe = backend.read_probe(bytes);
+  if (!probe) {
+    fail(ErrorKind::device, "the {} backend makes no claim on speed and has no bandwidth probe",
+         backend.device().backend);
+  }
+  return probe;
+}
+
+ReadSample sample(ReadProbe& probe) {
+  std::array<double, kProbePasses> rates;
+  for (double& rate : rates) rate = probe.measure();
+  return {0, median(rates), probe.kernel()};
+}
+
+}  // namespace quantbench

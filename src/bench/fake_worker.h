@@ -1,0 +1,72 @@
+// A worker without an engine, for tests: plausible reports, latencies that are told to it.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+
+#include "bench/protocol.h"
+
+namespace quantbench {
+
+class FakeWorker : public Worker {
+ public:
+  std::function<int64_t()> latency_ns = [] { return int64_t{64'000'000}; };
+
+  PlanReport plan(const Cell&) override {
+    PlanReport r;
+    r.shape.architecture = "FakeForCausalLM";
+    r.shape.layers = 4;
+    r.shape.parameters = 1'000'000;
+    r.shape.vocab = 32000;
+    r.device.backend = "fake";
+    r.device.name = "Fake CPU";
+    r.predicted = use_;
+    r.skipped = {"lm_head"};
+    return r;
+  }
+  CellLoad load(const OnProgress& progress) override {
+    if (progress) progress(0.5);
+    CellLoad r;
+    r.load_ns = 12'000'000;
+    r.resident = use_;
+    r.token_weight_bytes = 2'000'000;
+    r.kv_position_bytes = 1000;
+    r.weight_form = "fake";
+    return r;
+  }
+  // Prefill takes a tenth, the decode steps share the rest.
+  GenerateReport generate(std::span<const int32_t> prompt, int new_tokens, std::span<const int32_t>) override {
+    GenerateReport r;
+    r.run.total_ns = latency_ns();
+    r.run.prompt_tokens = static_cast<int>(prompt.size());
+    int64_t at = r.run.total_ns / 10;
+    r.run.spans.push_back({Phase::prefill, Clock::host, 0, at});
+    for (int i = 0; i < new_tokens; ++i) r.run.tokens.push_back(100 + i);
+    for (int i = 1; i < new_tokens; ++i) {
+      const int64_t end = r.run.total_ns / 10 + (r.run.total_ns - r.run.total_ns / 10) * i / (new_tokens - 1);
+      r.run.spans.push_back({Phase::decode, Clock::host, at, end});
+      at = end;
+    }
+    return r;
+  }
+  MemoryReport memory() override {
+    MemoryReport r;
+    r.start_bytes = 6'000'000;
+    r.load_peak_bytes = 9'000'000;
+    r.run_peak_bytes = 8'800'000;
+    r.end_bytes = 8'700'000;
+    r.peaks_separate = true;
+    r.end_use = use_;
+    return r;
+  }
+  ReadSample probe() override { return {0, 40e9, "fake"}; }
+
+  MemoryUse use_ = [] {
+    MemoryUse use;
+    use[Use::weights] = 2'000'000;
+    use[Use::kv_cache] = 500'000;
+    return use;
+  }();
+};
+
+}  // namespace quantbench

@@ -1,0 +1,268 @@
+#include "bench/measure.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "bench/statistics.h"
+
+namespace quantbench {
+namespace {
+
+// Beyond what the cells take: for the kernel, the parent and the page cache that loading needs.
+constexpr int64_t kSpareBytes = int64_t{512} << 20;
+// A worker's process before the model: code, allocator, stacks (seen: 5 to 10 MB).
+constexpr int64_t kProcessBytes = int64_t{16} << 20;
+
+// A cell being measured.
+struct Visit {
+  const Cell* cell = nullptr;
+  CellData data;
+  std::unique_ptr<Worker> worker;
+  double spent_s = 0;  // generating
+  bool reported = false;
+
+  bool alive() const { return data.outcome.status == Status::ok && !reported; }
+  int64_t predicted_bytes() const { return static_cast<int64_t>(data.plan->predicted.total()) + kProcessBytes; }
+};
+
+class Group {
+ public:
+  Group(std::span<const Cell> cells, const MeasureOptions& options, const MeasureHooks& hooks, BandwidthProbe& probe)
+      : options_(options), hooks_(hooks), probe_(probe), visits_(cells.size()) {
+    for (size_t i = 0; i < cells.size(); ++i) visits_[i].cell = &cells[i];
+  }
+
+  void run() {
+    try {
+      last_read_ = probe_.sample();  // first, so that the memory of its buffer is counted as taken
+      for (Visit& v : visits_) attempt(v, [&] { start_and_plan(v); });
+      together_ = fits_together();
+      if (!together_) {
+        for (Visit& v : visits_) v.worker.reset();
+        hooks_.progress->line("the precisions do not fit into memory together: one process a visit");
+      }
+      for (Visit& v : visits_) {
+        v.data.resident_together = together_;
+        v.data.order_seed = options_.seed;
+        attempt(v, [&] { prepare(v); });
+      }
+      blocks();
+      for (Visit& v : visits_) attempt(v, [&] { finish(v); });
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::interrupted) throw;
+      for (Visit& v : visits_) {
+        v.worker.reset();
+        if (v.reported) continue;
+        fail_visit(v, Status::interrupted,
+                   Error(ErrorKind::interrupted, fmt::format("by a signal, after {} timed runs", v.data.runs.size())));
+      }
+      throw;
+    }
+  }
+
+ private:
+  // A cell's failure is its record; the others go on. Only a request to stop goes further up.
+  template <typename Step>
+  void attempt(Visit& v, Step step) {
+    if (!v.alive()) return;
+    try {
+      step();
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::interrupted) throw;
+      fail_visit(v, Status::failed, error);
+    } catch (const std::exception& error) {
+      fail_visit(v, Status::failed, Error(ErrorKind::internal, error.what()));
+    }
+  }
+
+  void fail_visit(Visit& v, Status status, const Error& error) {
+    v.worker.reset();
+    v.data.outcome = {status, error.what(), error.kind()};
+    v.data.stop_reason = std::string(name_of(status));
+    hooks_.progress->line(fmt::format("{}: {}: {}", v.cell->label(), name_of(status), error.what()));
+    report(v);
+  }
+
+  void report(Visit& v) {
+    v.reported = true;
+    hooks_.finished(*v.cell, v.data);
+  }
+
+  void start_and_plan(Visit& v) {
+    v.worker = hooks_.start(v.cell);
+    v.data.plan = v.worker->plan(*v.cell);
+    const auto available = hooks_.available_memory();
+    if (available && v.predicted_bytes() > *available) {
+      fail(ErrorKind::out_of_memory,
+           "it needs {:.2f} GiB (weights, cache and buffers), {:.2f} GiB are available; choose a smaller model or "
+           "precision, or free memory",
+           static_cast<double>(v.predicted_bytes()) / (1 << 30), static_cast<double>(*available) / (1 << 30));
+    }
+  }
+
+  bool fits_together() const {
+    const auto available = hooks_.available_memory();
+    if (!available) return true;
+    int64_t wanted = kSpareBytes;
+    for (const Visit& v : visits_) {
+      if (v.alive()) wanted += v.predicted_bytes();
+    }
+    return wanted <= *available;
+  }
+
+  void load(Visit& v) {
+    if (!v.worker) {
+      v.worker = hooks_.start(v.cell);
+      v.worker->plan(*v.cell);
+    }
+    const std::string label = v.cell->label();
+    v.data.load = v.worker->load(
+        [&](double done) { hooks_.progress->status(fmt::format("{}: loading {:.0f} %", label, 100 * done)); });
+  }
+
+  RunSample generate(Visit& v) {
+    RunSample sample;
+    sample.at_ns = hooks_.now();
+    sample.report = v.worker->generate(v.cell->prompt, v.cell->test.new_tokens, v.cell->stop_at);
+    v.spent_s += static_cast<double>(sample.report.run.total_ns) * 1e-9;
+    return sample;
+  }
+
+  // Load, cold run, warm-up. Without residence the process ends afterwards.
+  void prepare(Visit& v) {
+    load(v);
+    hooks_.progress->status(v.cell->label() + ": cold run");
+    v.data.cold = generate(v);
+    while (static_cast<int>(v.data.warmup.size()) < kMaxWarmups) {
+      hooks_.progress->status(fmt::format("{}: warm-up {}", v.cell->label(), v.data.warmup.size() + 1));
+      v.data.warmup.push_back(generate(v));
+      v.data.warmup_settled = warmed_up(latencies_ns(v.data.warmup));
+      const bool enough = static_cast<int>(v.data.warmup.size()) >= kMinWarmups;
+      if (enough && (v.data.warmup_settled || v.spent_s > options_.max_time_s / 3)) break;
+    }
+    v.data.memory = v.worker->memory();
+    if (!together_) v.worker.reset();
+  }
+
+  void visit(Visit& v, int block, int place) {
+    if (!together_) {
+      load(v);
+      generate(v);  // the first run of a process is never timed
+    }
+    hooks_.progress->status(fmt::format("block {}: {}", block + 1, v.cell->label()));
+    RunSample sample = generate(v);
+    sample.block = block;
+    sample.place = place;
+    if (last_read_) sample.read_before = last_read_->bytes_per_second;
+    v.data.runs.push_back(sample);
+    if (!together_) {
+      v.data.memory = v.worker->memory();
+      v.worker.reset();
+    }
+    last_read_ = probe_.sample();
+    if (last_read_) v.data.runs.back().read_after = last_read_->bytes_per_second;
+  }
+
+  bool out_of_time(const Visit& v) const { return v.spent_s >= options_.max_time_s; }
+
+  // Why the cell needs no further run, or empty.
+  std::string satisfied(const Visit& v) const {
+    const auto runs = static_cast<int>(v.data.runs.size());
+    if (options_.runs > 0) return runs >= options_.runs ? fmt::format("{} runs, as asked", runs) : "";
+    if (runs >= kMinRuns && relative_half_width(latencies_ns(v.data.runs)) <= options_.target_ci) {
+      return fmt::format("interval within {:g} %", 100 * options_.target_ci);
+    }
+    if (runs >= kMaxRuns) return fmt::format("{} runs, the most", kMaxRuns);
+    if (out_of_time(v)) return fmt::format("time cap of {:g} s", options_.max_time_s);
+    return "";
+  }
+
+  // Complete blocks until every cell is satisfied. A cell that is satisfied early is visited further, so that blocks
+  // stay complete, unless its time is up or it has had the most runs.
+  bool wants_visit(const Visit& v) const {
+    if (!v.alive()) return false;
+    if (options_.runs > 0) return static_cast<int>(v.data.runs.size()) < options_.runs;
+    return static_cast<int>(v.data.runs.size()) < kMaxRuns && !out_of_time(v);
+  }
+
+  void blocks() {
+    last_read_ = probe_.sample();
+    for (int block = 0;; ++block) {
+      const bool all_done = std::all_of(visits_.begin(), visits_.end(),
+                                        [&](const Visit& v) { return !v.alive() || !satisfied(v).empty(); });
+      if (all_done) return;
+      const auto count = static_cast<int>(visits_.size());
+      int place = 0;
+      for (int index : shuffled(count, derived_seed(options_.seed, static_cast<uint64_t>(block)))) {
+        Visit& v = visits_[static_cast<size_t>(index)];
+        if (!wants_visit(v)) continue;
+        attempt(v, [&] { visit(v, block, place); });
+        ++place;
+      }
+    }
+  }
+
+  void finish(Visit& v) {
+    if (v.worker) v.data.memory = v.worker->memory();
+    v.worker.reset();
+    v.data.stop_reason = satisfied(v);
+    report(v);
+  }
+
+  const MeasureOptions& options_;
+  const MeasureHooks& hooks_;
+  BandwidthProbe& probe_;
+  std::vector<Visit> visits_;
+  bool together_ = true;
+  std::optional<ReadSample> last_read_;  // the probe's visit before the next run
+};
+
+}  // namespace
+
+std::optional<ReadSample> BandwidthProbe::sample() {
+  if (failed_) return std::nullopt;
+  try {
+    if (!worker_) {
+      hooks_.progress->status("starting the read bandwidth probe");
+      worker_ = hooks_.start(nullptr);
+    }
+    ReadSample sample = worker_->probe();
+    sample.at_ns = hooks_.now();
+    return sample;
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::interrupted) throw;
+    failed_ = true;
+    worker_.reset();
+    hooks_.progress->line(fmt::format("no read bandwidth, so no share of it: {}", error.what()));
+    return std::nullopt;
+  }
+}
+
+void measure(std::span<const Cell> cells, const MeasureOptions& options, const MeasureHooks& hooks,
+             BandwidthProbe& probe) {
+  Group(cells, options, hooks, probe).run();
+}
+
+std::vector<double> latencies_ns(std::span<const RunSample> runs) {
+  std::vector<double> result;
+  result.reserve(runs.size());
+  for (const RunSample& sample : runs) result.push_back(static_cast<double>(sample.report.run.total_ns));
+  return result;
+}
+
+bool warmed_up(std::span<const double> latencies_ns) {
+  constexpr size_t kWindow = 3;
+  if (latencies_ns.size() < kWindow + 1) return false;
+  const double last = median(latencies_ns.last(kWindow));
+  const double before = median(latencies_ns.subspan(latencies_ns.size() - kWindow - 1, kWindow));
+  return std::abs(last - before) < kWarmupTolerance * before;
+}
+
+double relative_half_width(std::span<const double> latencies_ns) {
+  const auto interval = median_interval(latencies_ns);
+  if (!interval) return std::numeric_limits<double>::infinity();
+  return (interval->high - interval->low) / 2 / median(latencies_ns);
+}
+
+}  // namespace quantbench

@@ -1,0 +1,72 @@
+// The protocol of docs/method.md over the cells that are compared with one another (one model, one test, all
+// precisions): load, cold run, warm-up, randomised complete blocks with the read bandwidth probed in between, stop.
+// Knows no engine and no process: workers come from a function.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "bench/cell.h"
+#include "bench/cell_data.h"
+#include "bench/protocol.h"
+
+namespace quantbench {
+
+constexpr int kMinRuns = 10, kMaxRuns = 30;
+constexpr int kMinWarmups = 3, kMaxWarmups = 10;
+constexpr double kWarmupTolerance = 0.02;  // two successive medians of three runs
+
+struct MeasureOptions {
+  int runs = 0;             // exactly so many; 0: until the interval is narrow enough
+  double target_ci = 0.01;  // half-width of the 95 % interval of the median latency, relative to it
+  double max_time_s = 120;  // of generating, a cell, warm-up included
+  uint64_t seed = 42;       // of the order of visits
+};
+
+// Where progress goes. Lines stay; the status is replaced by the next one.
+class Progress {
+ public:
+  virtual ~Progress() = default;
+  virtual void line(const std::string& text) = 0;
+  virtual void status(const std::string& text) = 0;
+};
+
+// Starts a worker for a cell; with nullptr the one that only probes bandwidth.
+using StartWorker = std::function<std::unique_ptr<Worker>(const Cell*)>;
+// Called once for every cell, as soon as it is finished, failed or interrupted.
+using OnFinished = std::function<void(const Cell&, const CellData&)>;
+using Now = std::function<int64_t()>;  // nanoseconds, monotonic
+
+struct MeasureHooks {
+  StartWorker start;
+  OnFinished finished;
+  Now now;                                                   // since the sweep began
+  std::function<std::optional<int64_t>()> available_memory;  // bytes; nothing: unknown, assume plenty
+  Progress* progress = nullptr;
+};
+
+// Keeps one bandwidth probe for a whole sweep. Without it (no memory for its buffer) shares of peak are n/a.
+class BandwidthProbe {
+ public:
+  BandwidthProbe(const MeasureHooks& hooks) : hooks_(hooks) {}
+  // One sample, or nothing where it cannot be measured; says why once.
+  std::optional<ReadSample> sample();
+
+ private:
+  const MeasureHooks& hooks_;
+  std::unique_ptr<Worker> worker_;
+  bool failed_ = false;
+};
+
+// Measures the cells. Throws only Error interrupted, after every unfinished cell was reported as such.
+void measure(std::span<const Cell> cells, const MeasureOptions& options, const MeasureHooks& hooks,
+             BandwidthProbe& probe);
+
+// Pure parts, for tests.
+bool warmed_up(std::span<const double> latencies_ns);
+// Relative half-width of the interval of the median; infinite with too few samples.
+double relative_half_width(std::span<const double> latencies_ns);
+std::vector<double> latencies_ns(std::span<const RunSample> runs);
+
+}  // namespace quantbench

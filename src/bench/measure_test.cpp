@@ -1,0 +1,254 @@
+#include "bench/measure.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <map>
+#include <set>
+
+#include "bench/fake_worker.h"
+#include "bench/statistics.h"
+
+namespace quantbench {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+struct Quiet : Progress {
+  std::vector<std::string> lines;
+  void line(const std::string& text) override { lines.push_back(text); }
+  void status(const std::string&) override {}
+};
+
+// Measures three precisions with fake workers that note who did what.
+class Measure : public testing::Test {
+ protected:
+  struct Noted : FakeWorker {
+    Noted(Measure* test, const Cell* cell) : test_(test), name_(cell ? name_of(cell->precision) : "probe") {
+      ++test_->alive_;
+      test_->most_alive_ = std::max(test_->most_alive_, test_->alive_);
+      latency_ns = [this] { return test_->latency_(name_); };
+      if (cell) use_[Use::weights] = test_->weights_;
+    }
+    ~Noted() override { --test_->alive_; }
+    CellLoad load(const OnProgress& progress) override {
+      test_->note("load " + name_);
+      return FakeWorker::load(progress);
+    }
+    GenerateReport generate(std::span<const int32_t> prompt, int n, std::span<const int32_t> stop) override {
+      test_->note(name_);
+      GenerateReport report = FakeWorker::generate(prompt, n, stop);
+      test_->clock_ns_ += report.run.total_ns;
+      return report;
+    }
+    ReadSample probe() override {
+      test_->note("probe");
+      if (test_->no_probe_) fail(ErrorKind::out_of_memory, "no room for the buffer");
+      return {0, test_->read_rate_ += 1e9, "fake"};
+    }
+    Measure* test_;
+    std::string name_;
+  };
+
+  void SetUp() override {
+    for (Precision p : {Precision::fp16, Precision::int8, Precision::nf4}) {
+      Cell cell;
+      cell.model.name = "m";
+      cell.precision = p;
+      cell.test = {TestKind::generation, 4, 8};
+      cell.prompt = {1, 2, 3, 4};
+      cells_.push_back(cell);
+    }
+    hooks_.start = [this](const Cell* cell) { return std::make_unique<Noted>(this, cell); };
+    hooks_.finished = [this](const Cell& cell, const CellData& data) {
+      done_[std::string(name_of(cell.precision))] = data;
+    };
+    hooks_.now = [this] { return clock_ns_; };
+    hooks_.available_memory = [this] { return available_; };
+    hooks_.progress = &quiet_;
+  }
+  void note(const std::string& what) { log_.push_back(what); }
+  void run() {
+    BandwidthProbe probe(hooks_);
+    measure(cells_, options_, hooks_, probe);
+  }
+
+  std::vector<Cell> cells_;
+  MeasureOptions options_;
+  MeasureHooks hooks_;
+  Quiet quiet_;
+  std::function<int64_t(const std::string&)> latency_ = [](const std::string&) { return int64_t{10'000'000}; };
+  std::map<std::string, CellData> done_;
+  std::vector<std::string> log_;
+  std::optional<int64_t> available_ = int64_t{100} << 30;
+  size_t weights_ = 2'000'000;
+  int64_t clock_ns_ = 0;
+  double read_rate_ = 0;
+  bool no_probe_ = false;
+  int alive_ = 0, most_alive_ = 0;
+};
+
+TEST_F(Measure, SteadyCellsTakeTheFewestRunsInCompleteBlocks) {
+  run();
+  ASSERT_EQ(done_.size(), 3u);
+  std::map<int, std::set<std::string>> blocks;
+  std::set<std::vector<std::string>> orders;
+  for (const auto& [name, data] : done_) {
+    EXPECT_EQ(data.outcome.status, Status::ok);
+    EXPECT_TRUE(data.cold);
+    EXPECT_EQ(data.warmup.size(), 4u) << "three runs, and one more to compare two medians";
+    EXPECT_TRUE(data.warmup_settled);
+    ASSERT_EQ(data.runs.size(), 10u);
+    EXPECT_EQ(data.stop_reason, "interval within 1 %");
+    EXPECT_TRUE(data.resident_together);
+    for (const RunSample& run : data.runs) blocks[run.block].insert(name);
+  }
+  EXPECT_EQ(blocks.size(), 10u);
+  for (const auto& [block, names] : blocks) EXPECT_EQ(names.size(), 3u) << "block " << block;
+  EXPECT_EQ(most_alive_, 4) << "three cells and the probe";
+  EXPECT_EQ(alive_, 0);
+}
+
+TEST_F(Measure, TheOrderIsShuffledAnewEachBlockAndRepeatsWithTheSeed) {
+  const auto orders = [&] {
+    std::map<int, std::map<int, std::string>> places;
+    for (const auto& [name, data] : done_) {
+      for (const RunSample& run : data.runs) places[run.block][run.place] = name;
+    }
+    return places;
+  };
+  run();
+  const auto first = orders();
+  std::set<std::string> starts;
+  for (const auto& [block, places] : first) starts.insert(places.at(0));
+  EXPECT_EQ(starts.size(), 3u) << "every precision comes first in some block";
+  run();
+  EXPECT_EQ(orders(), first);
+  options_.seed = 43;
+  run();
+  EXPECT_NE(orders(), first);
+}
+
+TEST_F(Measure, EveryRunHasItsNeighbouringBandwidth) {
+  run();
+  for (const auto& [name, data] : done_) {
+    for (const RunSample& run : data.runs) {
+      ASSERT_TRUE(run.read_before && run.read_after);
+      EXPECT_EQ(*run.read_after - *run.read_before, 1e9) << "the sample before and the one after";
+    }
+  }
+  // In the log: probe, then alternating cell and probe through the blocks.
+  const auto last_load = std::find(log_.rbegin(), log_.rend(), "load 4bit").base();
+  const std::vector<std::string> tail(last_load + 5, log_.end());
+  ASSERT_EQ(tail.size(), 1u + 30 * 2);
+  for (size_t i = 0; i < tail.size(); ++i) EXPECT_EQ(tail[i] == "probe", i % 2 == 0) << i;
+}
+
+TEST_F(Measure, NoisyCellsRunToTheLimitAndSayWhy) {
+  int turn = 0;
+  latency_ = [&turn](const std::string& name) {
+    return name == "int8" ? int64_t{10'000'000} + 1'000'000 * (turn++ % 7) : int64_t{10'000'000};
+  };
+  run();
+  EXPECT_EQ(done_["int8"].runs.size(), 30u);
+  EXPECT_EQ(done_["int8"].stop_reason, "30 runs, the most");
+  EXPECT_EQ(done_["fp16"].runs.size(), 30u) << "blocks stay complete";
+  EXPECT_EQ(done_["fp16"].stop_reason, "interval within 1 %");
+}
+
+TEST_F(Measure, WarmUpEndsAtTheCapWhereItNeverSettles) {
+  int64_t next = 100'000'000;
+  latency_ = [&next](const std::string&) { return next = next * 9 / 10; };
+  options_.runs = 2;
+  run();
+  EXPECT_EQ(done_["fp16"].warmup.size(), 10u);
+  EXPECT_FALSE(done_["fp16"].warmup_settled);
+  EXPECT_EQ(done_["fp16"].runs.size(), 2u);
+  EXPECT_EQ(done_["fp16"].stop_reason, "2 runs, as asked");
+}
+
+TEST_F(Measure, TheTimeCapEndsACell) {
+  latency_ = [](const std::string& name) { return name == "fp16" ? int64_t{1'000'000'000} : int64_t{1'000'000}; };
+  options_.max_time_s = 9;  // cold, three warm-ups (a third of the time is up), five runs
+  run();
+  EXPECT_EQ(done_["fp16"].runs.size(), 5u);
+  EXPECT_EQ(done_["fp16"].stop_reason, "time cap of 9 s");
+  EXPECT_EQ(done_["int8"].runs.size(), 10u) << "the others are not held back";
+}
+
+TEST_F(Measure, WhatDoesNotFitTogetherIsLoadedAVisit) {
+  weights_ = size_t{4} << 30;
+  available_ = int64_t{10} << 30;
+  options_.runs = 2;
+  run();
+  EXPECT_LE(most_alive_, 4);
+  for (const auto& [name, data] : done_) {
+    EXPECT_EQ(data.outcome.status, Status::ok);
+    EXPECT_FALSE(data.resident_together);
+    EXPECT_EQ(data.runs.size(), 2u);
+    EXPECT_EQ(std::count(log_.begin(), log_.end(), "load " + name), 3) << "warm-up, then once a visit";
+  }
+}
+
+TEST_F(Measure, WhatDoesNotFitAtAllIsRefusedWithTheFigures) {
+  weights_ = size_t{4} << 30;
+  available_ = int64_t{3} << 30;
+  run();
+  EXPECT_EQ(done_["fp16"].outcome.status, Status::failed);
+  EXPECT_EQ(done_["fp16"].outcome.kind, ErrorKind::out_of_memory);
+  EXPECT_THAT(done_["fp16"].outcome.error, HasSubstr("needs 4.02 GiB"));
+  EXPECT_THAT(done_["fp16"].outcome.error, HasSubstr("3.00 GiB are available"));
+}
+
+TEST_F(Measure, AFailedCellKeepsItsSamplesAndTheOthersGoOn) {
+  int runs = 0;
+  latency_ = [&runs](const std::string& name) -> int64_t {
+    if (name == "int8" && ++runs == 8) fail(ErrorKind::internal, "the worker process ended with signal 9");
+    return 10'000'000;
+  };
+  run();
+  EXPECT_EQ(done_["int8"].outcome.status, Status::failed);
+  EXPECT_EQ(done_["int8"].runs.size(), 2u) << "cold, four warm-ups, two timed, then the end";
+  EXPECT_EQ(done_["fp16"].runs.size(), 10u);
+  EXPECT_EQ(done_["4bit"].runs.size(), 10u);
+}
+
+TEST_F(Measure, AnInterruptionReportsEveryUnfinishedCell) {
+  int runs = 0;
+  latency_ = [&runs](const std::string& name) -> int64_t {
+    if (name == "4bit" && ++runs == 9) fail(ErrorKind::interrupted, "interrupted while generating");
+    return 10'000'000;
+  };
+  EXPECT_THROW(run(), Error);
+  ASSERT_EQ(done_.size(), 3u);
+  for (const auto& [name, data] : done_) {
+    EXPECT_EQ(data.outcome.status, Status::interrupted);
+    EXPECT_GE(data.runs.size(), 3u) << "the samples so far are kept";
+  }
+  EXPECT_EQ(alive_, 0);
+}
+
+TEST_F(Measure, WithoutAProbeTheSweepGoesOn) {
+  no_probe_ = true;
+  run();
+  EXPECT_EQ(done_["fp16"].runs.size(), 10u);
+  EXPECT_FALSE(done_["fp16"].runs[0].read_before);
+  EXPECT_THAT(quiet_.lines, ElementsAre(HasSubstr("no room for the buffer"))) << "said once";
+}
+
+TEST(WarmUp, ComparesTwoSuccessiveMediansOfThree) {
+  EXPECT_FALSE(warmed_up(std::vector<double>{100, 100, 100}));
+  EXPECT_TRUE(warmed_up(std::vector<double>{150, 100, 100, 100}));
+  EXPECT_FALSE(warmed_up(std::vector<double>{150, 110, 100, 100}));
+  EXPECT_TRUE(warmed_up(std::vector<double>{150, 101.9, 100, 100}));
+}
+
+TEST(HalfWidth, IsInfiniteBeforeThereIsAnInterval) {
+  EXPECT_EQ(relative_half_width(std::vector<double>{1, 1, 1, 1, 1}), std::numeric_limits<double>::infinity());
+  EXPECT_DOUBLE_EQ(relative_half_width(std::vector<double>{90, 98, 100, 100, 100, 100, 100, 100, 102, 110}), 0.02);
+}
+
+}  // namespace
+}  // namespace quantbench

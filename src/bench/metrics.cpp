@@ -1,0 +1,172 @@
+#include "bench/metrics.h"
+
+#include <algorithm>
+#include <array>
+
+#include "bench/statistics.h"
+
+namespace quantbench {
+namespace {
+
+const Span* find_span(const Run& run, Phase phase) {
+  const auto found =
+      std::find_if(run.spans.begin(), run.spans.end(), [phase](const Span& s) { return s.phase == phase; });
+  return found == run.spans.end() ? nullptr : &*found;
+}
+
+std::vector<double> decode_steps_ns(const Run& run) {
+  std::vector<double> steps;
+  for (const Span& s : run.spans) {
+    if (s.phase == Phase::decode) steps.push_back(static_cast<double>(s.end_ns - s.start_ns));
+  }
+  return steps;
+}
+
+std::optional<double> per_second(double count, std::optional<double> ns) {
+  if (!ns || *ns <= 0 || count <= 0) return std::nullopt;
+  return count / *ns * 1e9;
+}
+
+std::optional<double> first_token_ns(const Run& run) {
+  const Span* prefill = find_span(run, Phase::prefill);
+  if (!prefill) return std::nullopt;
+  return static_cast<double>(prefill->end_ns);  // from the start of the run
+}
+
+std::optional<double> prefill_ns(const Run& run) {
+  const Span* prefill = find_span(run, Phase::prefill);
+  if (!prefill) return std::nullopt;
+  return static_cast<double>(prefill->end_ns - prefill->start_ns);
+}
+
+double total_ns(const RunSample& s) { return static_cast<double>(s.report.run.total_ns); }
+double new_tokens(const RunSample& s) { return static_cast<double>(s.report.run.tokens.size()); }
+
+std::optional<double> read_share(const RunSample& s, const CellData& d) {
+  const auto bytes = bytes_per_token(s, d), step_ns = decode_step_ns(s.report.run);
+  if (!bytes || !step_ns || *step_ns <= 0) return std::nullopt;
+  if (!s.read_before || !s.read_after) return std::nullopt;
+  const double read_rate = (*s.read_before + *s.read_after) / 2;
+  return *bytes / *step_ns * 1e9 / read_rate;
+}
+
+constexpr std::array kRunMetrics{
+    RunMetric{"total_latency", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) -> std::optional<double> { return total_ns(s); }},
+    RunMetric{"latency_per_token", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) -> std::optional<double> {
+                if (new_tokens(s) == 0) return std::nullopt;
+                return total_ns(s) / new_tokens(s);
+              }},
+    RunMetric{"time_to_first_token", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) { return first_token_ns(s.report.run); }},
+    RunMetric{"inter_token_median", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) -> std::optional<double> {
+                const auto steps = decode_steps_ns(s.report.run);
+                if (steps.empty()) return std::nullopt;
+                return median(steps);
+              }},
+    RunMetric{"inter_token_p95", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) { return tail_quantile(decode_steps_ns(s.report.run), 0.95); }},
+    RunMetric{"prefill_tokens_per_second", Unit::per_second, Better::higher,
+              [](const RunSample& s, const CellData&) {
+                return per_second(s.report.run.prompt_tokens, prefill_ns(s.report.run));
+              }},
+    RunMetric{"decode_tokens_per_second", Unit::per_second, Better::higher,
+              [](const RunSample& s, const CellData&) { return per_second(1, decode_step_ns(s.report.run)); }},
+    RunMetric{"tokens_per_second", Unit::per_second, Better::higher,
+              [](const RunSample& s, const CellData&) { return per_second(new_tokens(s), total_ns(s)); }},
+    RunMetric{"bytes_per_token", Unit::bytes, Better::lower, bytes_per_token},
+    RunMetric{"read_share", Unit::fraction, Better::higher, read_share},
+};
+
+using MaybeBytes = std::optional<double>;
+MaybeBytes of_memory(const CellData& d, int64_t MemoryReport::*part) {
+  if (!d.memory) return std::nullopt;
+  return static_cast<double>((*d.memory).*part);
+}
+
+constexpr std::array kCellMetrics{
+    CellMetric{"load_time", Unit::nanoseconds, Better::lower,
+               [](const CellData& d) -> MaybeBytes {
+                 if (!d.load) return std::nullopt;
+                 return static_cast<double>(d.load->load_ns);
+               }},
+    CellMetric{"weight_bytes", Unit::bytes, Better::lower,
+               [](const CellData& d) -> MaybeBytes {
+                 if (!d.load) return std::nullopt;
+                 const MemoryUse& use = d.load->resident;
+                 return static_cast<double>(use[Use::weights] + use[Use::scales] + use[Use::unquantized]);
+               }},
+    CellMetric{"memory_start", Unit::bytes, Better::lower,
+               [](const CellData& d) { return of_memory(d, &MemoryReport::start_bytes); }},
+    CellMetric{"memory_peak", Unit::bytes, Better::lower,
+               [](const CellData& d) -> MaybeBytes {
+                 if (!d.memory) return std::nullopt;
+                 return static_cast<double>(d.memory->peak_bytes());
+               }},
+    CellMetric{"memory_end", Unit::bytes, Better::lower,
+               [](const CellData& d) { return of_memory(d, &MemoryReport::end_bytes); }},
+};
+
+}  // namespace
+
+std::string_view name_of(Unit unit) {
+  switch (unit) {
+    case Unit::nanoseconds: return "ns";
+    case Unit::bytes: return "bytes";
+    case Unit::per_second: return "1/s";
+    case Unit::fraction: return "1";
+  }
+  return "?";
+}
+
+std::span<const RunMetric> run_metrics() { return kRunMetrics; }
+std::span<const CellMetric> cell_metrics() { return kCellMetrics; }
+
+std::optional<double> decode_step_ns(const Run& run) {
+  const Span* prefill = find_span(run, Phase::prefill);
+  if (!prefill || run.tokens.size() < 2 || run.spans.back().phase != Phase::decode) return std::nullopt;
+  return static_cast<double>(run.spans.back().end_ns - prefill->end_ns) / static_cast<double>(run.tokens.size() - 1);
+}
+
+std::optional<double> bytes_per_token(const RunSample& sample, const CellData& data) {
+  const Run& run = sample.report.run;
+  if (!data.load || run.tokens.size() < 2) return std::nullopt;
+  // Step i of 1 … n − 1 attends to prompt + i positions.
+  const double mean_context = run.prompt_tokens + static_cast<double>(run.tokens.size()) / 2;
+  return static_cast<double>(data.load->token_weight_bytes) +
+         mean_context * static_cast<double>(data.load->kv_position_bytes);
+}
+
+std::vector<Summary> summarize(const CellData& data) {
+  std::vector<Summary> result;
+  for (const RunMetric& metric : kRunMetrics) {
+    Summary s{std::string(metric.name), metric.unit, metric.better};
+    for (const RunSample& sample : data.runs) {
+      if (const auto value = metric.of(sample, data)) s.samples.push_back(*value);
+    }
+    if (s.samples.empty() || s.samples.size() != data.runs.size()) continue;
+    s.runs = static_cast<int>(s.samples.size());
+    s.median = median(s.samples);
+    s.mad = median_absolute_deviation(s.samples);
+    s.min = *std::min_element(s.samples.begin(), s.samples.end());
+    s.max = *std::max_element(s.samples.begin(), s.samples.end());
+    if (const auto interval = median_interval(s.samples)) {
+      s.low = interval->low;
+      s.high = interval->high;
+      s.coverage = interval->coverage;
+    }
+    result.push_back(std::move(s));
+  }
+  for (const CellMetric& metric : kCellMetrics) {
+    const auto value = metric.of(data);
+    if (!value) continue;
+    Summary s{std::string(metric.name), metric.unit, metric.better};
+    s.median = s.min = s.max = *value;
+    result.push_back(std::move(s));
+  }
+  return result;
+}
+
+}  // namespace quantbench

@@ -1,0 +1,37 @@
+// Metrics: what one number of a run or of a cell is. Every report shows a metric by its row here.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "bench/cell_data.h"
+#include "bench/summary.h"
+
+namespace quantbench {
+
+struct RunMetric {
+  std::string_view name;
+  Unit unit;
+  Better better;
+  std::optional<double> (*of)(const RunSample&, const CellData&);
+};
+struct CellMetric {
+  std::string_view name;
+  Unit unit;
+  Better better;
+  std::optional<double> (*of)(const CellData&);
+};
+std::span<const RunMetric> run_metrics();
+std::span<const CellMetric> cell_metrics();
+
+// All metrics of a cell that have a value, over its timed runs.
+std::vector<Summary> summarize(const CellData& data);
+
+// Bytes that one decode step of this run reads on average: weights, and K/V at the mean context of the timed steps.
+std::optional<double> bytes_per_token(const RunSample& sample, const CellData& data);
+// Mean time of a decode step: (T(n new tokens) − T(1)) / (n − 1), from the end of prefill to the last token.
+std::optional<double> decode_step_ns(const Run& run);
+
+}  // namespace quantbench

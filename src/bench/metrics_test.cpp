@@ -1,0 +1,109 @@
+#include "bench/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace quantbench {
+namespace {
+
+// 4 prompt tokens, 5 new ones: 100 ms of prefill, then 20 ms a step.
+RunSample a_run() {
+  RunSample s;
+  Run& run = s.report.run;
+  run.prompt_tokens = 4;
+  run.tokens = {1, 2, 3, 4, 5};
+  run.spans = {{Phase::prefill, Clock::host, 0, 100'000'000}};
+  for (int64_t i = 0; i < 4; ++i) {
+    run.spans.push_back({Phase::decode, Clock::host, 100'000'000 + i * 20'000'000, 120'000'000 + i * 20'000'000});
+  }
+  run.total_ns = 180'000'000;
+  s.read_before = 30e9;
+  s.read_after = 50e9;
+  return s;
+}
+
+CellData some_data(int runs) {
+  CellData data;
+  data.load.emplace();
+  data.load->load_ns = 7;
+  data.load->token_weight_bytes = 400'000'000;
+  data.load->kv_position_bytes = 1'000'000;
+  data.load->resident[Use::weights] = 300;
+  data.load->resident[Use::scales] = 20;
+  data.load->resident[Use::unquantized] = 100;
+  data.load->resident[Use::tables] = 9;
+  data.memory = MemoryReport{10, 600, 500, 450, true, data.load->resident};
+  data.runs.assign(static_cast<size_t>(runs), a_run());
+  return data;
+}
+
+const Summary* find(const std::vector<Summary>& all, std::string_view name) {
+  const auto found = std::find_if(all.begin(), all.end(), [&](const Summary& s) { return s.name == name; });
+  return found == all.end() ? nullptr : &*found;
+}
+
+TEST(Metrics, FollowFromTheSpansOfARun) {
+  const auto all = summarize(some_data(10));
+  EXPECT_DOUBLE_EQ(find(all, "total_latency")->median, 180e6);
+  EXPECT_DOUBLE_EQ(find(all, "latency_per_token")->median, 36e6);
+  EXPECT_DOUBLE_EQ(find(all, "time_to_first_token")->median, 100e6);
+  EXPECT_DOUBLE_EQ(find(all, "inter_token_median")->median, 20e6);
+  EXPECT_DOUBLE_EQ(find(all, "prefill_tokens_per_second")->median, 40);
+  EXPECT_DOUBLE_EQ(find(all, "decode_tokens_per_second")->median, 50);
+  EXPECT_NEAR(find(all, "tokens_per_second")->median, 5 / 0.18, 1e-9);
+  EXPECT_EQ(find(all, "inter_token_p95"), nullptr) << "4 steps are too few for a p95";
+}
+
+TEST(Metrics, ShareOfReadPeakIsWeightsAndMeanContextOverTheNeighbouringRate) {
+  const auto all = summarize(some_data(10));
+  // Steps 1 … 4 attend to 5 … 8 positions: 6.5 on average.
+  EXPECT_DOUBLE_EQ(find(all, "bytes_per_token")->median, 406.5e6);
+  // 406.5 MB in 20 ms is 20.325 GB/s, of (30 + 50) / 2.
+  EXPECT_NEAR(find(all, "read_share")->median, 20.325 / 40, 1e-12);
+}
+
+TEST(Metrics, ShareNeedsBothNeighbours) {
+  CellData data = some_data(10);
+  data.runs[3].read_after.reset();
+  EXPECT_EQ(find(summarize(data), "read_share"), nullptr);
+}
+
+TEST(Metrics, ASingleTokenHasNoDecodeFigures) {
+  CellData data = some_data(6);
+  for (RunSample& s : data.runs) {
+    s.report.run.tokens = {1};
+    s.report.run.spans.resize(1);
+  }
+  const auto all = summarize(data);
+  EXPECT_EQ(find(all, "decode_tokens_per_second"), nullptr);
+  EXPECT_EQ(find(all, "bytes_per_token"), nullptr);
+  EXPECT_NE(find(all, "prefill_tokens_per_second"), nullptr);
+}
+
+TEST(Metrics, IntervalsNeedSixRuns) {
+  EXPECT_FALSE(find(summarize(some_data(5)), "total_latency")->low);
+  const Summary* s = nullptr;
+  const auto all = summarize(some_data(6));
+  s = find(all, "total_latency");
+  ASSERT_TRUE(s->low);
+  EXPECT_NEAR(s->coverage, 0.96875, 1e-9);
+}
+
+TEST(Metrics, OfACellComeFromItsReports) {
+  const auto all = summarize(some_data(0));
+  EXPECT_EQ(find(all, "total_latency"), nullptr);
+  EXPECT_EQ(find(all, "weight_bytes")->median, 420);
+  EXPECT_EQ(find(all, "memory_peak")->median, 600);
+  EXPECT_EQ(find(all, "memory_start")->median, 10);
+  EXPECT_EQ(find(all, "memory_end")->median, 450);
+  EXPECT_EQ(find(all, "load_time")->median, 7);
+}
+
+TEST(MemoryReport, TheLedgerAddsUpToTheProcess) {
+  const MemoryReport m = *some_data(0).memory;
+  EXPECT_EQ(m.start_bytes + static_cast<int64_t>(m.end_use.total()) + m.other_bytes(), m.end_bytes);
+}
+
+}  // namespace
+}  // namespace quantbench

@@ -1,0 +1,96 @@
+#include "bench/open_model.h"
+
+#include <algorithm>
+
+#include "checkpoint/random_weights.h"
+#include "core/json.h"
+#include "model/config.h"
+#include "model/registry.h"
+
+namespace quantbench {
+namespace {
+
+RandomKind kind_of(const WeightSlot& slot) {
+  switch (slot.role) {
+    case Role::embedding: return RandomKind::embedding;
+    case Role::linear:
+    case Role::output_head: return RandomKind::linear;
+    case Role::vector: return slot.name.ends_with(".bias") ? RandomKind::bias : RandomKind::norm;
+  }
+  return RandomKind::linear;
+}
+
+std::unique_ptr<WeightSource> random_weights(Model& model, const ModelSource& source) {
+  std::vector<RandomTensor> tensors;
+  for (const WeightSlot& slot : model.weights()) {
+    if (slot.tied_to.empty()) tensors.push_back({slot.name, slot.rows, slot.cols, kind_of(slot)});
+  }
+  return std::make_unique<RandomWeights>(source.weight_seed, tensors, source.outlier_channels);
+}
+
+// Of a built-in configuration, or of a folder that need not hold weights.
+ModelConfig config_without_weights(const ModelSource& source) {
+  if (source.folder.empty()) return published_config(source.name);
+  const auto path = find_model_file(source.folder, "config.json", source.allow_symlinks);
+  if (!path) {
+    fail(ErrorKind::bad_model, "'{}' has no config.json; give a model folder or the id of a built-in configuration",
+         source.folder);
+  }
+  ModelConfig config{read_json_file(*path), nullptr, *path};
+  if (const auto more = find_model_file(source.folder, "generation_config.json", source.allow_symlinks)) {
+    config.generation = read_json_file(*more);
+  }
+  return config;
+}
+
+std::unique_ptr<Checkpoint> open_checkpoint(const ModelSource& source) {
+  return Checkpoint::open(source.folder, {source.allow_symlinks, source.allow_nonfinite});
+}
+
+std::string describe(Prequantized stored) {
+  switch (stored) {
+    case Prequantized::none: return "checkpoint, quantised here if at all";
+    case Prequantized::int8: return "bitsandbytes int8 checkpoint";
+    case Prequantized::nf4_nested: return "bitsandbytes nf4 checkpoint, double quantisation";
+    case Prequantized::nf4_plain: return "bitsandbytes nf4 checkpoint, plain fp32 absmax";
+  }
+  return "?";
+}
+
+}  // namespace
+
+OpenedModel open_model(const ModelSource& source, Precision precision) {
+  OpenedModel opened;
+  if (source.random_weights) {
+    opened.model = make_model(config_without_weights(source), precision);
+    opened.weights = random_weights(*opened.model, source);
+    opened.weight_form = "random";
+    return opened;
+  }
+  std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(source);
+  opened.prequantized = checkpoint->prequantized();
+  opened.weight_form = describe(opened.prequantized);
+  opened.model = make_model(config_of(*checkpoint), precision, opened.prequantized);
+  opened.weights = std::move(checkpoint);
+  return opened;
+}
+
+Prequantized stored_form(const ModelSource& source) {
+  return source.random_weights ? Prequantized::none : open_checkpoint(source)->prequantized();
+}
+
+std::vector<std::string> skipped_modules(Model& model, Precision precision) {
+  std::vector<std::string> skipped;
+  if (precision == Precision::fp16) return skipped;
+  const std::vector<WeightSlot> slots = model.weights();
+  for (const WeightSlot& slot : slots) {
+    if (slot.quantized || (slot.role != Role::linear && slot.role != Role::output_head)) continue;
+    // Of a tied pair the head's own name counts: the embedding is no linear.
+    const bool holds_tied =
+        std::any_of(slots.begin(), slots.end(), [&](const WeightSlot& other) { return other.tied_to == slot.name; });
+    if (!holds_tied) skipped.push_back(slot.name.substr(0, slot.name.rfind('.')));
+  }
+  return skipped;
+}
+
+}  // namespace quantbench

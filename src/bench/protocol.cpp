@@ -1,0 +1,234 @@
+#include "bench/protocol.h"
+
+#include "core/os.h"
+
+namespace quantbench {
+
+std::string_view name_of(Status status) {
+  switch (status) {
+    case Status::ok: return "ok";
+    case Status::failed: return "failed";
+    case Status::interrupted: return "interrupted";
+  }
+  return "?";
+}
+
+namespace protocol {
+namespace {
+
+json device_to_json(const DeviceInfo& d) {
+  return {{"backend", d.backend}, {"name", d.name},           {"features", d.features},
+          {"threads", d.threads}, {"memory", d.memory_bytes}, {"available", d.available_bytes}};
+}
+DeviceInfo device_from(const json& j) {
+  DeviceInfo d;
+  d.backend = j.at("backend");
+  d.name = j.at("name");
+  d.features = j.at("features");
+  d.threads = j.at("threads");
+  d.memory_bytes = j.at("memory");
+  d.available_bytes = j.at("available");
+  return d;
+}
+
+json shape_to_json(const Shape& s) {
+  return {{"architecture", s.architecture}, {"layers", s.layers}, {"hidden", s.hidden},
+          {"intermediate", s.intermediate}, {"heads", s.heads},   {"kv_heads", s.kv_heads},
+          {"head_dim", s.head_dim},         {"vocab", s.vocab},   {"max_positions", s.max_positions},
+          {"parameters", s.parameters},     {"bos", s.bos},       {"eos", s.eos}};
+}
+Shape shape_from(const json& j) {
+  Shape s;
+  s.architecture = j.at("architecture");
+  s.layers = j.at("layers");
+  s.hidden = j.at("hidden");
+  s.intermediate = j.at("intermediate");
+  s.heads = j.at("heads");
+  s.kv_heads = j.at("kv_heads");
+  s.head_dim = j.at("head_dim");
+  s.vocab = j.at("vocab");
+  s.max_positions = j.at("max_positions");
+  s.parameters = j.at("parameters");
+  s.bos = j.at("bos").get<std::vector<int32_t>>();
+  s.eos = j.at("eos").get<std::vector<int32_t>>();
+  return s;
+}
+
+}  // namespace
+
+json to_json(const Cell& c) {
+  return {{"name", c.model.name},
+          {"folder", c.model.folder},
+          {"random_weights", c.model.random_weights},
+          {"weight_seed", c.model.weight_seed},
+          {"outlier_channels", c.model.outlier_channels},
+          {"allow_nonfinite", c.model.allow_nonfinite},
+          {"allow_symlinks", c.model.allow_symlinks},
+          {"precision", static_cast<int>(c.precision)},
+          {"kind", static_cast<int>(c.test.kind)},
+          {"prompt_tokens", c.test.prompt_tokens},
+          {"new_tokens", c.test.new_tokens},
+          {"device", c.engine.device},
+          {"threads", c.engine.threads}};
+}
+Cell cell_from(const json& j) {
+  Cell c;
+  c.model.name = j.at("name");
+  c.model.folder = j.at("folder");
+  c.model.random_weights = j.at("random_weights");
+  c.model.weight_seed = j.at("weight_seed");
+  c.model.outlier_channels = j.at("outlier_channels");
+  c.model.allow_nonfinite = j.at("allow_nonfinite");
+  c.model.allow_symlinks = j.at("allow_symlinks");
+  c.precision = static_cast<Precision>(j.at("precision").get<int>());
+  c.test.kind = static_cast<TestKind>(j.at("kind").get<int>());
+  c.test.prompt_tokens = j.at("prompt_tokens");
+  c.test.new_tokens = j.at("new_tokens");
+  c.engine.device = j.at("device");
+  c.engine.threads = j.at("threads");
+  return c;
+}
+
+json to_json(const MemoryUse& use) {
+  json j = json::object();
+  for (int i = 0; i < kUses; ++i) j[std::string(name_of(static_cast<Use>(i)))] = use.bytes[static_cast<size_t>(i)];
+  return j;
+}
+MemoryUse use_from(const json& j) {
+  MemoryUse use;
+  for (int i = 0; i < kUses; ++i) {
+    use.bytes[static_cast<size_t>(i)] = j.at(std::string(name_of(static_cast<Use>(i)))).get<size_t>();
+  }
+  return use;
+}
+
+json to_json(const PlanReport& r) {
+  return {{"shape", shape_to_json(r.shape)},
+          {"device", device_to_json(r.device)},
+          {"predicted", to_json(r.predicted)},
+          {"skipped", r.skipped}};
+}
+PlanReport plan_from(const json& j) {
+  return {shape_from(j.at("shape")), device_from(j.at("device")), use_from(j.at("predicted")),
+          j.at("skipped").get<std::vector<std::string>>()};
+}
+
+json to_json(const CellLoad& r) {
+  return {{"load_ns", r.load_ns},
+          {"resident", to_json(r.resident)},
+          {"token_weight_bytes", r.token_weight_bytes},
+          {"kv_position_bytes", r.kv_position_bytes},
+          {"weight_form", r.weight_form}};
+}
+CellLoad load_from(const json& j) {
+  CellLoad r;
+  r.load_ns = j.at("load_ns");
+  r.resident = use_from(j.at("resident"));
+  r.token_weight_bytes = j.at("token_weight_bytes");
+  r.kv_position_bytes = j.at("kv_position_bytes");
+  r.weight_form = j.at("weight_form");
+  return r;
+}
+
+json to_json(const GenerateReport& r) {
+  json spans = json::array();
+  for (const Span& s : r.run.spans) {
+    spans.push_back({static_cast<int>(s.phase), static_cast<int>(s.clock), s.start_ns, s.end_ns});
+  }
+  json j{{"spans", spans},
+         {"tokens", r.run.tokens},
+         {"prompt_tokens", r.run.prompt_tokens},
+         {"total_ns", r.run.total_ns},
+         {"finite", r.run.finite}};
+  if (r.other_cpu) j["other_cpu"] = *r.other_cpu;
+  return j;
+}
+GenerateReport generate_from(const json& j) {
+  GenerateReport r;
+  for (const json& s : j.at("spans")) {
+    r.run.spans.push_back({static_cast<Phase>(s.at(0).get<int>()), static_cast<Clock>(s.at(1).get<int>()),
+                           s.at(2).get<int64_t>(), s.at(3).get<int64_t>()});
+  }
+  r.run.tokens = j.at("tokens").get<std::vector<int32_t>>();
+  r.run.prompt_tokens = j.at("prompt_tokens");
+  r.run.total_ns = j.at("total_ns");
+  r.run.finite = j.at("finite");
+  if (j.contains("other_cpu")) r.other_cpu = j.at("other_cpu").get<double>();
+  return r;
+}
+
+json to_json(const MemoryReport& r) {
+  return {{"start", r.start_bytes}, {"load_peak", r.load_peak_bytes},     {"run_peak", r.run_peak_bytes},
+          {"end", r.end_bytes},     {"peaks_separate", r.peaks_separate}, {"end_use", to_json(r.end_use)}};
+}
+MemoryReport memory_from(const json& j) {
+  MemoryReport r;
+  r.start_bytes = j.at("start");
+  r.load_peak_bytes = j.at("load_peak");
+  r.run_peak_bytes = j.at("run_peak");
+  r.end_bytes = j.at("end");
+  r.peaks_separate = j.at("peaks_separate");
+  r.end_use = use_from(j.at("end_use"));
+  return r;
+}
+
+json to_json(const ReadSample& s) { return {{"bytes_per_second", s.bytes_per_second}, {"kernel", s.kernel}}; }
+ReadSample read_sample_from(const json& j) { return {0, j.at("bytes_per_second"), j.at("kernel")}; }
+
+}  // namespace protocol
+
+namespace {
+
+using protocol::json;
+
+void say(const json& message) {
+  // Text that is not UTF-8 (a file name in an error) must not break the line.
+  os::write_output(message.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");
+}
+
+json answer(Worker& worker, const json& request) {
+  const std::string op = request.at("op");
+  if (op == "plan") return protocol::to_json(worker.plan(protocol::cell_from(request.at("cell"))));
+  if (op == "load") {
+    constexpr double kStep = 0.01;  // a message for each per cent is plenty
+    double last = 0;
+    return protocol::to_json(worker.load([&last](double done) {
+      if (done < last + kStep) return;
+      last = done;
+      say({{"event", "progress"}, {"done", done}});
+    }));
+  }
+  if (op == "generate") {
+    const auto prompt = request.at("prompt").get<std::vector<int32_t>>();
+    const auto stop_at = request.at("stop_at").get<std::vector<int32_t>>();
+    return protocol::to_json(worker.generate(prompt, request.at("new_tokens"), stop_at));
+  }
+  if (op == "memory") return protocol::to_json(worker.memory());
+  if (op == "probe") return protocol::to_json(worker.probe());
+  fail(ErrorKind::internal, "a worker was asked for '{}', which it does not know", op);
+}
+
+}  // namespace
+
+int serve(Worker& worker) {
+  while (const auto line = os::read_input_line()) {
+    try {
+      const json request = parse_json(*line, "request to a worker");
+      if (request.at("op") == "quit") return 0;
+      json result = answer(worker, request);
+      result["event"] = "result";
+      say(result);
+    } catch (const Error& error) {
+      say({{"event", "error"}, {"kind", exit_code(error.kind())}, {"text", error.what()}});
+    } catch (const std::bad_alloc&) {
+      say({{"event", "error"},
+           {"kind", exit_code(ErrorKind::out_of_memory)},
+           {"text", "the worker process ran out of memory; use a smaller model or precision, or free memory"}});
+    } catch (const std::exception& error) {
+      say({{"event", "error"}, {"kind", exit_code(ErrorKind::internal)}, {"text", error.what()}});
+    }
+  }
+  return 0;
+}
+
+}  // namespace quantbench

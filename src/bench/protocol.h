@@ -1,0 +1,56 @@
+// The language between the parent and a worker process: one JSON object a line.
+//   request  {"op": "plan" | "load" | "generate" | "probe" | "memory" | "quit", …}
+//   answer   {"event": "result", …} or {"event": "error", "kind", "text"}, after any number of {"event": "progress", …}
+// A worker exits with 0 on "quit" and when its input ends.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+
+#include "bench/cell.h"
+#include "bench/cell_data.h"
+#include "core/json.h"
+
+namespace quantbench {
+
+// `done` in [0, 1]. Called from the thread that loads.
+using OnProgress = std::function<void(double done)>;
+
+// What a worker can do: implemented by the engine in the child, by the pipe in the parent, by fakes in tests.
+// Called in this order: plan, load, then any of the others. Errors are Error.
+class Worker {
+ public:
+  virtual ~Worker() = default;
+  virtual PlanReport plan(const Cell& cell) = 0;
+  virtual CellLoad load(const OnProgress& progress) = 0;
+  virtual GenerateReport generate(std::span<const int32_t> prompt, int new_tokens,
+                                  std::span<const int32_t> stop_at) = 0;
+  virtual MemoryReport memory() = 0;
+  virtual ReadSample probe() = 0;  // needs no plan; at_ns is left to the caller
+};
+
+// Serves requests from standard input until "quit" or its end. Returns the exit code.
+int serve(Worker& worker);
+
+namespace protocol {
+
+using nlohmann::json;
+
+json to_json(const Cell& cell);
+Cell cell_from(const json& j);
+json to_json(const PlanReport& report);
+PlanReport plan_from(const json& j);
+json to_json(const CellLoad& report);
+CellLoad load_from(const json& j);
+json to_json(const GenerateReport& report);
+GenerateReport generate_from(const json& j);
+json to_json(const MemoryReport& report);
+MemoryReport memory_from(const json& j);
+json to_json(const ReadSample& sample);
+ReadSample read_sample_from(const json& j);
+json to_json(const MemoryUse& use);
+MemoryUse use_from(const json& j);
+
+}  // namespace protocol
+}  // namespace quantbench

@@ -1,0 +1,148 @@
+#include "bench/record.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+
+#include "core/os.h"
+
+namespace quantbench {
+namespace {
+
+bool holds_objects(const Record& j) {
+  if (j.is_object()) return true;
+  return j.is_array() && std::any_of(j.begin(), j.end(), [](const Record& x) { return holds_objects(x); });
+}
+
+// Invalid UTF-8 (in a path, say) must not lose a record: it is replaced.
+std::string scalar_text(const Record& j) { return j.dump(-1, ' ', false, Record::error_handler_t::replace); }
+
+void write(const Record& j, int indent, std::string* out) {
+  if (!holds_objects(j)) {
+    *out += scalar_text(j);
+    return;
+  }
+  const bool object = j.is_object();
+  if (j.empty()) {
+    *out += object ? "{}" : "[]";
+    return;
+  }
+  const std::string inner(static_cast<size_t>(indent) + 1, ' ');
+  *out += object ? "{\n" : "[\n";
+  size_t left = j.size();
+  for (const auto& [key, value] : j.items()) {
+    *out += inner;
+    if (object) *out += scalar_text(key) + ": ";
+    write(value, indent + 1, out);
+    *out += --left > 0 ? ",\n" : "\n";
+  }
+  out->append(static_cast<size_t>(indent), ' ');
+  *out += object ? '}' : ']';
+}
+
+Unit unit_from(const std::string& name) {
+  for (Unit unit : {Unit::nanoseconds, Unit::bytes, Unit::per_second}) {
+    if (name == name_of(unit)) return unit;
+  }
+  return Unit::fraction;
+}
+
+StampKind stamp_from(const std::string& name) {
+  for (StampKind kind : {StampKind::valid, StampKind::flagged}) {
+    if (name == name_of(kind)) return kind;
+  }
+  return StampKind::invalid;
+}
+
+std::string text_or(const Record& j, const char* key) {
+  return j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : std::string();
+}
+
+Summary summary_from(const std::string& name, const Record& j) {
+  Summary s;
+  s.name = name;
+  s.unit = unit_from(j.at("unit"));
+  s.better = j.at("better") == "higher" ? Better::higher : Better::lower;
+  s.runs = j.at("runs");
+  s.median = j.at("median");
+  if (s.runs == 0) return s;
+  if (!j.at("low").is_null()) s.low = j.at("low").get<double>();
+  if (!j.at("high").is_null()) s.high = j.at("high").get<double>();
+  s.coverage = j.at("coverage");
+  s.mad = j.at("mad");
+  s.min = j.at("min");
+  s.max = j.at("max");
+  s.samples = j.at("samples").get<std::vector<double>>();
+  return s;
+}
+
+}  // namespace
+
+std::string to_text(const Record& record) {
+  std::string text;
+  write(record, 0, &text);
+  return text + "\n";
+}
+
+const Summary* RecordView::find(std::string_view metric) const {
+  const auto found = std::find_if(metrics.begin(), metrics.end(), [&](const Summary& s) { return s.name == metric; });
+  return found == metrics.end() ? nullptr : &*found;
+}
+
+RecordView view_of(const Record& record) {
+  RecordView v;
+  const Record& cell = record.at("cell");
+  v.model = cell.at("model").at("name");
+  v.precision = cell.at("precision");
+  v.precision_long = cell.at("precision_long");
+  v.test = cell.at("test");
+  v.kind = cell.at("kind");
+  v.prompt_tokens = cell.at("prompt_tokens");
+  v.new_tokens = cell.at("new_tokens");
+  const Record& outcome = record.at("outcome");
+  v.status = outcome.at("status");
+  v.error = text_or(outcome, "error");
+  v.stop_reason = outcome.at("stop_reason");
+  v.stamp.kind = stamp_from(outcome.at("stamp"));
+  v.stamp.reasons = outcome.at("reasons").get<std::vector<std::string>>();
+  const Record& response = record.at("response");
+  if (response.at("text").is_string()) v.response_text = response.at("text").get<std::string>();
+  v.response_ids = response.at("ids").get<std::vector<int32_t>>();
+  v.in_cache = record.at("cost").is_object() && record.at("cost").at("in_last_level_cache").get<bool>();
+  v.seed = record.at("protocol").at("seed");
+  for (const auto& [name, metric] : record.at("metrics").items()) v.metrics.push_back(summary_from(name, metric));
+  return v;
+}
+
+std::string file_name_part(const std::string& name) {
+  const size_t last = name.find_last_not_of('/');
+  const std::string whole = name.substr(0, last == std::string::npos ? 0 : last + 1);
+  std::string result;
+  for (char c : whole.substr(whole.rfind('/') == std::string::npos ? 0 : whole.rfind('/') + 1)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (std::isalnum(byte) != 0 && byte < 128)
+      result.push_back(static_cast<char>(std::tolower(byte)));
+    else if (c == '.' || c == '-' || c == '_')
+      result.push_back(c);
+    else
+      result.push_back('_');
+  }
+  constexpr size_t kLongest = 80;
+  if (result.size() > kLongest) result.resize(kLongest);
+  return result.empty() || result.front() == '.' ? "model" + result : result;
+}
+
+std::string write_record(const Record& record, const std::string& folder) {
+  os::make_directories(folder);
+  const RecordView v = view_of(record);
+  // Two models of a sweep may share the last part of their names: a number keeps the files apart.
+  for (int copy = 1;; ++copy) {
+    std::string path = fmt::format("{}/{}_{}_{}{}.json", folder, file_name_part(v.model), v.precision, v.test,
+                                   copy == 1 ? "" : fmt::format("_{}", copy));
+    if (os::exists(path)) continue;
+    os::write_file_atomically(path, to_text(record));
+    return path;
+  }
+}
+
+}  // namespace quantbench

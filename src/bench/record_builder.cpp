@@ -1,0 +1,227 @@
+#include "bench/record_builder.h"
+
+#include "bench/metrics.h"
+#include "bench/stamp.h"
+#include "bench/statistics.h"
+
+namespace quantbench {
+namespace {
+
+template <typename T>
+Record or_null(const std::optional<T>& value) {
+  return value ? Record(*value) : Record(nullptr);
+}
+
+Record environment_part(const Environment& e) {
+  return {{"cpu", e.cpu_name},
+          {"cpu_features", e.cpu_features},
+          {"logical_cpus", e.logical_cpus},
+          {"physical_cores", e.physical_cores},
+          {"last_level_cache_bytes", e.last_level_cache_bytes},
+          {"virtual_machine", e.virtual_machine},
+          {"memory_bytes", or_null(e.memory_bytes)},
+          {"available_bytes", or_null(e.available_bytes)},
+          {"kernel", e.kernel},
+          {"operating_system", e.operating_system},
+          {"huge_pages", or_null(e.huge_pages)},
+          {"governor", or_null(e.governor)},
+          {"load_average", or_null(e.load_average)}};
+}
+
+Record build_part(const BuildInfo& b) {
+  return {{"version", b.version},       {"git_commit", b.git_commit}, {"compiler", b.compiler},
+          {"build_type", b.build_type}, {"sanitizers", b.flags},      {"optimized", b.optimized}};
+}
+
+Record model_part(const Cell& cell, const CellData& data, const ModelIdentity& identity) {
+  Record files = Record::array();
+  for (const WeightFile& f : identity.files) {
+    files.push_back({{"name", f.name}, {"bytes", f.bytes}, {"header_sha256", f.header_sha256}});
+  }
+  Record model{{"name", cell.model.name},
+               {"weights", cell.model.random_weights ? "random" : "checkpoint"},
+               {"weight_form", data.load ? Record(data.load->weight_form) : Record(nullptr)},
+               {"config_sha256", identity.config_sha256.empty() ? Record(nullptr) : Record(identity.config_sha256)},
+               {"files", files}};
+  if (cell.model.random_weights) {
+    model["weight_seed"] = cell.model.weight_seed;
+    model["outlier_channels"] = cell.model.outlier_channels;
+  }
+  if (data.plan) {
+    const Shape& s = data.plan->shape;
+    model["architecture"] = s.architecture;
+    model["parameters"] = s.parameters;
+    model["layers"] = s.layers;
+    model["vocab"] = s.vocab;
+  }
+  return model;
+}
+
+Record devices_part(const CellData& data) {
+  Record devices = Record::array();
+  if (!data.plan) return devices;
+  const DeviceInfo& d = data.plan->device;
+  devices.push_back({{"index", 0},
+                     {"backend", d.backend},
+                     {"name", d.name},
+                     {"features", d.features},
+                     {"threads", d.threads},
+                     {"memory_bytes", d.memory_bytes},
+                     {"available_bytes", d.available_bytes}});
+  return devices;
+}
+
+Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& identity) {
+  Record placement = Record::array();
+  if (data.plan) {
+    placement.push_back({{"device", 0}, {"first_layer", 0}, {"layers", data.plan->shape.layers}});
+  }
+  return {{"model", model_part(cell, data, identity)},
+          {"precision", name_of(cell.precision)},
+          {"precision_long", long_name_of(cell.precision)},
+          {"skipped_modules", data.plan ? Record(data.plan->skipped) : Record::array()},
+          {"test", cell.test.name()},
+          {"kind", name_of(cell.test.kind)},
+          {"prompt_tokens", cell.test.prompt_tokens},
+          {"new_tokens", cell.test.new_tokens},
+          {"depth", 0},
+          {"batch", 1},
+          {"stop_at_eos", !cell.stop_at.empty()},
+          {"engine", "native"},
+          {"placement", placement}};
+}
+
+Record run_part(const RunSample& sample, Outlier outlier) {
+  const Run& run = sample.report.run;
+  Record spans = Record::array();
+  for (const Span& s : run.spans) spans.push_back({name_of(s.phase), name_of(s.clock), s.start_ns, s.end_ns});
+  return {{"at_ns", sample.at_ns},
+          {"block", sample.block < 0 ? Record(nullptr) : Record(sample.block)},
+          {"place", sample.place < 0 ? Record(nullptr) : Record(sample.place)},
+          {"total_ns", run.total_ns},
+          {"prompt_tokens", run.prompt_tokens},
+          {"new_tokens", run.tokens.size()},
+          {"output_sha256", hash_of(run.tokens)},
+          {"finite", run.finite},
+          {"outlier", outlier == Outlier::none   ? "none"
+                      : outlier == Outlier::mild ? "mild"
+                                                 : "severe"},
+          {"read_before_bytes_per_second", or_null(sample.read_before)},
+          {"read_after_bytes_per_second", or_null(sample.read_after)},
+          {"other_cpu_share", or_null(sample.report.other_cpu)},
+          {"spans", spans}};
+}
+
+Record runs_part(const std::vector<RunSample>& runs, bool timed) {
+  const std::vector<Outlier> outliers =
+      timed ? classify_outliers(latencies_ns(runs)) : std::vector<Outlier>(runs.size(), Outlier::none);
+  Record part = Record::array();
+  for (size_t i = 0; i < runs.size(); ++i) part.push_back(run_part(runs[i], outliers[i]));
+  return part;
+}
+
+Record use_part(const MemoryUse& use) {
+  Record part = Record::object();
+  for (int i = 0; i < kUses; ++i) part[std::string(name_of(static_cast<Use>(i)))] = use.bytes[static_cast<size_t>(i)];
+  return part;
+}
+
+// One entry a device; on a CPU the process's resident memory is the device's.
+Record memory_part(const CellData& data) {
+  Record part = Record::array();
+  if (!data.memory) return part;
+  const MemoryReport& m = *data.memory;
+  Record ledger{{"process", m.start_bytes}};
+  ledger.update(use_part(m.end_use));
+  ledger["other"] = m.other_bytes();
+  part.push_back({{"device", 0},
+                  {"start_bytes", m.start_bytes},
+                  {"load_peak_bytes", m.load_peak_bytes},
+                  {"run_peak_bytes", m.run_peak_bytes},
+                  {"peaks_separate", m.peaks_separate},
+                  {"peak_bytes", m.peak_bytes()},
+                  {"end_bytes", m.end_bytes},
+                  {"end_ledger", ledger},
+                  {"predicted", data.plan ? use_part(data.plan->predicted) : Record(nullptr)}});
+  return part;
+}
+
+Record cost_part(const CellData& data, const Environment& e) {
+  if (!data.load) return nullptr;
+  std::optional<double> bytes;
+  if (!data.runs.empty()) bytes = bytes_per_token(data.runs.front(), data);
+  const auto read = bytes.value_or(static_cast<double>(data.load->token_weight_bytes));
+  return {{"token_weight_bytes", data.load->token_weight_bytes},
+          {"kv_position_bytes", data.load->kv_position_bytes},
+          {"bytes_per_token", or_null(bytes)},
+          {"in_last_level_cache", read < static_cast<double>(e.last_level_cache_bytes)}};
+}
+
+Record metrics_part(const std::vector<Summary>& summaries) {
+  Record part = Record::object();
+  for (const Summary& s : summaries) {
+    Record metric{{"unit", name_of(s.unit)},
+                  {"better", s.better == Better::higher ? "higher" : "lower"},
+                  {"runs", s.runs},
+                  {"median", s.median}};
+    if (s.runs > 0) {
+      metric["low"] = or_null(s.low);
+      metric["high"] = or_null(s.high);
+      metric["coverage"] = s.coverage;
+      metric["mad"] = s.mad;
+      metric["min"] = s.min;
+      metric["max"] = s.max;
+      metric["samples"] = s.samples;
+    }
+    part[s.name] = metric;
+  }
+  return part;
+}
+
+Record protocol_part(const CellData& data, const MeasureOptions& o) {
+  return {{"seed", o.seed},
+          {"runs", o.runs > 0 ? Record(o.runs) : Record("auto")},
+          {"min_runs", kMinRuns},
+          {"max_runs", kMaxRuns},
+          {"target_ci", o.target_ci},
+          {"max_time_s", o.max_time_s},
+          {"interval", "order statistics of the median, at least 95 %"},
+          {"order", "randomised complete blocks"},
+          {"resident_together", data.resident_together},
+          {"warmup_settled", data.warmup_settled}};
+}
+
+}  // namespace
+
+Record make_record(const Cell& cell, const CellData& data, const SweepFacts& sweep, const CellFacts& facts) {
+  const Stamp stamp = judge(cell, data, sweep.options, sweep.build);
+  const RunSample* shown = !data.runs.empty() ? &data.runs.front() : data.cold ? &*data.cold : nullptr;
+  const std::vector<int32_t> response = shown ? shown->report.run.tokens : std::vector<int32_t>{};
+  return {{"schema", "quantbench.record"},
+          {"schema_version", kRecordVersion},
+          {"started_utc", sweep.started_utc},
+          {"build", build_part(sweep.build)},
+          {"environment", environment_part(sweep.environment)},
+          {"devices", devices_part(data)},
+          {"cell", cell_part(cell, data, facts.identity)},
+          {"outcome",
+           {{"status", name_of(data.outcome.status)},
+            {"stamp", name_of(stamp.kind)},
+            {"reasons", stamp.reasons},
+            {"stop_reason", data.stop_reason},
+            {"error", data.outcome.status == Status::ok ? Record(nullptr) : Record(data.outcome.error)},
+            {"error_kind", data.outcome.status == Status::ok ? Record(nullptr) : Record(name_of(data.outcome.kind))}}},
+          {"protocol", protocol_part(data, sweep.options)},
+          {"prompt", {{"text", or_null(facts.prompt_text)}, {"ids", cell.prompt}}},
+          {"response", {{"text", or_null(facts.response_text)}, {"ids", response}, {"sha256", hash_of(response)}}},
+          {"load", data.load ? Record{{"time_ns", data.load->load_ns}, {"resident", use_part(data.load->resident)}}
+                             : Record(nullptr)},
+          {"memory", memory_part(data)},
+          {"cost", cost_part(data, sweep.environment)},
+          {"metrics", metrics_part(summarize(data))},
+          {"cold", data.cold ? run_part(*data.cold, Outlier::none) : Record(nullptr)},
+          {"warmup", runs_part(data.warmup, false)},
+          {"runs", runs_part(data.runs, true)}};
+}
+
+}  // namespace quantbench

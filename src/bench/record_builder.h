@@ -1,0 +1,28 @@
+// Makes the record of a cell from what was measured.
+#pragma once
+
+#include "bench/cell.h"
+#include "bench/cell_data.h"
+#include "bench/environment.h"
+#include "bench/identity.h"
+#include "bench/measure.h"
+#include "bench/record.h"
+
+namespace quantbench {
+
+// What the records of a sweep have in common.
+struct SweepFacts {
+  std::string started_utc;
+  Environment environment;
+  BuildInfo build;
+  MeasureOptions options;
+};
+// What the parent knows of a cell beside the cell itself.
+struct CellFacts {
+  ModelIdentity identity;
+  std::optional<std::string> prompt_text, response_text;  // nothing without a tokenizer
+};
+
+Record make_record(const Cell& cell, const CellData& data, const SweepFacts& sweep, const CellFacts& facts);
+
+}  // namespace quantbench

@@ -1,0 +1,191 @@
+#include "bench/record.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+
+#include "bench/fake_worker.h"
+#include "bench/record_builder.h"
+#include "core/json.h"
+#include "core/os.h"
+#include "testing/test_json_schema.h"
+
+namespace quantbench {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+struct Made {
+  Cell cell;
+  CellData data;
+  SweepFacts sweep;
+  CellFacts facts;
+  Record record() const { return make_record(cell, data, sweep, facts); }
+};
+
+Made measured() {
+  Made m;
+  m.cell.model.name = "org/Some-Model 1B";
+  m.cell.precision = Precision::int8;
+  m.cell.test = {TestKind::generation, 3, 6};
+  m.cell.prompt = {1, 2, 3};
+  FakeWorker worker;
+  m.data.plan = worker.plan(m.cell);
+  m.data.load = worker.load({});
+  m.data.memory = worker.memory();
+  RunSample run;
+  run.report = worker.generate(m.cell.prompt, 6, {});
+  m.data.cold = run;
+  m.data.warmup.assign(3, run);
+  run.block = run.place = 0;
+  run.read_before = run.read_after = 40e9;
+  run.report.other_cpu = 0.01;
+  m.data.runs.assign(10, run);
+  m.data.stop_reason = "interval within 1 %";
+  m.sweep.started_utc = os::utc_now();
+  m.sweep.environment = read_environment();
+  m.sweep.environment.last_level_cache_bytes = 1 << 20;
+  m.sweep.build = {"0.1.0", "abc", "some compiler", "Release", "", true};
+  m.facts.identity.files = {{"model.safetensors", 100, "00"}};
+  m.facts.prompt_text = "three words here";
+  m.facts.response_text = "and an answer";
+  return m;
+}
+
+json schema_file() { return read_json_file(QB_SOURCE_DIR "/docs/record.schema.json"); }
+
+TEST(Record, OfAMeasuredCellFitsTheSchema) {
+  const json record = json::parse(to_text(measured().record()));
+  EXPECT_THAT(JsonSchema(schema_file()).check(record), IsEmpty());
+}
+
+TEST(Record, OfFailedCellsFitsTheSchemaAtEveryStage) {
+  Made m = measured();
+  m.data.outcome = {Status::failed, "the worker process ended with signal 9 (Killed)", ErrorKind::internal};
+  m.data.runs.resize(2);
+  JsonSchema schema(schema_file());
+  EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
+  m.data.runs.clear();
+  m.data.warmup.clear();
+  m.data.cold.reset();
+  m.data.memory.reset();
+  EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
+  m.data.load.reset();
+  m.data.plan.reset();
+  m.cell.model.random_weights = true;
+  m.facts = {};
+  EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
+}
+
+TEST(Record, TheSchemaTestCanFail) {
+  JsonSchema schema(schema_file());
+  const json good = json::parse(to_text(measured().record()));
+  json bad = good;
+  bad["runs"][0].erase("total_ns");
+  EXPECT_THAT(schema.check(bad), testing::ElementsAre(HasSubstr("lacks \"total_ns\"")));
+  bad = good;
+  bad["outcome"]["stamp"] = "GOOD";
+  EXPECT_EQ(schema.check(bad).size(), 1u);
+  bad = good;
+  bad["cold"]["finite"] = "yes";
+  EXPECT_EQ(schema.check(bad).size(), 1u);
+  bad = good;
+  bad["surprise"] = 1;
+  EXPECT_THAT(schema.check(bad), testing::ElementsAre(HasSubstr("surprise")));
+}
+
+TEST(Record, TheLedgerAddsUpToTheProcessExactly) {
+  const Record memory = measured().record()["memory"][0];
+  int64_t sum = 0;
+  for (const auto& [use, bytes] : memory["end_ledger"].items()) sum += bytes.get<int64_t>();
+  EXPECT_EQ(sum, memory["end_bytes"].get<int64_t>());
+}
+
+TEST(Record, KeepsRawSamplesAndOutlierClasses) {
+  Made m = measured();
+  m.data.runs[4].report.run.total_ns *= 3;
+  const Record record = m.record();
+  ASSERT_EQ(record["runs"].size(), 10u);
+  EXPECT_EQ(record["runs"][4]["outlier"], "severe");
+  EXPECT_EQ(record["runs"][4]["total_ns"], 3 * record["runs"][3]["total_ns"].get<int64_t>());
+  EXPECT_EQ(record["runs"][0]["spans"].size(), 6u);
+  EXPECT_EQ(record["metrics"]["total_latency"]["samples"].size(), 10u);
+}
+
+TEST(Record, ViewHoldsWhatReportsPrint) {
+  const Record record = Record::parse(to_text(measured().record()));  // as if from disk
+  const RecordView v = view_of(record);
+  EXPECT_EQ(v.model, "org/Some-Model 1B");
+  EXPECT_EQ(v.precision, "int8");
+  EXPECT_EQ(v.test, "p3+n6");
+  EXPECT_EQ(v.stamp.kind, StampKind::valid);
+  EXPECT_EQ(v.response_text, "and an answer");
+  EXPECT_EQ(v.response_ids.size(), 6u);
+  EXPECT_FALSE(v.in_cache);
+  ASSERT_TRUE(v.find("tokens_per_second"));
+  EXPECT_EQ(v.find("tokens_per_second")->runs, 10);
+  EXPECT_EQ(v.find("no such metric"), nullptr);
+}
+
+TEST(Record, SmallModelsAreMarkedAsLivingInTheCache) {
+  Made m = measured();
+  m.sweep.environment.last_level_cache_bytes = 32 << 20;
+  EXPECT_TRUE(view_of(m.record()).in_cache);
+}
+
+TEST(Record, InvalidUtf8IsReplacedNotLost) {
+  Made m = measured();
+  m.cell.model.name = "bad \xff name";
+  EXPECT_THAT(to_text(m.record()), HasSubstr("bad \xEF\xBF\xBD name"));
+}
+
+class RecordFile : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = testing::TempDir() + "quantbench_record_test_" + std::to_string(os::steady_now_ns());
+  }
+  void TearDown() override {
+    if (!os::is_directory(folder_)) return;
+    for (const std::string& name : os::list_directory(folder_)) os::system().unlink((folder_ + "/" + name).c_str());
+  }
+  std::string folder_;
+};
+
+TEST_F(RecordFile, IsNamedAfterItsCellAndNeverOverwritten) {
+  const Record record = measured().record();
+  EXPECT_EQ(write_record(record, folder_), folder_ + "/some-model_1b_int8_p3+n6.json");
+  EXPECT_EQ(write_record(record, folder_), folder_ + "/some-model_1b_int8_p3+n6_2.json");
+  EXPECT_EQ(json::parse(os::read_file(folder_ + "/some-model_1b_int8_p3+n6.json", 1 << 20)),
+            json::parse(to_text(record)));
+}
+
+TEST_F(RecordFile, OnAFullDiskLeavesNothingBehind) {
+  struct FullDisk : os::System {
+    ssize_t write(int, const void*, size_t) override {
+      errno = ENOSPC;
+      return -1;
+    }
+  } full;
+  const os::ScopedSystem scope(full);
+  try {
+    write_record(measured().record(), folder_);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::disk);
+    EXPECT_THAT(error.what(), HasSubstr("No space left"));
+  }
+  EXPECT_THAT(os::list_directory(folder_), IsEmpty());
+}
+
+TEST(RecordFileName, IsSafe) {
+  EXPECT_EQ(file_name_part("meta-llama/Llama-3.2-1B"), "llama-3.2-1b");
+  EXPECT_EQ(file_name_part("/a/b c/"), "b_c");
+  EXPECT_EQ(file_name_part(".."), "model..");
+  EXPECT_EQ(file_name_part(""), "model");
+}
+
+}  // namespace
+}  // namespace quantbench

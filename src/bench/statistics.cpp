@@ -1,0 +1,138 @@
+#include "bench/statistics.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <numeric>
+
+namespace quantbench {
+namespace {
+
+std::vector<double> sorted(std::span<const double> samples) {
+  std::vector<double> result(samples.begin(), samples.end());
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+double quantile_of_sorted(const std::vector<double>& x, double q) {
+  assert(!x.empty() && q >= 0 && q <= 1);
+  const double at = q * static_cast<double>(x.size() - 1);
+  const auto below = static_cast<size_t>(at);
+  if (below + 1 >= x.size()) return x.back();
+  return x[below] + (at - static_cast<double>(below)) * (x[below + 1] - x[below]);
+}
+
+// Reorders `samples`; cheaper than sorting, for the bootstrap.
+double median_in_place(std::vector<double>& samples) {
+  const size_t middle = samples.size() / 2;
+  const auto at = samples.begin() + static_cast<std::ptrdiff_t>(middle);
+  std::nth_element(samples.begin(), at, samples.end());
+  if (samples.size() % 2 == 1) return *at;
+  return (*std::max_element(samples.begin(), at) + *at) / 2;
+}
+
+}  // namespace
+
+double median(std::span<const double> samples) {
+  assert(!samples.empty());
+  std::vector<double> copy(samples.begin(), samples.end());
+  return median_in_place(copy);
+}
+
+double quantile(std::span<const double> samples, double q) { return quantile_of_sorted(sorted(samples), q); }
+
+double median_absolute_deviation(std::span<const double> samples) {
+  const double middle = median(samples);
+  std::vector<double> distance;
+  distance.reserve(samples.size());
+  for (double x : samples) distance.push_back(std::abs(x - middle));
+  return median_in_place(distance);
+}
+
+std::optional<Interval> median_interval(std::span<const double> samples, double confidence) {
+  const int n = static_cast<int>(samples.size());
+  // The interval [x(k), x(n+1−k)] misses the median with probability 2·P(B < k), B ~ Binomial(n, 1/2).
+  int k = 0;
+  double below_k = 0;   // P(B < k)
+  double log_ways = 0;  // log C(n, k)
+  const double log_half_n = n * std::log(0.5);
+  while (k + 1 <= n / 2) {
+    const double next = below_k + std::exp(log_ways + log_half_n);
+    if (1 - 2 * next < confidence) break;
+    log_ways += std::log(static_cast<double>(n - k)) - std::log(static_cast<double>(k + 1));
+    below_k = next;
+    ++k;
+  }
+  if (k == 0) return std::nullopt;
+  const std::vector<double> x = sorted(samples);
+  return Interval{x[static_cast<size_t>(k - 1)], x[static_cast<size_t>(n - k)], 1 - 2 * below_k, k, n + 1 - k};
+}
+
+int samples_for_quantile(double q) { return static_cast<int>(std::ceil(std::log(0.05) / std::log(q))); }
+
+std::optional<double> tail_quantile(std::span<const double> samples, double q) {
+  if (static_cast<int>(samples.size()) < samples_for_quantile(q)) return std::nullopt;
+  return quantile(samples, q);
+}
+
+std::vector<Outlier> classify_outliers(std::span<const double> samples) {
+  if (samples.empty()) return {};
+  const std::vector<double> x = sorted(samples);
+  const double q1 = quantile_of_sorted(x, 0.25), q3 = quantile_of_sorted(x, 0.75);
+  const double range = q3 - q1;
+  std::vector<Outlier> result;
+  result.reserve(samples.size());
+  for (double sample : samples) {
+    const double beyond = std::max(q1 - sample, sample - q3);
+    result.push_back(beyond > 3 * range ? Outlier::severe : beyond > 1.5 * range ? Outlier::mild : Outlier::none);
+  }
+  return result;
+}
+
+uint64_t SeededNumbers::next() {
+  uint64_t z = (state_ += 0x9e3779b97f4a7c15);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+uint64_t SeededNumbers::below(uint64_t bound) {
+  assert(bound > 0);
+  const uint64_t unfair = (0 - bound) % bound;  // 2^64 mod bound: that many of the lowest values come once too often
+  uint64_t value;
+  do {
+    value = next();
+  } while (value < unfair);
+  return value % bound;
+}
+
+uint64_t derived_seed(uint64_t seed, uint64_t index) {
+  SeededNumbers numbers(seed ^ (index * 0xd1342543de82ef95));
+  return numbers.next();
+}
+
+std::vector<int> shuffled(int count, uint64_t seed) {
+  std::vector<int> order(static_cast<size_t>(count));
+  std::iota(order.begin(), order.end(), 0);
+  SeededNumbers numbers(seed);
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[numbers.below(i)]);
+  return order;
+}
+
+Ratio bootstrap_median_ratio(std::span<const double> numerator, std::span<const double> denominator, uint64_t seed,
+                             double confidence, int resamples) {
+  SeededNumbers numbers(seed);
+  std::vector<double> draw_a(numerator.size()), draw_b(denominator.size()), ratios;
+  ratios.reserve(static_cast<size_t>(resamples));
+  for (int i = 0; i < resamples; ++i) {
+    for (double& x : draw_a) x = numerator[numbers.below(numerator.size())];
+    for (double& x : draw_b) x = denominator[numbers.below(denominator.size())];
+    ratios.push_back(median_in_place(draw_a) / median_in_place(draw_b));
+  }
+  std::sort(ratios.begin(), ratios.end());
+  const double tail = (1 - confidence) / 2;
+  return {median(numerator) / median(denominator), quantile_of_sorted(ratios, tail),
+          quantile_of_sorted(ratios, 1 - tail)};
+}
+
+}  // namespace quantbench

@@ -1,0 +1,35 @@
+// What statistics say of a cell. Plain data that records hold and reports print.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace quantbench {
+
+enum class Unit : uint8_t { nanoseconds, bytes, per_second, fraction };
+std::string_view name_of(Unit unit);  // as in records: "ns", "bytes", "1/s", "1"
+enum class Better : uint8_t { lower, higher };
+
+struct Summary {
+  std::string name;
+  Unit unit = Unit::nanoseconds;
+  Better better = Better::lower;
+  int runs = 0;  // 0: a single figure of the cell, without an interval
+  double median = 0;
+  std::optional<double> low, high;  // of the interval of the median; nothing with too few runs
+  double coverage = 0;
+  double mad = 0, min = 0, max = 0;
+  std::vector<double> samples;  // one a run
+};
+
+enum class StampKind : uint8_t { valid, flagged, invalid };
+std::string_view name_of(StampKind kind);  // "VALID", "FLAGGED", "INVALID"
+struct Stamp {
+  StampKind kind = StampKind::valid;
+  std::vector<std::string> reasons;
+};
+
+}  // namespace quantbench

@@ -1,0 +1,86 @@
+#include "bench/worker_process.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace quantbench {
+namespace {
+
+using testing::HasSubstr;
+
+Cell a_cell() {
+  Cell cell;
+  cell.model.name = "org/model \"quoted\" ü";
+  cell.model.folder = "/some/folder";
+  cell.model.weight_seed = 0xffffffffffffffff;
+  cell.precision = Precision::nf4;
+  cell.test = {TestKind::generation, 3, 5};
+  cell.prompt = {1, 2, 3};
+  return cell;
+}
+
+Error failure_of(const std::string& mode, double timeout_s = 60) {
+  WorkerProcess worker({QB_FAKE_WORKER, {mode}, timeout_s});
+  try {
+    worker.plan(a_cell());
+    worker.load({});
+    for (int i = 0; i < 3; ++i) worker.generate(a_cell().prompt, 5, {});
+  } catch (const Error& error) {
+    return error;
+  }
+  return Error(ErrorKind::usage, "nothing failed");
+}
+
+TEST(Protocol, CarriesACellUnchanged) {
+  const Cell cell = a_cell();
+  const Cell back = protocol::cell_from(protocol::json::parse(protocol::to_json(cell).dump()));
+  EXPECT_EQ(back.model.name, cell.model.name);
+  EXPECT_EQ(back.model.weight_seed, cell.model.weight_seed);
+  EXPECT_EQ(back.precision, cell.precision);
+  EXPECT_EQ(back.test.name(), "p3+n5");
+}
+
+TEST(WorkerProcess, AnswersEveryRequest) {
+  WorkerProcess worker({QB_FAKE_WORKER, {"healthy"}});
+  EXPECT_EQ(worker.plan(a_cell()).shape.architecture, "FakeForCausalLM");
+  double seen = 0;
+  const CellLoad load = worker.load([&](double done) { seen = done; });
+  EXPECT_EQ(seen, 0.5);
+  EXPECT_EQ(load.resident[Use::weights], 2'000'000u);
+  const quantbench::Run run = worker.generate(a_cell().prompt, 5, {}).run;
+  EXPECT_THAT(run.tokens, testing::ElementsAre(100, 101, 102, 103, 104));
+  EXPECT_EQ(run.spans.size(), 5u);
+  EXPECT_EQ(run.total_ns, 50'000'000);
+  EXPECT_EQ(run.spans.back().end_ns, run.total_ns);
+  EXPECT_EQ(worker.memory().other_bytes(), 200'000);
+  EXPECT_EQ(worker.probe().bytes_per_second, 40e9);
+}
+
+TEST(WorkerProcess, DeathBySignalSaysWhichAndWhen) {
+  const Error error = failure_of("killed");
+  EXPECT_EQ(error.kind(), ErrorKind::internal);
+  EXPECT_THAT(error.what(), HasSubstr("the worker process ended with signal 9"));
+  EXPECT_THAT(error.what(), HasSubstr("while generating"));
+}
+
+TEST(WorkerProcess, DeathByExitSaysTheCode) { EXPECT_THAT(failure_of("exits").what(), HasSubstr("exit code 3")); }
+
+TEST(WorkerProcess, AStuckWorkerIsEnded) {
+  const Error error = failure_of("hangs", 1.0);
+  EXPECT_EQ(error.kind(), ErrorKind::internal);
+  EXPECT_THAT(error.what(), HasSubstr("no answer for 1 s while generating"));
+}
+
+TEST(WorkerProcess, ItsErrorsKeepTheirKind) {
+  const Error error = failure_of("error");
+  EXPECT_EQ(error.kind(), ErrorKind::device);
+  EXPECT_STREQ(error.what(), "the device is lost");
+}
+
+TEST(WorkerProcess, UnforeseenFaultsAndGarbageAreErrorsToo) {
+  EXPECT_STREQ(failure_of("throws").what(), "an unforeseen fault");
+  EXPECT_THAT(failure_of("garbage").what(), HasSubstr("answer of the worker"));
+}
+
+}  // namespace
+}  // namespace quantbench

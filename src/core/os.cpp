@@ -1,0 +1,296 @@
+#include "core/os.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+
+namespace quantbench::os {
+namespace {
+
+void fill(FileStatus* status, const struct stat& s) {
+  *status = {s.st_size, S_ISREG(s.st_mode), S_ISDIR(s.st_mode), S_ISLNK(s.st_mode)};
+}
+
+System default_system;
+System* current_system = &default_system;  // replaced only by ScopedSystem
+
+std::string folder_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+[[noreturn]] void fail_disk(const char* doing, const std::string& path, int error) {
+  const char* advice = error == ENOSPC   ? "free some space or choose another folder"
+                       : error == EACCES ? "check the permissions"
+                       : error == ENOENT ? "check the path"
+                                         : "check the disk and try again";
+  fail(ErrorKind::disk, "cannot {} '{}': {} (errno {}); {}", doing, path, std::strerror(error), error, advice);
+}
+
+void write_all(int fd, const std::string& path, std::span<const std::byte> data) {
+  while (!data.empty()) {
+    const ssize_t n = system().write(fd, data.data(), data.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) fail_disk("write", path, n == 0 ? EIO : errno);
+    data = data.subspan(static_cast<size_t>(n));
+  }
+}
+
+// Makes a rename durable. Some file systems cannot sync a folder (EINVAL): then there is nothing more to do.
+void sync_folder(const std::string& path) {
+  const std::string folder = folder_of(path);
+  const int fd = system().open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  if (fd < 0) fail_disk("open folder", folder, errno);
+  const int synced = system().fsync(fd);
+  const int error = errno;
+  system().close(fd);
+  if (synced != 0 && error != EINVAL && error != EROFS) fail_disk("sync folder", folder, error);
+}
+
+}  // namespace
+
+int System::open(const char* path, int flags, unsigned mode) { return ::open(path, flags, mode); }
+ssize_t System::read(int fd, void* data, size_t bytes) { return ::read(fd, data, bytes); }
+ssize_t System::pread(int fd, void* data, size_t bytes, int64_t offset) { return ::pread(fd, data, bytes, offset); }
+ssize_t System::write(int fd, const void* data, size_t bytes) { return ::write(fd, data, bytes); }
+int System::fsync(int fd) { return ::fsync(fd); }
+int System::close(int fd) { return ::close(fd); }
+int System::rename(const char* from, const char* to) { return ::rename(from, to); }
+int System::unlink(const char* path) { return ::unlink(path); }
+int System::mkdir(const char* path, unsigned mode) { return ::mkdir(path, mode); }
+int System::status(const char* path, bool follow_symlinks, FileStatus* status) {
+  struct stat s;
+  const int result = follow_symlinks ? ::stat(path, &s) : ::lstat(path, &s);
+  if (result == 0) fill(status, s);
+  return result;
+}
+int System::status(int fd, FileStatus* status) {
+  struct stat s;
+  const int result = ::fstat(fd, &s);
+  if (result == 0) fill(status, s);
+  return result;
+}
+void* System::map(size_t bytes) {
+  void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return data == MAP_FAILED ? nullptr : data;
+}
+int System::unmap(void* data, size_t bytes) { return ::munmap(data, bytes); }
+
+System& system() { return *current_system; }
+ScopedSystem::ScopedSystem(System& replacement) : previous_(current_system) { current_system = &replacement; }
+ScopedSystem::~ScopedSystem() { current_system = previous_; }
+
+File File::open(const std::string& path) {
+  const int fd = system().open(path.c_str(), O_RDONLY | O_CLOEXEC, 0);
+  if (fd < 0) fail_disk("open", path, errno);
+  FileStatus status;
+  if (system().status(fd, &status) != 0) {
+    const int error = errno;
+    system().close(fd);
+    fail_disk("stat", path, error);
+  }
+  if (!status.is_regular) {
+    system().close(fd);
+    fail(ErrorKind::disk, "cannot read '{}': expected a regular file, found {}; check the path", path,
+         status.is_directory ? "a folder" : "a special file");
+  }
+  return File(path, fd, status.bytes);
+}
+File::File(File&& other) noexcept
+    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), bytes_(other.bytes_) {}
+File& File::operator=(File&& other) noexcept {
+  if (this != &other) {
+    if (fd_ >= 0) system().close(fd_);
+    path_ = std::move(other.path_);
+    fd_ = std::exchange(other.fd_, -1);
+    bytes_ = other.bytes_;
+  }
+  return *this;
+}
+File::~File() {
+  if (fd_ >= 0) system().close(fd_);
+}
+
+void File::read_at(int64_t offset, std::span<std::byte> into) const {
+  const size_t wanted = into.size();
+  const int64_t start = offset;
+  while (!into.empty()) {
+    const ssize_t n = system().pread(fd_, into.data(), into.size(), offset);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_disk("read", path_, errno);
+    if (n == 0) {
+      fail(ErrorKind::disk,
+           "'{}' ended early: expected {} bytes from offset {}, found {} (it had {} bytes when opened); the file was "
+           "truncated or changed while being read, copy or download it again",
+           path_, wanted, start, offset - start, bytes_);
+    }
+    into = into.subspan(static_cast<size_t>(n));
+    offset += n;
+  }
+}
+
+std::string read_file(const std::string& path, int64_t limit) {
+  const File file = File::open(path);
+  if (file.bytes() > limit) {
+    fail(ErrorKind::bad_model, "'{}' has {} bytes, more than the {} that such a file may have; is it the right file?",
+         path, file.bytes(), limit);
+  }
+  std::string content(static_cast<size_t>(file.bytes()), '\0');
+  file.read_at(0, std::as_writable_bytes(std::span(content)));
+  return content;
+}
+
+std::optional<std::string> read_small_file(const std::string& path) {
+  const int fd = system().open(path.c_str(), O_RDONLY | O_CLOEXEC, 0);
+  if (fd < 0) return std::nullopt;
+  std::string content;
+  char part[4096];
+  ssize_t n;
+  while ((n = system().read(fd, part, sizeof part)) > 0) content.append(part, static_cast<size_t>(n));
+  system().close(fd);
+  if (n < 0) return std::nullopt;
+  while (!content.empty() && content.back() == '\n') content.pop_back();
+  return content;
+}
+
+bool write_small_file(const std::string& path, std::string_view content) {
+  const int fd = system().open(path.c_str(), O_WRONLY | O_CLOEXEC, 0);
+  if (fd < 0) return false;
+  const bool written = system().write(fd, content.data(), content.size()) == static_cast<ssize_t>(content.size());
+  return system().close(fd) == 0 && written;
+}
+
+OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
+  static std::atomic<unsigned> serial{0};
+  temporary_ = fmt::format("{}.{}.{}.tmp", path_, ::getpid(), serial++);
+  fd_ = system().open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail_disk("create", temporary_, errno);
+}
+OutputFile::~OutputFile() {
+  if (fd_ >= 0) system().close(fd_);
+  if (!temporary_.empty()) system().unlink(temporary_.c_str());
+}
+void OutputFile::write(std::span<const std::byte> data) { write_all(fd_, temporary_, data); }
+void OutputFile::commit() {
+  if (system().fsync(fd_) != 0) fail_disk("sync", temporary_, errno);
+  if (system().close(std::exchange(fd_, -1)) != 0) fail_disk("close", temporary_, errno);
+  if (system().rename(temporary_.c_str(), path_.c_str()) != 0) fail_disk("rename into place", path_, errno);
+  temporary_.clear();
+  sync_folder(path_);
+}
+
+void write_file_atomically(const std::string& path, std::string_view content) {
+  OutputFile file(path);
+  file.write(std::as_bytes(std::span(content)));
+  file.commit();
+}
+
+std::optional<FileStatus> status(const std::string& path, bool follow_symlinks) {
+  FileStatus result;
+  if (system().status(path.c_str(), follow_symlinks, &result) != 0) return std::nullopt;
+  return result;
+}
+bool exists(const std::string& path) { return status(path).has_value(); }
+bool is_directory(const std::string& path) {
+  const auto found = status(path);
+  return found && found->is_directory;
+}
+
+std::vector<std::string> list_directory(const std::string& path) {
+  DIR* folder = ::opendir(path.c_str());
+  if (!folder) fail_disk("list", path, errno);
+  std::vector<std::string> names;
+  while (const dirent* entry = ::readdir(folder)) {
+    const std::string name = entry->d_name;
+    if (name != "." && name != "..") names.push_back(name);
+  }
+  ::closedir(folder);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void make_directories(const std::string& path) {
+  for (size_t end = 0; end != std::string::npos;) {
+    end = path.find('/', end + 1);
+    const std::string part = path.substr(0, end);
+    if (part.empty() || is_directory(part)) continue;
+    if (system().mkdir(part.c_str(), 0755) != 0 && errno != EEXIST) fail_disk("create folder", part, errno);
+  }
+  if (!is_directory(path)) {
+    fail(ErrorKind::disk,
+         "cannot create folder '{}': something that is not a folder is in the way; remove it or "
+         "choose another path",
+         path);
+  }
+}
+
+std::string real_path(const std::string& path) {
+  char* resolved = ::realpath(path.c_str(), nullptr);
+  if (!resolved) fail_disk("resolve", path, errno);
+  std::string result = resolved;
+  ::free(resolved);
+  return result;
+}
+
+std::string executable_path() {
+  char path[PATH_MAX];
+  const ssize_t n = ::readlink("/proc/self/exe", path, sizeof path);
+  if (n <= 0) fail_disk("resolve", "/proc/self/exe", errno);
+  return std::string(path, static_cast<size_t>(n));
+}
+
+std::optional<std::string> environment(const char* name) {
+  const char* value = std::getenv(name);
+  if (!value) return std::nullopt;
+  return value;
+}
+
+Block::Block(size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  data_ = static_cast<std::byte*>(system().map(bytes));
+  if (!data_) {
+    fail(ErrorKind::out_of_memory,
+         "cannot take {} bytes ({:.2f} GiB) of memory: {}; use a smaller model or precision, or free memory", bytes,
+         static_cast<double>(bytes) / (1 << 30), std::strerror(errno));
+  }
+  constexpr size_t kHugePage = size_t{2} << 20;
+  if (bytes >= 2 * kHugePage) ::madvise(data_, bytes, MADV_HUGEPAGE);  // fewer page faults and TLB misses
+}
+Block::Block(Block&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+Block& Block::operator=(Block&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+Block::~Block() {
+  if (data_) system().unmap(data_, bytes_);
+}
+
+int64_t steady_now_ns() {
+  timespec now;
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+std::string utc_now() {
+  const time_t now = ::time(nullptr);
+  tm parts;
+  ::gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+}  // namespace quantbench::os

@@ -1,0 +1,174 @@
+// The only place that opens, reads, writes, syncs, renames, takes large blocks of memory or starts processes.
+// Everything goes through one `System`; tests replace it (ScopedSystem) to inject faults.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.h"
+
+namespace quantbench::os {
+
+struct FileStatus {
+  int64_t bytes = 0;
+  bool is_regular = false, is_directory = false, is_symlink = false;
+};
+
+// The system calls as they are: −1 or nullptr and errno on failure. Only this layer may be replaced.
+class System {
+ public:
+  virtual ~System() = default;
+  virtual int open(const char* path, int flags, unsigned mode);
+  virtual ssize_t read(int fd, void* data, size_t bytes);
+  virtual ssize_t pread(int fd, void* data, size_t bytes, int64_t offset);
+  virtual ssize_t write(int fd, const void* data, size_t bytes);
+  virtual int fsync(int fd);
+  virtual int close(int fd);
+  virtual int rename(const char* from, const char* to);
+  virtual int unlink(const char* path);
+  virtual int mkdir(const char* path, unsigned mode);
+  virtual int status(const char* path, bool follow_symlinks, FileStatus* status);
+  virtual int status(int fd, FileStatus* status);
+  virtual void* map(size_t bytes);  // anonymous, zeroed, page-aligned
+  virtual int unmap(void* data, size_t bytes);
+};
+
+System& system();
+
+// Replaces the System for its lifetime. For tests; not for use while other threads do I/O.
+class ScopedSystem {
+ public:
+  explicit ScopedSystem(System& replacement);
+  ~ScopedSystem();
+  ScopedSystem(const ScopedSystem&) = delete;
+
+ private:
+  System* previous_;
+};
+
+// A file opened for reading. Errors are ErrorKind::disk and name path, offset and cause.
+class File {
+ public:
+  static File open(const std::string& path);
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  ~File();
+
+  int64_t bytes() const { return bytes_; }
+  const std::string& path() const { return path_; }
+  // Fills `into` from `offset` on; may be called from several threads. A file that ends before is an Error
+  // (truncated, or shrunk since it was opened).
+  void read_at(int64_t offset, std::span<std::byte> into) const;
+
+ private:
+  File(std::string path, int fd, int64_t bytes) : path_(std::move(path)), fd_(fd), bytes_(bytes) {}
+  std::string path_;
+  int fd_ = -1;
+  int64_t bytes_ = 0;
+};
+
+// The whole file; refused (bad_model) above `limit` bytes.
+std::string read_file(const std::string& path, int64_t limit);
+// A file of /proc or /sys (whose size is not known beforehand), without trailing newline; nothing if unreadable.
+std::optional<std::string> read_small_file(const std::string& path);
+// Writes to a file of /proc or /sys that is already there; false if the kernel does not allow it.
+bool write_small_file(const std::string& path, std::string_view content);
+// Temporary file in the same folder, write, fsync, rename, fsync of the folder. Leaves the old file on failure.
+void write_file_atomically(const std::string& path, std::string_view content);
+
+// A file being written under a temporary name; commit() syncs and renames it into place, else it is removed.
+class OutputFile {
+ public:
+  explicit OutputFile(std::string path);
+  ~OutputFile();
+  OutputFile(const OutputFile&) = delete;
+  void write(std::span<const std::byte> data);
+  void commit();
+
+ private:
+  std::string path_, temporary_;
+  int fd_ = -1;
+};
+
+bool exists(const std::string& path);
+bool is_directory(const std::string& path);
+std::optional<FileStatus> status(const std::string& path, bool follow_symlinks = true);
+std::vector<std::string> list_directory(const std::string& path);  // names, sorted, without . and ..
+void make_directories(const std::string& path);
+std::string real_path(const std::string& path);  // every symlink resolved; Error if it does not exist
+std::string executable_path();                   // of this process
+std::optional<std::string> environment(const char* name);
+
+// Page-aligned zeroed memory outside the heap, in huge pages where the kernel grants them; given back on destruction.
+// Error out_of_memory, with the figures, if the system refuses.
+class Block {
+ public:
+  Block() = default;
+  explicit Block(size_t bytes);
+  Block(Block&& other) noexcept;
+  Block& operator=(Block&& other) noexcept;
+  ~Block();
+  std::byte* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// A child process with a pipe to its stdin and one from its stdout; stderr is inherited. Started with posix_spawn.
+// It sits in this process's group with SIGINT and SIGTERM ignored: the parent decides when it ends.
+class Process {
+ public:
+  struct Exit {
+    int code = -1;                 // exit code, or −1
+    int signal = 0;                // the signal that ended it, or 0
+    std::string describe() const;  // "exit code 3", "signal 9 (Killed)"
+  };
+  Process(const std::string& program, const std::vector<std::string>& arguments,
+          const std::map<std::string, std::string>& extra_environment = {});
+  Process(Process&&) noexcept;
+  Process& operator=(Process&&) noexcept;
+  ~Process();  // kills and reaps a child that still runs
+
+  bool write_line(std::string_view line);  // false once the child no longer reads
+  enum class Got { line, end, timeout, interrupted };
+  // The next line of its stdout. Waits at most timeout_ns (< 0: for ever); `interrupted` when a signal handler of
+  // ours set stop_requested().
+  Got read_line(std::string* line, int64_t timeout_ns = -1);
+  void close_input();
+  void kill();
+  Exit wait();
+  pid_t pid() const { return pid_; }
+
+ private:
+  pid_t pid_ = -1;
+  int to_child_ = -1, from_child_ = -1;
+  std::string buffer_;
+  std::optional<Exit> exit_;
+};
+
+// The next line of standard input, without its end; nothing once the input has ended.
+std::optional<std::string> read_input_line();
+// All of it to standard output, or an Error disk (a full disk, a closed pipe).
+void write_output(std::string_view text);
+bool is_terminal(int fd);
+// Ends this process when the one that started it ends, however that happens.
+void end_with_parent();
+
+// SIGINT and SIGTERM set a flag instead of ending the process; a second one within the same run ends it.
+void catch_stop_signals();
+bool stop_requested();
+
+int64_t steady_now_ns();  // monotonic host clock
+std::string utc_now();    // "2026-01-31T12:34:56Z"
+
+}  // namespace quantbench::os

@@ -1,0 +1,137 @@
+#include "core/os.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+
+namespace quantbench {
+namespace {
+
+class Os : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/quantbench_os_test_XXXXXX";
+    folder_ = ::mkdtemp(name);
+  }
+  void TearDown() override {
+    for (const std::string& name : os::list_directory(folder_)) os::system().unlink((folder_ + "/" + name).c_str());
+    ::rmdir(folder_.c_str());
+  }
+  std::string folder_;
+};
+
+// Fails the nth call of one kind.
+struct FailingSystem : os::System {
+  enum class Call { none, write, fsync, close, rename, map } call = Call::none;
+  int error = ENOSPC, countdown = 1;
+  bool fails(Call which) {
+    if (which != call || --countdown != 0) return false;
+    errno = error;
+    return true;
+  }
+  ssize_t write(int fd, const void* data, size_t bytes) override {
+    return fails(Call::write) ? -1 : System::write(fd, data, bytes);
+  }
+  int fsync(int fd) override { return fails(Call::fsync) ? -1 : System::fsync(fd); }
+  int close(int fd) override {
+    if (!fails(Call::close)) return System::close(fd);
+    System::close(fd);
+    errno = error;
+    return -1;
+  }
+  int rename(const char* from, const char* to) override { return fails(Call::rename) ? -1 : System::rename(from, to); }
+  void* map(size_t bytes) override { return fails(Call::map) ? nullptr : System::map(bytes); }
+};
+
+TEST_F(Os, AFileIsReplacedWholeOrNotAtAll) {
+  const std::string path = folder_ + "/record.json";
+  os::write_file_atomically(path, "old");
+  using Call = FailingSystem::Call;
+  for (Call call : {Call::write, Call::fsync, Call::close, Call::rename}) {
+    FailingSystem failing;
+    failing.call = call;
+    const os::ScopedSystem scope(failing);
+    try {
+      os::write_file_atomically(path, "new");
+      FAIL() << "the failure was not noticed";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::disk);
+      EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr(path), testing::HasSubstr("No space left")));
+    }
+    EXPECT_EQ(os::read_file(path, 100), "old");
+    EXPECT_THAT(os::list_directory(folder_), testing::ElementsAre("record.json")) << "a temporary file was left";
+  }
+  os::write_file_atomically(path, "new");
+  EXPECT_EQ(os::read_file(path, 100), "new");
+}
+
+TEST_F(Os, ReadingPastTheEndNamesTheFigures) {
+  const std::string path = folder_ + "/short";
+  os::write_file_atomically(path, "12345");
+  const os::File file = os::File::open(path);
+  std::byte bytes[4];
+  file.read_at(1, bytes);
+  EXPECT_EQ(static_cast<char>(bytes[3]), '5');
+  try {
+    file.read_at(3, bytes);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("expected 4 bytes from offset 3, found 2"));
+  }
+}
+
+TEST_F(Os, RefusesFoldersMissingFilesAndFilesTooLarge) {
+  EXPECT_THROW(os::File::open(folder_), Error);
+  EXPECT_THROW(os::File::open(folder_ + "/none"), Error);
+  os::write_file_atomically(folder_ + "/f", "12345");
+  EXPECT_THROW(os::read_file(folder_ + "/f", 4), Error);
+}
+
+TEST_F(Os, MemoryThatIsRefusedIsAnErrorWithTheFigure) {
+  FailingSystem failing;
+  failing.call = FailingSystem::Call::map;
+  failing.error = ENOMEM;
+  const os::ScopedSystem scope(failing);
+  try {
+    os::Block block(size_t{3} << 30);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);
+    EXPECT_THAT(error.what(), testing::HasSubstr("3.00 GiB"));
+  }
+}
+
+TEST_F(Os, ABlockIsZeroedAndMovable) {
+  os::Block block(5 << 20);
+  EXPECT_EQ(block.data()[(5 << 20) - 1], std::byte{0});
+  os::Block other = std::move(block);
+  EXPECT_EQ(block.data(), nullptr);  // NOLINT(bugprone-use-after-move): what is left behind is the claim
+  EXPECT_EQ(other.bytes(), size_t{5} << 20);
+}
+
+TEST(OsProcess, TalksInLinesAndReportsTheEnd) {
+  os::Process child("/bin/sh", {"-c", "read line; echo \"got $line $QB_TEST\"; exit 3"}, {{"QB_TEST", "value"}});
+  ASSERT_TRUE(child.write_line("hello"));
+  std::string line;
+  ASSERT_EQ(child.read_line(&line, 10'000'000'000), os::Process::Got::line);
+  EXPECT_EQ(line, "got hello value");
+  EXPECT_EQ(child.read_line(&line, 10'000'000'000), os::Process::Got::end);
+  EXPECT_EQ(child.wait().describe(), "exit code 3");
+}
+
+TEST(OsProcess, TimesOutAndReportsASignal) {
+  os::Process child("/bin/sh", {"-c", "exec sleep 100"});
+  std::string line;
+  EXPECT_EQ(child.read_line(&line, 20'000'000), os::Process::Got::timeout);
+  child.kill();
+  EXPECT_EQ(child.wait().signal, 9);
+}
+
+TEST(OsProcess, AProgramThatIsNotThereIsAnError) { EXPECT_THROW(os::Process("/no/such/program", {}), Error); }
+
+}  // namespace
+}  // namespace quantbench

@@ -1,0 +1,203 @@
+#include "core/parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/os.h"
+
+namespace quantbench {
+namespace {
+
+// A token of a 1B model has about 80 sections some hundred microseconds long with gaps below 20 µs: spinning for
+// 200 µs never sleeps inside a generation, and an idle pool is asleep before anyone notices.
+constexpr auto kSpin = std::chrono::microseconds(200);
+constexpr int kPausesPerClockRead = 64;
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+std::vector<int> allowed_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cpus;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+    }
+  }
+  if (cpus.empty()) cpus.push_back(0);
+  return cpus;
+}
+
+// Which physical core a CPU belongs to, or the CPU itself where the kernel does not say.
+std::string core_of(int cpu) {
+  const std::string folder = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list";
+  const auto siblings = os::read_small_file(folder);
+  return siblings ? *siblings : std::to_string(cpu);
+}
+
+// The allowed CPUs, one of each physical core first, then their siblings.
+std::vector<int> cpus_by_core(int* cores) {
+  std::set<std::string> seen;
+  std::vector<int> first, siblings;
+  for (int cpu : allowed_cpus()) (seen.insert(core_of(cpu)).second ? first : siblings).push_back(cpu);
+  *cores = static_cast<int>(first.size());
+  first.insert(first.end(), siblings.begin(), siblings.end());
+  return first;
+}
+
+}  // namespace
+
+int physical_cores() {
+  int cores = 1;
+  cpus_by_core(&cores);
+  return cores;
+}
+
+struct ThreadPool::State {
+  template <typename T>
+  struct alignas(64) Padded {
+    std::atomic<T> value{0};
+  };
+  Padded<uint32_t> section;                // number of sections begun; workers wait for it to change
+  Padded<uint32_t> finished;               // workers done with the current section
+  Padded<uint32_t> sleepers;               // workers asleep in the kernel
+  std::vector<Padded<size_t>> next_chunk;  // of each thread's share in for_chunks
+  std::atomic<bool> stop{false};
+  const FunctionRef<void(int)>* body = nullptr;
+  std::mutex failure_mutex;
+  std::exception_ptr failure;
+  std::vector<std::thread> workers;
+  // The thread that made the pool and the CPUs it had then, which it gets back; else a next pool would see one CPU.
+  pthread_t owner{};
+  cpu_set_t owner_cpus{};
+  bool is_owner_pinned = false;
+
+  void call(int thread) {
+    try {
+      (*body)(thread);
+    } catch (...) {
+      const std::lock_guard lock(failure_mutex);
+      if (!failure) failure = std::current_exception();
+    }
+  }
+
+  // Returns once `section` differs from `seen`.
+  void wait_for_section(uint32_t seen) {
+    const auto deadline = std::chrono::steady_clock::now() + kSpin;
+    do {
+      for (int i = 0; i < kPausesPerClockRead; ++i) {
+        if (section.value.load(std::memory_order_acquire) != seen) return;
+        pause_cpu();
+      }
+    } while (std::chrono::steady_clock::now() < deadline);
+    sleepers.value.fetch_add(1);
+    section.value.wait(seen);
+    sleepers.value.fetch_sub(1);
+  }
+
+  void work(int thread) {
+    uint32_t seen = 0;
+    while (true) {
+      wait_for_section(seen);
+      seen = section.value.load(std::memory_order_acquire);
+      if (stop.load(std::memory_order_relaxed)) return;
+      call(thread);
+      finished.value.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  void begin_section() {
+    section.value.fetch_add(1);
+    if (sleepers.value.load() != 0) section.value.notify_all();
+  }
+};
+
+ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
+  int cores = 1;
+  const std::vector<int> cpus = cpus_by_core(&cores);
+  if (threads <= 0) threads = cores;
+  const auto pin = [&cpus](pthread_t thread, int index) {
+    if (static_cast<size_t>(index) >= cpus.size()) return;  // more threads than CPUs: leave them to the kernel
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpus[static_cast<size_t>(index)], &set);
+    pthread_setaffinity_np(thread, sizeof set, &set);
+  };
+  state_->workers.reserve(static_cast<size_t>(threads - 1));
+  state_->next_chunk = std::vector<State::Padded<size_t>>(static_cast<size_t>(threads));
+  for (int thread = 1; thread < threads; ++thread) {
+    state_->workers.emplace_back([state = state_.get(), thread] { state->work(thread); });
+    pin(state_->workers.back().native_handle(), thread);
+  }
+  if (threads > 1) {
+    state_->owner = pthread_self();
+    state_->is_owner_pinned = sched_getaffinity(0, sizeof state_->owner_cpus, &state_->owner_cpus) == 0;
+    pin(pthread_self(), 0);
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  state_->stop = true;
+  state_->begin_section();
+  for (std::thread& worker : state_->workers) worker.join();
+  if (state_->is_owner_pinned && pthread_equal(pthread_self(), state_->owner)) {
+    sched_setaffinity(0, sizeof state_->owner_cpus, &state_->owner_cpus);
+  }
+}
+
+int ThreadPool::size() const { return static_cast<int>(state_->workers.size()) + 1; }
+
+void ThreadPool::run(FunctionRef<void(int)> body) {
+  State& s = *state_;
+  s.body = &body;
+  s.finished.value.store(0, std::memory_order_relaxed);
+  if (!s.workers.empty()) s.begin_section();
+  s.call(0);
+  const auto others = static_cast<uint32_t>(s.workers.size());
+  for (int spins = 0; s.finished.value.load(std::memory_order_acquire) != others; ++spins) {
+    pause_cpu();
+    // A worker may have been descheduled: give its CPU back now and then instead of spinning against it.
+    if ((spins & 0x7ff) == 0x7ff) std::this_thread::yield();
+  }
+  if (s.failure) std::rethrow_exception(std::exchange(s.failure, nullptr));
+}
+
+// Each thread starts in a share of its own, so that what it reads is one stream for the hardware's prefetchers; whoever
+// is done helps the next thread with the rest of its share.
+void ThreadPool::for_chunks(size_t count, size_t grain, FunctionRef<void(size_t, size_t, int)> body) {
+  if (count == 0) return;
+  grain = std::max<size_t>(grain, 1);
+  if (count <= grain || size() == 1) {
+    for (size_t begin = 0; begin < count; begin += grain) body(begin, std::min(begin + grain, count), 0);
+    return;
+  }
+  const size_t threads = static_cast<size_t>(size()), chunks = (count + grain - 1) / grain;
+  const auto share_start = [&](size_t thread) { return chunks * thread / threads; };
+  for (size_t t = 0; t < threads; ++t) state_->next_chunk[t].value.store(share_start(t), std::memory_order_relaxed);
+  run([&](int thread) {
+    for (size_t i = 0; i < threads; ++i) {
+      const size_t share = (static_cast<size_t>(thread) + i) % threads, end = share_start(share + 1);
+      std::atomic<size_t>& next = state_->next_chunk[share].value;
+      for (size_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < end;) {
+        body(chunk * grain, std::min(chunk * grain + grain, count), thread);
+      }
+    }
+  });
+}
+
+}  // namespace quantbench

@@ -1,0 +1,77 @@
+#include "core/parallel.h"
+
+#include <gtest/gtest.h>
+#include <sched.h>
+
+#include <atomic>
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+namespace quantbench {
+namespace {
+
+TEST(ThreadPool, RunsEveryThreadOncePerSectionManyTimes) {
+  ThreadPool pool(3);
+  std::vector<std::atomic<int>> calls(3);
+  for (int section = 0; section < 2000; ++section) pool.run([&](int thread) { ++calls[thread]; });
+  for (const auto& count : calls) EXPECT_EQ(count.load(), 2000);
+}
+
+TEST(ThreadPool, WakesUpAfterSleeping) {
+  ThreadPool pool(2);
+  std::atomic<int> calls{0};
+  for (int i = 0; i < 5; ++i) {
+    pool.run([&](int) { ++calls; });
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));  // longer than the workers spin
+  }
+  EXPECT_EQ(calls.load(), 10);
+}
+
+TEST(ThreadPool, ChunksCoverEveryElementOnce) {
+  ThreadPool pool(2);
+  for (size_t count : {0u, 1u, 7u, 64u, 1000u}) {
+    for (size_t grain : {1u, 3u, 64u, 5000u}) {
+      std::vector<std::atomic<int>> seen(count);
+      pool.for_chunks(count, grain, [&](size_t begin, size_t end, int) {
+        EXPECT_LE(end - begin, grain);
+        for (size_t i = begin; i < end; ++i) ++seen[i];
+      });
+      for (const auto& times : seen) EXPECT_EQ(times.load(), 1);
+    }
+  }
+}
+
+TEST(ThreadPool, RethrowsAndStaysUsable) {
+  ThreadPool pool(2);
+  for (int thrower : {0, 1}) {
+    EXPECT_THROW(pool.run([&](int thread) {
+      if (thread == thrower) throw std::runtime_error("from a section");
+    }),
+                 std::runtime_error);
+  }
+  int calls = 0;
+  pool.run([&](int thread) { calls += thread == 0; });
+  EXPECT_EQ(calls, 1);
+}
+
+TEST(ThreadPool, GivesItsMakerTheCpusBack) {
+  const auto allowed = [] {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    sched_getaffinity(0, sizeof set, &set);
+    return CPU_COUNT(&set);
+  };
+  const int before = allowed();
+  {
+    const ThreadPool pool(2);
+    EXPECT_EQ(allowed(), 1);
+  }
+  EXPECT_EQ(allowed(), before);
+}
+
+TEST(ThreadPool, FindsAtLeastOneCore) { EXPECT_GE(physical_cores(), 1); }
+
+}  // namespace
+}  // namespace quantbench

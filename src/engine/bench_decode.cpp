@@ -1,0 +1,205 @@
+// How near whole-model decoding and prefill come to what the machine gives: tokens/s, bytes/s and their share of the
+// read bandwidth measured right before and after each round, prefill flop/s beside OpenBLAS's sgemm (where it was found
+// at build time). docs/performance.md quotes this program.
+//
+//   bench_decode [--model-id meta-llama/Llama-3.2-1B,microsoft/phi-2] [--precision fp16,int8,4bit] [--rounds 12] …
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <numeric>
+
+#include "backend/cost_ops.h"
+#include "checkpoint/random_weights.h"
+#include "core/os.h"
+#include "engine/session.h"
+#include "model/loader.h"
+#include "model/registry.h"
+
+#if defined(QB_OPENBLAS)
+#include <cblas.h>
+#endif
+
+namespace quantbench {
+namespace {
+
+struct Options {
+  std::vector<std::string> models{"meta-llama/Llama-3.2-1B"}, precisions{"fp16", "int8", "4bit"};
+  std::string isa = "auto";
+  int threads = 0, rounds = 12, new_tokens = 17, prompt = 8, prefill = 512, prefill_rounds = 5, outliers = 0;
+  size_t read_bytes = size_t{1} << 30;
+};
+
+std::vector<RandomTensor> tensors_of(Model& model) {
+  std::vector<RandomTensor> tensors;
+  for (const WeightSlot& slot : model.weights()) {
+    if (!slot.tied_to.empty()) continue;
+    RandomKind kind = RandomKind::linear;
+    if (std::holds_alternative<const float**>(slot.target)) {
+      kind = slot.name.ends_with(".bias") ? RandomKind::bias : RandomKind::norm;
+    } else if (slot.name.find("embed") != std::string::npos) {
+      kind = RandomKind::embedding;
+    }
+    tensors.push_back({slot.name, slot.rows, slot.cols, kind});
+  }
+  return tensors;
+}
+
+// Multiplications and additions of a prefill of `rows` tokens: linears, causal attention, the head for one row.
+double prefill_flops(Model& model, int rows) {
+  const Shape& s = model.shape();
+  double linear = 0, head = 0;
+  for (const WeightSlot& slot : model.weights()) {
+    if (slot.role == Role::output_head)
+      head += 2.0 * slot.rows * slot.cols;
+    else if (std::holds_alternative<Matrix*>(slot.target))
+      linear += 2.0 * slot.rows * slot.cols;
+  }
+  const double pairs = 0.5 * rows * (rows + 1.0);
+  return linear * rows + head + 4.0 * pairs * s.heads * s.head_dim * s.layers;
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return NAN;
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+// flop/s of a product of the sizes of a prefill in fp32, or 0 without OpenBLAS.
+class Sgemm {
+ public:
+  explicit Sgemm(int threads) {
+#if defined(QB_OPENBLAS)
+    openblas_set_num_threads(threads);
+    for (size_t i = 0; i < x_.size(); ++i) x_[i] = static_cast<float>(i % 251) / 251 - 0.5f;
+    for (size_t i = 0; i < w_.size(); ++i) w_[i] = static_cast<float>(i % 241) / 241 - 0.5f;
+    measure();
+#else
+    (void)threads;
+#endif
+  }
+  double measure() {
+#if defined(QB_OPENBLAS)
+    const int64_t start_ns = os::steady_now_ns();
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, kRows, kN, kK, 1, x_.data(), kK, w_.data(), kK, 0, y_.data(),
+                kN);
+    return 2.0 * kRows * kN * kK * 1e9 / static_cast<double>(os::steady_now_ns() - start_ns);
+#else
+    return 0;
+#endif
+  }
+
+ private:
+#if defined(QB_OPENBLAS)
+  static constexpr int kRows = 512, kN = 4096, kK = 2048;
+  std::vector<float> x_ = std::vector<float>(size_t{kRows} * kK), w_ = std::vector<float>(size_t{kN} * kK),
+                     y_ = std::vector<float>(size_t{kRows} * kN);
+#endif
+};
+
+Precision precision_of(const std::string& name) {
+  for (const Precision p : {Precision::fp16, Precision::int8, Precision::nf4}) {
+    if (name == name_of(p)) return p;
+  }
+  fail(ErrorKind::usage, "--precision: expected fp16, int8 or 4bit, found '{}'", name);
+}
+
+void print(const std::string& text) { std::cout << text << '\n' << std::flush; }
+
+void measure(const std::string& id, Precision precision, const Options& o) {
+  const auto backend = make_backend("cpu", {.threads = o.threads, .isa = o.isa});
+  const auto model = make_model(published_config(id), precision);
+  const Plan plan = backend->plan(decode_shapes(*model), std::max(o.prefill, o.prompt));
+  const RandomWeights weights(42, tensors_of(*model), o.outliers);
+  const LoadReport loaded = load(*model, weights, *backend, plan);
+  const StateShape shape{.rows = std::max(o.prefill, o.prompt),
+                         .logit_rows = 1,
+                         .sequences = 1,
+                         .positions = std::max(o.prefill + 1, o.prompt + o.new_tokens)};
+  Session session(*backend, *model, shape);
+  const auto probe = backend->read_probe(o.read_bytes);
+  print(fmt::format("{} {}: {}, {}, {} threads; {:.2f} GB resident, made in {:.1f} s; reads with {}", id,
+                    long_name_of(precision), backend->device().name, backend->device().features,
+                    backend->device().threads, static_cast<double>(loaded.resident.total()) / 1e9,
+                    static_cast<double>(loaded.duration_ns) / 1e9, probe->kernel()));
+
+  std::vector<int32_t> ids(static_cast<size_t>(shape.rows));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = static_cast<int32_t>((i * 7919 + 13) % static_cast<size_t>(model->shape().vocab));
+  }
+  const std::span<const int32_t> all(ids);
+  const int steps = o.new_tokens - 1;  // the first token comes out of the prefill
+  const int context = o.prompt + (steps + 1) / 2;
+  const auto bytes = static_cast<double>(cost_of(plan.tape, context).total().bytes());
+
+  const auto decode = [&] {
+    const Run run = session.generate(all.first(static_cast<size_t>(o.prompt)), {.max_new_tokens = o.new_tokens});
+    if (!run.finite)
+      fail(ErrorKind::internal, "{} {}: logits are not finite, so nothing is timed", id, name_of(precision));
+    return static_cast<double>(steps) * 1e9 / static_cast<double>(run.spans.back().end_ns - run.spans.front().end_ns);
+  };
+  decode();
+  std::vector<double> rates, shares, reads;
+  for (int round = 0; round < o.rounds; ++round) {
+    const double before = probe->measure(), rate = decode(), after = probe->measure();
+    rates.push_back(rate);
+    reads.push_back((before + after) / 2);
+    shares.push_back(rate * bytes / reads.back());
+  }
+  const auto [low, high] = std::minmax_element(shares.begin(), shares.end());
+  print(
+      fmt::format("  decode: {:.2f} tokens/s, {:.3f} GB a token, {:.1f} GB/s of {:.1f} read: {:.1f} % (median of {} "
+                  "rounds, {:.1f} to {:.1f})",
+                  median(rates), bytes / 1e9, median(rates) * bytes / 1e9, median(reads) / 1e9, 100 * median(shares),
+                  o.rounds, 100 * *low, 100 * *high));
+
+  Sgemm sgemm(backend->device().threads);
+  const double flops = prefill_flops(*model, o.prefill);
+  std::vector<double> speeds, blas, ratios;
+  for (int round = 0; round < o.prefill_rounds; ++round) {
+    const double before = sgemm.measure();
+    const Run run = session.generate(all.first(static_cast<size_t>(o.prefill)), {.max_new_tokens = 1});
+    const double speed = flops * 1e9 / static_cast<double>(run.spans.front().end_ns);
+    speeds.push_back(speed);
+    blas.push_back((before + sgemm.measure()) / 2);
+    ratios.push_back(speed / blas.back());
+  }
+  if (o.prefill_rounds > 0) {
+    print(fmt::format("  prefill of {}: {:.0f} tokens/s, {:.0f} Gflop/s; sgemm {:.0f}: {:.0f} % (median of {} rounds)",
+                      o.prefill, median(speeds) / flops * o.prefill, median(speeds) / 1e9, median(blas) / 1e9,
+                      100 * median(ratios), o.prefill_rounds));
+  }
+}
+
+int bench(int argc, char** argv) {
+  Options o;
+  CLI::App app("Measures decoding and prefill of published shapes with random weights against this machine's limits.");
+  app.add_option("--model-id", o.models, "built-in configurations")->delimiter(',');
+  app.add_option("--precision", o.precisions, "fp16, int8, 4bit")->delimiter(',');
+  app.add_option("--isa", o.isa, "auto, avx2, avx512");
+  app.add_option("--threads", o.threads, "0: one per physical core");
+  app.add_option("--rounds", o.rounds, "of read, decode, read")->check(CLI::Range(1, 1000));
+  app.add_option("-n,--new-tokens", o.new_tokens, "a round")->check(CLI::Range(2, 4096));
+  app.add_option("-p,--prompt", o.prompt, "tokens before those")->check(CLI::Range(1, 4096));
+  app.add_option("--prefill", o.prefill, "tokens of a prefill")->check(CLI::Range(1, 4096));
+  app.add_option("--prefill-rounds", o.prefill_rounds, "0: none")->check(CLI::Range(0, 1000));
+  app.add_option("--outlier-channels", o.outliers, "channels above LLM.int8's threshold")->check(CLI::Range(0, 4096));
+  CLI11_PARSE(app, argc, argv);
+  for (const std::string& model : o.models) {
+    for (const std::string& precision : o.precisions) measure(model, precision_of(precision), o);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace quantbench
+
+int main(int argc, char** argv) {
+  try {
+    return quantbench::bench(argc, argv);
+  } catch (const quantbench::Error& error) {
+    std::cerr << error.what() << '\n';
+    return quantbench::exit_code(error.kind());
+  }
+}

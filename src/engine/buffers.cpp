@@ -1,0 +1,129 @@
+#include "engine/buffers.h"
+
+#include "core/error.h"
+
+namespace quantbench {
+namespace {
+
+constexpr size_t kAlignment = 256;  // of every tensor in a buffer; the strictest that a device asks for
+
+// Hands out offsets in a buffer that is still to be taken.
+class Layout {
+ public:
+  size_t take(size_t bytes) {
+    const size_t at = bytes_;
+    bytes_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    return at;
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  size_t bytes_ = 0;
+};
+
+struct RowsAt {
+  size_t token, position, sequence;
+  RowsAt(Layout& layout, int count)
+      : token(layout.take(bytes(count))), position(layout.take(bytes(count))), sequence(layout.take(bytes(count))) {}
+  static size_t bytes(int count) { return static_cast<size_t>(count) * sizeof(int32_t); }
+};
+
+struct ActivationLayout {
+  Layout all;
+  size_t x, q, a, h, logits, history;
+  RowsAt prefill, decode;
+
+  ActivationLayout(const Shape& shape, const StateShape& run)
+      : x(all.take(floats(run.rows, shape.hidden))),
+        q(all.take(floats(run.rows, shape.heads * shape.head_dim))),
+        a(all.take(floats(run.rows, shape.heads * shape.head_dim))),
+        h(all.take(floats(run.rows, shape.intermediate))),
+        logits(all.take(floats(run.logit_rows, shape.vocab))),
+        history(all.take(floats(run.sequences, run.positions))),
+        prefill(all, run.rows),
+        decode(all, run.sequences) {}
+  static size_t floats(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols) * 4; }
+};
+
+struct KvLayout {
+  Layout all;
+  std::vector<size_t> k, v;  // one a layer
+
+  KvLayout(const Shape& shape, const StateShape& run) {
+    const size_t bytes = static_cast<size_t>(run.sequences) * static_cast<size_t>(run.positions) *
+                         static_cast<size_t>(shape.kv_heads) * static_cast<size_t>(shape.head_dim) * sizeof(f16);
+    for (int i = 0; i < shape.layers; ++i) {
+      k.push_back(all.take(bytes));
+      v.push_back(all.take(bytes));
+    }
+  }
+};
+
+}  // namespace
+
+RunBuffers::RunBuffers(Backend& backend, const Shape& shape, const StateShape& run) : backend_(backend) {
+  const ActivationLayout at(shape, run);
+  const KvLayout kv_at(shape, run);
+  activations_ = backend.allocate(Use::activations, at.all.bytes());
+  kv_cache_ = backend.allocate(Use::kv_cache, kv_at.all.bytes());
+
+  auto* const base = static_cast<std::byte*>(activations_->data());
+  auto* const kv_base = static_cast<std::byte*>(kv_cache_->data());
+  const auto tensor = [&](size_t offset, int rows, int cols) { return Tensor{base + offset, DType::f32, rows, cols}; };
+  const auto ints = [&](size_t offset) { return reinterpret_cast<int32_t*>(base + offset); };
+  const auto rows = [&](const RowsAt& r, int count) {
+    return Rows{ints(r.token), ints(r.position), ints(r.sequence), count};
+  };
+  prefill.x = tensor(at.x, run.rows, shape.hidden);
+  prefill.q = tensor(at.q, run.rows, shape.heads * shape.head_dim);
+  prefill.a = tensor(at.a, run.rows, shape.heads * shape.head_dim);
+  prefill.h = tensor(at.h, run.rows, shape.intermediate);
+  prefill.logits = tensor(at.logits, run.logit_rows, shape.vocab);
+  for (size_t i = 0; i < kv_at.k.size(); ++i) {
+    prefill.kv.push_back({reinterpret_cast<f16*>(kv_base + kv_at.k[i]), reinterpret_cast<f16*>(kv_base + kv_at.v[i]),
+                          run.sequences, run.positions, shape.kv_heads, shape.head_dim});
+  }
+  prefill.rows = rows(at.prefill, run.rows);
+  prefill.history = ints(at.history);
+  prefill.history_positions = run.positions;
+  decode = prefill.first(run.sequences);
+  decode.rows = rows(at.decode, run.sequences);
+}
+
+void RunBuffers::upload_rows(const Rows& rows, std::span<const int32_t> token, std::span<const int32_t> position,
+                             std::span<const int32_t> sequence) {
+  const auto* const base = static_cast<const std::byte*>(activations_->data());
+  const auto put = [&](const int32_t* to, std::span<const int32_t> from) {
+    const auto offset = static_cast<size_t>(reinterpret_cast<const std::byte*>(to) - base);
+    backend_.upload(*activations_, offset, from.data(), from.size_bytes());
+  };
+  put(rows.token, token);
+  put(rows.position, position);
+  put(rows.sequence, sequence);
+}
+
+MemoryUse predict_memory(const Plan& plan, const Model& model, const StateShape& run) {
+  MemoryUse use = plan.predicted;
+  use[Use::activations] += ActivationLayout(model.shape(), run).all.bytes();
+  use[Use::kv_cache] += KvLayout(model.shape(), run).all.bytes();
+  use[Use::tables] += model.table_bytes(run.positions);
+  return use;
+}
+
+void require_memory(const MemoryUse& predicted, const DeviceInfo& device) {
+  const size_t wanted = predicted.total();
+  if (wanted <= device.available_bytes) return;
+  const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
+  std::string parts;
+  for (int i = 0; i < kUses; ++i) {
+    const auto use = static_cast<Use>(i);
+    if (predicted[use] > 0)
+      parts += fmt::format("{}{} {:.2f}", parts.empty() ? "" : ", ", name_of(use), gib(predicted[use]));
+  }
+  fail(ErrorKind::out_of_memory,
+       "not enough memory on {}: {:.2f} GiB are needed ({}), {:.2f} GiB are available; choose int8 or 4bit, a smaller "
+       "model, a shorter prompt or fewer tokens, or free memory",
+       device.name, gib(wanted), parts, gib(device.available_bytes));
+}
+
+}  // namespace quantbench

@@ -1,0 +1,34 @@
+// The memory of a run: activations, rows and cache, taken once; and its size before anything is taken.
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.h"
+#include "model/model.h"
+
+namespace quantbench {
+
+class RunBuffers {
+ public:
+  RunBuffers(Backend& backend, const Shape& shape, const StateShape& run);
+
+  // Two views of the same tensors with rows of their own: the prompt's, and one a sequence for the steps after it, so
+  // that going from one to the other copies nothing.
+  State prefill;  // rows.count is set per call
+  State decode;   // rows.count == sequences
+
+  void upload_rows(const Rows& rows, std::span<const int32_t> token, std::span<const int32_t> position,
+                   std::span<const int32_t> sequence);
+
+ private:
+  Backend& backend_;
+  std::unique_ptr<Buffer> activations_, kv_cache_;
+};
+
+// What loading and running will take, by use: the plan's weights and workspace, RoPE tables, activations and cache.
+MemoryUse predict_memory(const Plan& plan, const Model& model, const StateShape& run);
+
+// Error out_of_memory, with the parts, where `predicted` exceeds what the device still has.
+void require_memory(const MemoryUse& predicted, const DeviceInfo& device);
+
+}  // namespace quantbench

@@ -1,0 +1,381 @@
+// Teacher-forced logits of every backend, model and precision against what Hugging Face's libraries computed
+// (testdata/README.md). Errors are compared, not outputs: both sides are measured against the same mode run in fp32.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "backend/host_memory.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+#include "engine/session.h"
+#include "model/loader.h"
+#include "model/registry.h"
+
+namespace quantbench {
+namespace {
+
+constexpr int kSequences = 2, kTokens = 56, kVocab = 256;
+const std::string kModels = std::string(QB_SOURCE_DIR) + "/testdata/models/";
+
+// How near is near enough.
+struct Limits {
+  double error_ratio = 2;  // ours to Hugging Face's, both against the fp32 reference; max and RMS
+  double kl = 1e-3;        // mean, from Hugging Face's distribution to ours
+  double top1 = 0.995;     // where Hugging Face's best leads by more than the noise
+};
+Limits limits_of(const std::string& mode) { return mode == "fp16" ? Limits{2, 1e-4, 1.0} : Limits{}; }
+
+Precision precision_of(const std::string& mode) {
+  return mode == "fp16" ? Precision::fp16 : mode == "int8" ? Precision::int8 : Precision::nf4;
+}
+
+struct Golden {
+  SafetensorsFile file;
+  explicit Golden(const std::string& model) : file(SafetensorsFile::open(kModels + model + ".golden.safetensors")) {}
+
+  template <typename T>
+  std::vector<T> read(const std::string& name) const {
+    const SafetensorsTensor& tensor = file.header().tensors.at(name);
+    std::vector<T> out(static_cast<size_t>(tensor.bytes) / sizeof(T));
+    file.read(tensor, 0, std::as_writable_bytes(std::span(out)));
+    return out;
+  }
+  std::vector<float> read_f16(const std::string& name) const {
+    const auto half = read<f16>(name);
+    std::vector<float> out(half.size());
+    std::transform(half.begin(), half.end(), out.begin(), [](f16 h) { return to_float(h); });
+    return out;
+  }
+};
+
+struct Figures {
+  double max_ratio = 0, rms_ratio = 0, kl = 0, top1 = 1;
+  int compared = 0;  // positions that entered top1
+};
+
+Figures compare(const std::vector<float>& ours, const std::vector<float>& hf, const std::vector<float>& reference) {
+  double max_ours = 0, max_hf = 0, sum_ours = 0, sum_hf = 0;
+  for (size_t i = 0; i < ours.size(); ++i) {
+    const double a = double{ours[i]} - reference[i], b = double{hf[i]} - reference[i];
+    max_ours = std::max(max_ours, std::abs(a)), max_hf = std::max(max_hf, std::abs(b));
+    sum_ours += a * a, sum_hf += b * b;
+  }
+  Figures f{max_ours / max_hf, std::sqrt(sum_ours / sum_hf)};
+  // Both sides may be off by Hugging Face's largest error, so only gaps beyond twice it decide.
+  const double noise = 2 * max_hf;
+  int agree = 0;
+  for (size_t at = 0; at < ours.size(); at += kVocab) {
+    const auto softmax_log = [at](const std::vector<float>& logits) {
+      const double most = *std::max_element(&logits[at], &logits[at] + kVocab);
+      double sum = 0;
+      for (int i = 0; i < kVocab; ++i) sum += std::exp(logits[at + i] - most);
+      return most + std::log(sum);
+    };
+    const double log_p = softmax_log(hf), log_q = softmax_log(ours);
+    for (int i = 0; i < kVocab; ++i) {
+      const double p = hf[at + i] - log_p, q = ours[at + i] - log_q;
+      f.kl += std::exp(p) * (p - q);
+    }
+    std::vector<float> sorted(&hf[at], &hf[at] + kVocab);
+    std::partial_sort(sorted.begin(), sorted.begin() + 2, sorted.end(), std::greater<>());
+    if (sorted[0] - sorted[1] <= noise) continue;
+    ++f.compared;
+    agree += std::max_element(&ours[at], &ours[at] + kVocab) - &ours[at] ==
+             std::max_element(&hf[at], &hf[at] + kVocab) - &hf[at];
+  }
+  f.kl /= static_cast<double>(ours.size() / kVocab);
+  if (f.compared > 0) f.top1 = static_cast<double>(agree) / f.compared;
+  return f;
+}
+
+// Changes config.json before the model is made.
+using ConfigEdit = std::function<void(nlohmann::json&)>;
+
+std::vector<float> run_model(Backend& backend, const std::string& folder, Precision precision,
+                             const std::vector<int32_t>& ids, bool step_by_step, const ConfigEdit& edit) {
+  const auto checkpoint = Checkpoint::open(kModels + folder);
+  ModelConfig config = config_of(*checkpoint);
+  if (edit) edit(config.config);
+  const auto model = make_model(config, precision, checkpoint->prequantized());
+  const Plan plan = backend.plan(decode_shapes(*model), kTokens);
+  load(*model, *checkpoint, backend, plan);
+  Session session(backend, *model, {.rows = kTokens, .logit_rows = 16, .sequences = 1, .positions = kTokens});
+  std::vector<float> all;
+  for (int s = 0; s < kSequences; ++s) {
+    const std::span<const int32_t> one(ids.data() + static_cast<size_t>(s) * kTokens, kTokens);
+    const auto logits = session.logits(one, step_by_step);
+    all.insert(all.end(), logits.begin(), logits.end());
+  }
+  return all;
+}
+
+struct Case {
+  std::string backend, folder, golden, mode;
+  bool step_by_step;
+};
+
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.backend << " " << c.folder << " " << c.mode << (c.step_by_step ? " step by step" : " in full");
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const std::string& backend : backend_names()) {
+    for (const bool steps : {false, true}) {
+      for (const char* model : {"llama-gqa", "llama-untied", "phi"}) {
+        for (const char* mode : {"fp16", "int8", "nf4"}) cases.push_back({backend, model, model, mode, steps});
+      }
+      for (const char* mode : {"int8", "nf4", "nf4-plain"}) {
+        cases.push_back({backend, std::string("llama-gqa-") + mode, "llama-gqa", mode, steps});
+      }
+    }
+  }
+  return cases;
+}
+
+Figures figures_of(Backend& backend, const Case& c, const ConfigEdit& edit = {}) {
+  const Golden golden(c.golden);
+  const auto ids = golden.read<int32_t>("ids");
+  const auto reference = golden.read<float>("ref." + c.mode);
+  const auto hf = golden.read_f16("hf." + c.mode + (c.step_by_step ? ".steps" : ".full"));
+  return compare(run_model(backend, c.folder, precision_of(c.mode), ids, c.step_by_step, edit), hf, reference);
+}
+
+bool meets(const Figures& f, const Limits& limits) {
+  return f.max_ratio <= limits.error_ratio && f.rms_ratio <= limits.error_ratio && f.kl <= limits.kl &&
+         f.top1 >= limits.top1;
+}
+
+class Goldens : public testing::TestWithParam<Case> {};
+
+TEST_P(Goldens, LogitsAreAsNearToTheFp32ReferenceAsHuggingFaces) {
+  const Case& c = GetParam();
+  const auto backend = make_backend(c.backend, {});
+  const Figures f = figures_of(*backend, c);
+  const Limits limits = limits_of(c.mode);
+  // --gtest_output=xml:FILE shows how far within the limits.
+  RecordProperty("figures", fmt::format("max {:.2f}x rms {:.2f}x kl {:.1e} top1 {:.3f} of {}", f.max_ratio, f.rms_ratio,
+                                        f.kl, f.top1, f.compared));
+  EXPECT_LE(f.max_ratio, limits.error_ratio);
+  EXPECT_LE(f.rms_ratio, limits.error_ratio);
+  EXPECT_LE(f.kl, limits.kl);
+  EXPECT_GE(f.top1, limits.top1);
+}
+
+// "cpu_llama_gqa_fp16_in_full": cases can be chosen by name.
+std::string name_of(const testing::TestParamInfo<Case>& info) {
+  std::string name = testing::PrintToString(info.param);
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == ' ' || c == '-'; }, '_');
+  return name;
+}
+INSTANTIATE_TEST_SUITE_P(All, Goldens, testing::ValuesIn(all_cases()), name_of);
+
+// --- the goldens can fail: each of these mistakes breaks at least one limit --------------------------------------
+
+// Runs a backend's ops with a mistake in between.
+class MistakenBackend : public Backend, protected Ops {
+ public:
+  const DeviceInfo& device() const override { return true_->device(); }
+  ThreadPool& host_pool() override { return true_->host_pool(); }
+  Plan plan(const Tape& step, int max_rows) override { return true_->plan(step, max_rows); }
+  Matrix pack(const HostMatrix& m, Role role, const Plan& plan) override { return true_->pack(m, role, plan); }
+  std::unique_ptr<Buffer> allocate(Use use, size_t bytes) override { return true_->allocate(use, bytes); }
+  void upload(Buffer& to, size_t at, const void* from, size_t n) override { true_->upload(to, at, from, n); }
+  void download(void* to, const void* from, size_t bytes) override { true_->download(to, from, bytes); }
+  Ops& ops() override { return *this; }
+  std::unique_ptr<Program> record(const Plan& plan) override { return replay(plan, *this); }
+  void synchronize() override { true_->synchronize(); }
+  MemoryUse memory() const override { return true_->memory(); }
+  std::unique_ptr<ReadProbe> read_probe(size_t) override { return nullptr; }
+
+ protected:
+  void embed(const Embed& op) override { right().embed(op); }
+  void qkv(const Qkv& op) override { right().qkv(op); }
+  void attend(const Attend& op) override { right().attend(op); }
+  void add_linear(const AddLinear& op) override { right().add_linear(op); }
+  void gated_up(const GatedUp& op) override { right().gated_up(op); }
+  void project(const Project& op) override { right().project(op); }
+  void next_token(const NextToken& op) override { right().next_token(op); }
+  Ops& right() { return true_->ops(); }
+
+ private:
+  std::unique_ptr<Backend> true_ = make_backend("reference", {});
+};
+
+Linear without_bias(const Linear& l) { return {l.weight, nullptr, false}; }
+
+class NoBiasInProducts final : public MistakenBackend {
+  void add_linear(const AddLinear& op) override {
+    const Linear w = without_bias(*op.w);
+    right().add_linear({op.x, op.a, &w});
+  }
+};
+class NoBiasInKeys final : public MistakenBackend {
+  void qkv(const Qkv& op) override {
+    const Linear k = without_bias(*op.wk);
+    right().qkv({op.q, op.kv, op.x, op.norm, op.wq, &k, op.wv, op.rope, op.rows});
+  }
+};
+class NoBiasInNorms final : public MistakenBackend {
+  void project(const Project& op) override {
+    const Norm norm{op.norm->weight, nullptr, op.norm->eps, op.norm->centered};
+    right().project({op.y, op.x, &norm, op.w, op.act});
+  }
+};
+class NoNormWeight final : public MistakenBackend {
+  void gated_up(const GatedUp& op) override {
+    const std::vector<float> ones(static_cast<size_t>(op.x.cols), 1.0f);
+    const Norm norm{ones.data(), nullptr, op.norm->eps, op.norm->centered};
+    right().gated_up({op.h, op.x, &norm, op.gate, op.up, op.act});
+  }
+};
+class WrongHeadOfTheGroup final : public MistakenBackend {  // head h reads h mod groups instead of h / group
+  void attend(const Attend& op) override {
+    const int d = op.kv.head_dim, heads = op.q.cols / d, group = heads / op.kv.heads;
+    std::vector<float> q(op.q.f32(), op.q.f32() + static_cast<size_t>(op.q.rows) * op.q.cols), a(q.size());
+    const auto move = [&](const float* from, float* to, bool back) {
+      for (int r = 0; r < op.q.rows; ++r) {
+        for (int h = 0; h < heads; ++h) {
+          const int other = h % op.kv.heads * group + h / op.kv.heads;
+          const size_t row = static_cast<size_t>(r) * op.q.cols;
+          const size_t source = row + (back ? other : h) * d, target = row + (back ? h : other) * d;
+          std::copy_n(from + source, d, to + target);
+        }
+      }
+    };
+    move(op.q.f32(), q.data(), false);
+    right().attend({{a.data(), DType::f32, op.a.rows, op.a.cols},
+                    {q.data(), DType::f32, op.q.rows, op.q.cols},
+                    op.kv,
+                    op.scale,
+                    op.rows});
+    move(a.data(), op.a.f32(), true);
+  }
+};
+
+// One row a call: what is an outlier in one row no longer is one for all.
+class NoRuleForMoreThanOneRow final : public MistakenBackend {
+  template <typename Call>
+  void each_row(const Rows& rows, const Call& call) {
+    for (int r = 0; r < rows.count; ++r) call(r, Rows{rows.token + r, rows.position + r, rows.sequence + r, 1});
+  }
+  void qkv(const Qkv& op) override {
+    each_row(op.rows, [&](int r, Rows row) {
+      right().qkv({op.q.slice(r, 1), op.kv, op.x.slice(r, 1), op.norm, op.wq, op.wk, op.wv, op.rope, row});
+    });
+  }
+  void add_linear(const AddLinear& op) override {
+    for (int r = 0; r < op.x.rows; ++r) right().add_linear({op.x.slice(r, 1), op.a.slice(r, 1), op.w});
+  }
+  void gated_up(const GatedUp& op) override {
+    for (int r = 0; r < op.x.rows; ++r) {
+      right().gated_up({op.h.slice(r, 1), op.x.slice(r, 1), op.norm, op.gate, op.up, op.act});
+    }
+  }
+  void project(const Project& op) override {
+    for (int r = 0; r < op.x.rows; ++r) right().project({op.y.slice(r, 1), op.x.slice(r, 1), op.norm, op.w, op.act});
+  }
+};
+
+// x / 64 is below the threshold everywhere, so its product has no outlier path; 64 is exact in fp16. For Llama (no
+// biases) on the reference backend, whose cache is [sequence][position][head][head_dim].
+class NoOutlierPath final : public MistakenBackend {
+  static constexpr float kScale = 64;
+  using Floats = std::vector<float>;
+  static Tensor view(Floats& values, int rows) {
+    return {values.data(), DType::f32, rows, static_cast<int>(values.size()) / rows};
+  }
+  static Floats scaled(const float* from, size_t count, float factor) {
+    Floats out(from, from + count);
+    for (float& value : out) value *= factor;
+    return out;
+  }
+  static size_t count_of(Tensor t) { return static_cast<size_t>(t.rows) * static_cast<size_t>(t.cols); }
+
+  void qkv(const Qkv& op) override {
+    const Floats weight = scaled(op.norm->weight, static_cast<size_t>(op.x.cols), 1 / kScale);
+    const Norm norm{weight.data(), nullptr, op.norm->eps, false};
+    right().qkv({op.q, op.kv, op.x, &norm, op.wq, op.wk, op.wv, op.rope, op.rows});
+    const Floats q = scaled(op.q.f32(), count_of(op.q), kScale);
+    std::copy(q.begin(), q.end(), op.q.f32());
+    const size_t width = static_cast<size_t>(op.kv.heads) * op.kv.head_dim;
+    for (int r = 0; r < op.rows.count; ++r) {
+      const size_t at = (static_cast<size_t>(op.rows.sequence[r]) * op.kv.positions + op.rows.position[r]) * width;
+      for (f16* cache : {op.kv.k + at, op.kv.v + at}) {
+        for (size_t i = 0; i < width; ++i) cache[i] = to_f16(to_float(cache[i]) * kScale);
+      }
+    }
+  }
+  void gated_up(const GatedUp& op) override {
+    const Floats weight = scaled(op.norm->weight, static_cast<size_t>(op.x.cols), 1 / kScale);
+    const Norm norm{weight.data(), nullptr, op.norm->eps, false};
+    Floats gate(count_of(op.h)), up(count_of(op.h));
+    right().project({view(gate, op.h.rows), op.x, &norm, op.gate});
+    right().project({view(up, op.h.rows), op.x, &norm, op.up});
+    for (size_t i = 0; i < gate.size(); ++i) {
+      const float g = gate[i] * kScale;
+      op.h.f32()[i] = g / (1 + std::exp(-g)) * up[i] * kScale;
+    }
+  }
+  void add_linear(const AddLinear& op) override {
+    Floats a = scaled(op.a.f32(), count_of(op.a), 1 / kScale), y(count_of(op.x));
+    right().add_linear({view(y, op.x.rows), view(a, op.a.rows), op.w});
+    for (size_t i = 0; i < y.size(); ++i) op.x.f32()[i] += y[i] * kScale;
+  }
+};
+
+struct Mistake {
+  const char* name;
+  Case on;
+  std::function<std::unique_ptr<Backend>()> backend;
+  ConfigEdit edit;
+};
+void PrintTo(const Mistake& m, std::ostream* out) { *out << m.name; }
+
+template <typename T>
+std::function<std::unique_ptr<Backend>()> a() {
+  return [] { return std::make_unique<T>(); };
+}
+std::unique_ptr<Backend> right() { return make_backend("reference", {}); }
+Case on(const char* model, const char* mode, bool steps = false) { return {"reference", model, model, mode, steps}; }
+
+std::vector<Mistake> all_mistakes() {
+  return {
+      {"no bias in the products that add", on("phi", "fp16"), a<NoBiasInProducts>(), {}},
+      {"no bias in the products that add, int8", on("phi", "int8", true), a<NoBiasInProducts>(), {}},
+      {"no bias in the products that add, nf4", on("phi", "nf4"), a<NoBiasInProducts>(), {}},
+      {"no bias in the keys", on("phi", "fp16"), a<NoBiasInKeys>(), {}},
+      {"no bias in the LayerNorms", on("phi", "fp16"), a<NoBiasInNorms>(), {}},
+      {"norm weights of 1", on("llama-gqa", "fp16"), a<NoNormWeight>(), {}},
+      {"a query head reads another group's keys", on("llama-gqa", "fp16", true), a<WrongHeadOfTheGroup>(), {}},
+      {"no rule for more than one row", on("llama-gqa", "int8"), a<NoRuleForMoreThanOneRow>(), {}},
+      {"no rule for more than one row, Phi", on("phi", "int8"), a<NoRuleForMoreThanOneRow>(), {}},
+      {"no outlier path", on("llama-gqa", "int8"), a<NoOutlierPath>(), {}},
+      {"no outlier path, one row", on("llama-gqa", "int8", true), a<NoOutlierPath>(), {}},
+      {"no rope scaling", on("llama-gqa", "fp16"), right, [](auto& c) { c["rope_scaling"] = nullptr; }},
+      {"rope scaling without the blend", on("llama-gqa", "fp16"), right,
+       [](auto& c) { c["rope_scaling"]["high_freq_factor"] = 1.0001; }},
+      {"another theta", on("llama-untied", "fp16"), right,
+       [](auto& c) { c["rope_parameters"]["rope_theta"] = 10000.0; }},
+      {"rotary on half of the head", on("phi", "fp16"), right, [](auto& c) { c["partial_rotary_factor"] = 0.5; }},
+      {"another epsilon", on("llama-gqa", "fp16"), right, [](auto& c) { c["rms_norm_eps"] = 1e-2; }},
+  };
+}
+
+class Mistakes : public testing::TestWithParam<Mistake> {};
+
+TEST_P(Mistakes, BreakALimit) {
+  const Mistake& m = GetParam();
+  const auto backend = m.backend();
+  const Figures f = figures_of(*backend, m.on, m.edit);
+  EXPECT_FALSE(meets(f, limits_of(m.on.mode)))
+      << "max " << f.max_ratio << " rms " << f.rms_ratio << " kl " << f.kl << " top1 " << f.top1;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Mistakes, testing::ValuesIn(all_mistakes()));
+
+}  // namespace
+}  // namespace quantbench

@@ -1,0 +1,176 @@
+#include "engine/session.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "checkpoint/checkpoint.h"
+#include "core/error.h"
+#include "engine/buffers.h"
+#include "model/loader.h"
+#include "model/registry.h"
+
+namespace quantbench {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr StateShape kShape{.rows = 16, .logit_rows = 3, .sequences = 1, .positions = 40};
+const std::vector<int32_t> kPrompt = {254, 17, 3, 99, 42};
+
+class SessionTest : public testing::TestWithParam<std::string> {
+ protected:
+  explicit SessionTest(Precision precision = Precision::fp16)
+      : checkpoint(Checkpoint::open(std::string(QB_SOURCE_DIR) + "/testdata/models/llama-untied")),
+        backend(make_backend(GetParam(), {})),
+        model(make_model(config_of(*checkpoint), precision)),
+        plan(backend->plan(decode_shapes(*model), kShape.rows)) {
+    load(*model, *checkpoint, *backend, plan);
+  }
+  Session session() { return Session(*backend, *model, kShape); }
+
+  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+  Plan plan;
+};
+
+std::string refusal(Session& session, const std::vector<int32_t>& ids, int new_tokens) {
+  try {
+    session.generate(ids, {.max_new_tokens = new_tokens});
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::usage);
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST_P(SessionTest, GreedyTokensAreTheBestOfTheTeacherForcedLogits) {
+  Session s = session();
+  const auto run = s.generate(kPrompt, {.max_new_tokens = 11});
+  ASSERT_EQ(run.tokens.size(), 11u);
+  EXPECT_EQ(run.prompt_tokens, 5);
+  EXPECT_TRUE(run.finite);
+  std::vector<int32_t> ids = kPrompt;
+  ids.insert(ids.end(), run.tokens.begin(), run.tokens.end());
+  for (const bool steps : {false, true}) {
+    const auto logits = s.logits(ids, steps);
+    const auto vocab = static_cast<size_t>(model->shape().vocab);
+    for (size_t i = 0; i < run.tokens.size(); ++i) {
+      const float* row = &logits[(kPrompt.size() - 1 + i) * vocab];
+      // The model's logits are far enough apart for prefill and step arithmetic to agree on the best.
+      EXPECT_EQ(std::max_element(row, row + vocab) - row, run.tokens[i]) << i << (steps ? " steps" : " full");
+    }
+  }
+}
+
+TEST_P(SessionTest, ARunIsRepeatable) {
+  Session s = session();
+  const GenerateOptions options{.max_new_tokens = 20};
+  EXPECT_EQ(s.generate(kPrompt, options).tokens, s.generate(kPrompt, options).tokens);
+}
+
+TEST_P(SessionTest, SpansFollowOneAnotherAndAreOneATokenWithinTheTotal) {
+  Session s = session();
+  const auto run = s.generate(kPrompt, {.max_new_tokens = 6});
+  ASSERT_EQ(run.spans.size(), 6u);
+  EXPECT_EQ(run.spans[0].phase, Phase::prefill);
+  EXPECT_EQ(run.spans[0].start_ns, 0);
+  for (size_t i = 1; i < run.spans.size(); ++i) {
+    EXPECT_EQ(run.spans[i].phase, Phase::decode);
+    EXPECT_EQ(run.spans[i].start_ns, run.spans[i - 1].end_ns);
+    EXPECT_GT(run.spans[i].end_ns, run.spans[i].start_ns);
+  }
+  EXPECT_GE(run.total_ns, run.spans.back().end_ns);
+}
+
+TEST_P(SessionTest, SamplingDependsOnTheSeedAlone) {
+  Session s = session();
+  const auto tokens = [&](float temperature, uint64_t seed) {
+    return s.generate(kPrompt, {.max_new_tokens = 20, .sampling = {temperature, seed}}).tokens;
+  };
+  const auto first = tokens(1.0f, 1);
+  EXPECT_NE(tokens(1.0f, 2), first);
+  EXPECT_NE(tokens(0, 1), first);
+  EXPECT_EQ(tokens(1.0f, 1), first);
+}
+
+TEST_P(SessionTest, StopsAfterAnEndOfSequenceIdAndShowsTokensAsTheyCome) {
+  Session s = session();
+  const auto all = s.generate(kPrompt, {.max_new_tokens = 12}).tokens;
+  const int32_t end = all[5];
+  const auto first = std::find(all.begin(), all.end(), end);
+  std::vector<int32_t> shown;
+  const auto run =
+      s.generate(kPrompt, {.max_new_tokens = 12, .sampling = {}, .stop_at = {end}, .on_token = [&](int32_t token) {
+                             shown.push_back(token);
+                           }});
+  EXPECT_EQ(run.tokens, std::vector<int32_t>(all.begin(), first + 1));
+  EXPECT_EQ(shown, run.tokens);
+}
+
+TEST_P(SessionTest, RefusesPromptsThatDoNotFitAndIdsOutsideTheVocabulary) {
+  Session s = session();
+  EXPECT_THAT(refusal(s, {}, 4), HasSubstr("0 tokens, expected 1 to 16"));
+  EXPECT_THAT(refusal(s, std::vector<int32_t>(17, 1), 4), HasSubstr("17 tokens, expected 1 to 16"));
+  EXPECT_THAT(refusal(s, kPrompt, 36), HasSubstr("5 tokens, expected 1 to 4 (40 positions in all, 36 of them"));
+  EXPECT_THAT(refusal(s, {1, 256}, 4), HasSubstr("token 1 of the prompt is id 256, expected one below"));
+  EXPECT_THAT(refusal(s, {-1}, 4), HasSubstr("id -1"));
+  EXPECT_THAT(refusal(s, kPrompt, 0), HasSubstr("0 new tokens"));
+  EXPECT_EQ(refusal(s, kPrompt, 35), "accepted");
+}
+
+TEST_P(SessionTest, RefusesMorePositionsThanTheModelWasMadeFor) {
+  StateShape shape = kShape;
+  shape.positions = model->shape().max_positions + 1;
+  try {
+    Session s(*backend, *model, shape);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::usage);
+    EXPECT_THAT(error.what(), HasSubstr("129 positions, the model was made for at most 128"));
+  }
+}
+
+TEST_P(SessionTest, TakesExactlyThePredictedMemoryAndNothingMoreWhileRunning) {
+  const MemoryUse predicted = predict_memory(plan, *model, kShape);
+  Session s = session();
+  EXPECT_EQ(backend->memory().bytes, predicted.bytes);
+  s.generate(kPrompt, {.max_new_tokens = 20});
+  s.logits(kPrompt, false);
+  EXPECT_EQ(backend->memory().bytes, predicted.bytes);
+}
+
+TEST_P(SessionTest, SaysThatLogitsWereNotFinite) {
+  Session s = session();
+  for (const WeightSlot& slot : model->weights()) {
+    if (slot.name == "model.norm.weight") const_cast<float*>(*std::get<const float**>(slot.target))[3] = NAN;
+  }
+  EXPECT_FALSE(s.generate(kPrompt, {.max_new_tokens = 2}).finite);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SessionTest, testing::ValuesIn(backend_names()),
+                         [](const auto& test) { return test.param; });
+
+TEST(RequireMemory, RefusesWithThePartsAndWhatIsThere) {
+  MemoryUse use;
+  use[Use::weights] = size_t{3} << 30;
+  use[Use::kv_cache] = size_t{1} << 29;
+  DeviceInfo device;
+  device.name = "a small machine";
+  device.available_bytes = size_t{2} << 30;
+  try {
+    require_memory(use, device);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);
+    EXPECT_THAT(error.what(), HasSubstr("3.50 GiB are needed (weights 3.00, kv_cache 0.50), 2.00 GiB are available"));
+  }
+  device.available_bytes = use.total();
+  require_memory(use, device);
+}
+
+}  // namespace
+}  // namespace quantbench

@@ -1,0 +1,155 @@
+#include "hub/hub.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <map>
+#include <optional>
+
+#include "testing/test_folder.h"
+
+namespace quantbench {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+const std::string kCommit = "0123456789abcdef0123456789abcdef01234567";
+const std::string kOther = "89abcdef0123456789abcdef0123456789abcdef";
+
+// Sets variables for the test, and clears the other ones that decide where the cache is.
+class Hub : public testing::Test {
+ protected:
+  Hub() {
+    for (const char* name : {"HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"}) {
+      const char* value = std::getenv(name);
+      saved_[name] = value ? std::optional<std::string>(value) : std::nullopt;
+      ::unsetenv(name);
+    }
+  }
+  ~Hub() override {
+    for (const auto& [name, value] : saved_) {
+      if (value) {
+        ::setenv(name.c_str(), value->c_str(), 1);
+      } else {
+        ::unsetenv(name.c_str());
+      }
+    }
+  }
+  static void set(const char* name, const std::string& value) { ::setenv(name, value.c_str(), 1); }
+  static std::string hub_refusal(const std::string& model) {
+    return refusal([&] { resolve_model(model); }, ErrorKind::hub);
+  }
+
+ private:
+  std::map<std::string, std::optional<std::string>> saved_;
+};
+
+// A cache as Python leaves it: blobs, a ref, a snapshot of links, and things that do not concern us.
+class HubCache : public Hub {
+ protected:
+  HubCache() {
+    set("HF_HUB_CACHE", cache_.path());
+    cache_.write("version.txt", "1");
+    cache_.write("models--org--name/blobs/aaa", "{}");
+    cache_.write("models--org--name/refs/main", kCommit);
+    cache_.write("models--org--name/refs/refs/pr/1", kOther);
+    cache_.write("models--org--name/.no_exist/x", "");
+    std::filesystem::create_directories(cache_ / snapshot());
+    std::filesystem::create_symlink("../../blobs/aaa", cache_ / (snapshot() + "/config.json"));
+  }
+  static std::string snapshot() { return "models--org--name/snapshots/" + kCommit; }
+  TestFolder cache_;
+};
+
+TEST_F(Hub, TheCacheIsWhereTheEnvironmentSays) {
+  set("HOME", "/home/me");
+  EXPECT_EQ(hub_cache_folder(), "/home/me/.cache/huggingface/hub");
+  set("XDG_CACHE_HOME", "/caches");
+  EXPECT_EQ(hub_cache_folder(), "/caches/huggingface/hub");
+  set("HF_HOME", "~/hf");
+  EXPECT_EQ(hub_cache_folder(), "/home/me/hf/hub");
+  set("HUGGINGFACE_HUB_CACHE", "/old");
+  EXPECT_EQ(hub_cache_folder(), "/old");
+  set("HF_HUB_CACHE", "/new");
+  EXPECT_EQ(hub_cache_folder(), "/new");
+  set("HF_HUB_CACHE", "");
+  EXPECT_EQ(hub_cache_folder(), "/old");
+}
+
+TEST_F(Hub, WithoutAHomeSaysWhatToSet) {
+  EXPECT_THAT(hub_refusal("org/name"), AllOf(HasSubstr("HOME is not set"), HasSubstr("HF_HOME")));
+}
+
+TEST_F(Hub, RepoIdsAreCheckedAsTheHubDoes) {
+  for (const char* good : {"gpt2", "microsoft/phi-2", "meta-llama/Llama-3.2-1B", "a_b/c.d"}) {
+    EXPECT_TRUE(is_repo_id(good)) << good;
+  }
+  for (const char* bad : {"", "a/b/c", "/a", "a/", "a--b/c", "a/b..c", "a/b.git", "a b", "a/b@c", "a/\xc3\xa9"}) {
+    EXPECT_FALSE(is_repo_id(bad)) << bad;
+  }
+  EXPECT_TRUE(is_repo_id(std::string(96, 'a')));
+  EXPECT_FALSE(is_repo_id(std::string(97, 'a')));
+}
+
+TEST_F(HubCache, AFolderTakesPrecedenceAndFilesAndPathsAreNotNames) {
+  const ResolvedModel model = resolve_model(cache_ / snapshot());
+  EXPECT_EQ(model.folder, cache_ / snapshot());
+  EXPECT_EQ(model.name, cache_ / snapshot());
+  EXPECT_EQ(model.commit, "");
+  EXPECT_THAT(hub_refusal(cache_ / "version.txt"), HasSubstr("is a file"));
+  EXPECT_THAT(hub_refusal("./none"), HasSubstr("no folder './none'"));
+  EXPECT_THAT(hub_refusal("/none/there"), HasSubstr("no folder '/none/there'"));
+}
+
+TEST_F(HubCache, ANameIsResolvedThroughItsRef) {
+  const ResolvedModel model = resolve_model("org/name");
+  EXPECT_EQ(model.folder, cache_ / snapshot());
+  EXPECT_EQ(model.name, "org/name");
+  EXPECT_EQ(model.commit, kCommit);
+  EXPECT_TRUE(std::filesystem::exists(model.folder + "/config.json"));
+  EXPECT_EQ(resolve_model("org/name@main").folder, model.folder);
+  EXPECT_EQ(resolve_model("org/name@" + kCommit).folder, model.folder);
+  cache_.write("models--org--name/refs/main", kCommit + "\n");
+  EXPECT_EQ(resolve_model("org/name").commit, kCommit);
+}
+
+TEST_F(HubCache, ANameWithoutOrganisationIsResolved) {
+  cache_.write("models--gpt2/refs/main", kOther);
+  std::filesystem::create_directories(cache_ / ("models--gpt2/snapshots/" + kOther));
+  EXPECT_EQ(resolve_model("gpt2").commit, kOther);
+}
+
+TEST_F(HubCache, AModelThatIsNotCachedSaysWhereWasLookedAndHowToGetIt) {
+  EXPECT_THAT(hub_refusal("org/other"),
+              AllOf(HasSubstr(cache_.path()), HasSubstr("'models--org--other'"), HasSubstr("HF_HUB_CACHE"),
+                    HasSubstr("huggingface-cli download org/other --include"), Not(HasSubstr("--revision"))));
+  EXPECT_THAT(hub_refusal("org/other@v2"), HasSubstr("download org/other --revision v2"));
+}
+
+TEST_F(HubCache, ARevisionThatIsNotCachedListsThoseThatAre) {
+  EXPECT_THAT(hub_refusal("org/name@v2"),
+              AllOf(HasSubstr("'v2'"), HasSubstr("cached revisions: main"), HasSubstr(kCommit),
+                    HasSubstr("huggingface-cli download org/name --revision v2")));
+  EXPECT_THAT(hub_refusal("org/name@refs/pr/1"), AllOf(HasSubstr(kOther), HasSubstr("is not there")))
+      << "the ref is there, its snapshot is not";
+  EXPECT_THAT(hub_refusal("org/name@" + kOther), HasSubstr("cached commits: " + kCommit));
+}
+
+TEST_F(HubCache, ADamagedRefIsRefused) {
+  for (const std::string& content : {std::string("main"), std::string("../../../etc"), kCommit + "0", std::string()}) {
+    cache_.write("models--org--name/refs/main", content);
+    EXPECT_THAT(hub_refusal("org/name"), HasSubstr("expected a commit of 40 hex digits")) << content;
+  }
+}
+
+TEST_F(HubCache, NamesThatWouldLeaveTheCacheAreRefused) {
+  for (const char* name : {"org/name@../../x", "org/name@/etc/passwd", "org/name@", "org/name@a//b", "a/b/c", "a:b"}) {
+    EXPECT_THAT(hub_refusal(name), HasSubstr("neither a folder nor a name on the Hub")) << name;
+  }
+}
+
+}  // namespace
+}  // namespace quantbench

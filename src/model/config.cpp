@@ -1,0 +1,206 @@
+#include "model/config.h"
+
+#include <cmath>
+#include <limits>
+
+#include "checkpoint/checkpoint.h"
+#include "core/error.h"
+#include "core/json.h"
+
+namespace quantbench {
+namespace {
+
+using nlohmann::json;
+
+// A value as it stands in the file, cut where it would fill the screen.
+std::string shown(const json& value) {
+  constexpr size_t kMostShown = 80;
+  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (text.size() > kMostShown) text = text.substr(0, kMostShown) + "…";
+  return text;
+}
+
+// Whole numbers only: 2048.5, 1e30 and "2048" are not.
+std::optional<int64_t> whole(const json& value) {
+  if (!value.is_number_integer()) return std::nullopt;
+  if (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()}) {
+    return std::nullopt;
+  }
+  return value.get<int64_t>();
+}
+
+const json* entry(const json& object, std::string_view key) {
+  if (!object.is_object()) return nullptr;
+  const auto it = object.find(key);
+  return it == object.end() || it->is_null() ? nullptr : &*it;
+}
+
+}  // namespace
+
+ModelConfig config_of(const Checkpoint& checkpoint) {
+  return {checkpoint.config(), checkpoint.generation_config(), checkpoint.folder() + "/config.json"};
+}
+
+ModelConfig read_model_config(const std::string& folder, bool allow_symlinks) {
+  const auto config = find_model_file(folder, "config.json", allow_symlinks);
+  if (!config) {
+    fail(ErrorKind::bad_model, "{}: there is no config.json; give the folder that holds it and model.safetensors",
+         folder);
+  }
+  const auto generation = find_model_file(folder, "generation_config.json", allow_symlinks);
+  return {read_json_file(*config), generation ? read_json_file(*generation) : json(), folder + "/config.json"};
+}
+
+ConfigReader::ConfigReader(const ModelConfig& config)
+    : source_(config), rope_(entry(config.config, "rope_parameters")) {}
+
+const json* ConfigReader::find(std::string_view key) const {
+  if (const json* value = entry(source_.config, key)) return value;
+  return rope_ ? entry(*rope_, key) : nullptr;
+}
+
+void ConfigReader::fail_text(std::string_view problem) const {
+  fail(ErrorKind::bad_model, "{}: {}", source_.where, problem);
+}
+
+void ConfigReader::fail_key(std::string_view key, std::string_view expected) const {
+  const json* value = find(key);
+  fail(ErrorKind::bad_model, "{}: '{}' {}, expected {}; take the config.json that came with the weights", source_.where,
+       key, value ? "is " + shown(*value) : "is missing", expected);
+}
+
+const json& ConfigReader::need(std::string_view key, std::string_view expected) const {
+  const json* value = find(key);
+  if (!value) fail_key(key, expected);
+  return *value;
+}
+
+int ConfigReader::integer(std::string_view key, int low, int high) const {
+  const std::string expected = fmt::format("a whole number from {} to {}", low, high);
+  const auto value = whole(need(key, expected));
+  if (!value || *value < low || *value > high) fail_key(key, expected);
+  return static_cast<int>(*value);
+}
+
+int ConfigReader::integer_or(std::string_view key, int low, int high, int fallback) const {
+  return find(key) ? integer(key, low, high) : fallback;
+}
+
+double ConfigReader::number(std::string_view key, double low, double high) const {
+  const std::string expected = fmt::format("a number from {} to {}", low, high);
+  const json& value = need(key, expected);
+  if (!value.is_number()) fail_key(key, expected);
+  const auto number = value.get<double>();
+  if (!(number >= low && number <= high)) fail_key(key, expected);
+  return number;
+}
+
+bool ConfigReader::boolean(std::string_view key) const {
+  const json& value = need(key, "true or false");
+  if (!value.is_boolean()) fail_key(key, "true or false");
+  return value.get<bool>();
+}
+
+bool ConfigReader::boolean_or(std::string_view key, bool fallback) const { return find(key) ? boolean(key) : fallback; }
+
+std::string ConfigReader::text(std::string_view key) const {
+  const json& value = need(key, "a text");
+  if (!value.is_string()) fail_key(key, "a text");
+  return value.get<std::string>();
+}
+
+Act ConfigReader::activation(std::string_view key) const {
+  const std::string name = text(key);
+  if (name == "silu") return Act::silu;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh") return Act::gelu_tanh;
+  fail_key(key, "one of silu, gelu_new, gelu_pytorch_tanh, the activations that are built");
+}
+
+void ConfigReader::refuse(std::string_view key, std::string_view feature) const {
+  const json* value = find(key);
+  if (!value || (value->is_boolean() && !value->get<bool>())) return;
+  fail(ErrorKind::bad_model, "{}: '{}' is {}: {} is not supported, and leaving it out would give wrong text",
+       source_.where, key, shown(*value), feature);
+}
+
+RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction) {
+  constexpr double kMostTheta = 1e12, kMostFactor = 1e6, kMostPositions = 1e9;
+  RopeConfig rope;
+  rope.theta = reader.number("rope_theta", 1, kMostTheta);
+  rope.dims = static_cast<int>(head_dim * fraction);  // transformers truncates likewise
+  if (rope.dims < 2 || rope.dims % 2 != 0 || rope.dims > head_dim) {
+    reader.fail_text(
+        fmt::format("rotary embedding would turn {} of a head's {} dimensions, expected an even number "
+                    "from 2 to {}; see partial_rotary_factor and head_dim",
+                    rope.dims, head_dim, head_dim));
+  }
+  const json& config = reader.source().config;
+  const json* scaling = entry(config, "rope_parameters");
+  std::string_view name = "rope_parameters";
+  if (!scaling) scaling = entry(config, "rope_scaling"), name = "rope_scaling";
+  if (!scaling) return rope;
+  if (!scaling->is_object()) reader.fail_key(name, "an object");
+
+  const ModelConfig inner{*scaling, nullptr, fmt::format("{}, '{}'", reader.source().where, name)};
+  const ConfigReader values(inner);
+  // A model may be saved with one set of parameters a layer type; none of the families here has layer types.
+  const bool named = entry(*scaling, "rope_type") != nullptr;
+  const std::string type = values.text(named ? "rope_type" : "type");
+  if (type == "default") return rope;
+  if (type != "llama3") values.fail_key(named ? "rope_type" : "type", "default or llama3, the types that are built");
+  rope.llama3 = true;
+  rope.factor = values.number("factor", 1, kMostFactor);
+  rope.low_freq_factor = values.number("low_freq_factor", 0, kMostFactor);
+  rope.high_freq_factor = values.number("high_freq_factor", 0, kMostFactor);
+  rope.original_positions = values.number("original_max_position_embeddings", 1, kMostPositions);
+  if (rope.high_freq_factor <= rope.low_freq_factor) {
+    values.fail_key("high_freq_factor", fmt::format("a number above low_freq_factor, {}", rope.low_freq_factor));
+  }
+  return rope;
+}
+
+std::vector<float> rope_frequencies(const RopeConfig& rope) {
+  std::vector<float> out(static_cast<size_t>(rope.dims) / 2);
+  const auto factor = static_cast<float>(rope.factor), original = static_cast<float>(rope.original_positions);
+  const auto low = static_cast<float>(rope.low_freq_factor), high = static_cast<float>(rope.high_freq_factor);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(rope.dims);
+    const float f = 1.0f / static_cast<float>(std::pow(rope.theta, double{exponent}));
+    out[i] = f;
+    if (!rope.llama3) continue;
+    const float wavelength = static_cast<float>(2 * M_PI) / f;
+    if (wavelength > original / low) {
+      out[i] = f / factor;
+    } else if (wavelength >= original / high) {
+      const float smooth = (original / wavelength - low) / (high - low);
+      out[i] = (1 - smooth) * f / factor + smooth * f;
+    }
+  }
+  return out;
+}
+
+std::vector<int32_t> special_ids(const ModelConfig& config, std::string_view key, int vocab) {
+  const json* value = entry(config.generation, key);
+  const bool from_generation = value != nullptr;
+  if (!value) value = entry(config.config, key);
+  std::vector<int32_t> ids;
+  if (!value) return ids;
+  const auto add = [&](const json& one) {
+    const auto id = whole(one);
+    if (!id || *id < 0 || *id >= vocab) {
+      fail(ErrorKind::bad_model,
+           "{}: '{}' is {}, expected token ids below vocab_size, {}; take the file that came with "
+           "the weights",
+           from_generation ? "generation_config.json beside " + config.where : config.where, key, shown(*value), vocab);
+    }
+    ids.push_back(static_cast<int32_t>(*id));
+  };
+  if (value->is_array()) {
+    for (const json& one : *value) add(one);
+  } else {
+    add(*value);
+  }
+  return ids;
+}
+
+}  // namespace quantbench

@@ -1,0 +1,76 @@
+// config.json and generation_config.json: reading them strictly, and the published configurations that are built in.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "backend/ops.h"
+
+namespace quantbench {
+
+class Checkpoint;
+
+struct ModelConfig {
+  nlohmann::json config;      // config.json
+  nlohmann::json generation;  // generation_config.json, or null
+  std::string where;          // for messages: the path of config.json, or "built-in configuration of …"
+};
+
+ModelConfig config_of(const Checkpoint& checkpoint);
+// The same of a folder whose weights are not wanted. Error bad_model, disk.
+ModelConfig read_model_config(const std::string& folder, bool allow_symlinks = false);
+
+// As published on the Hub, for --random-weights. Error usage, listing those known, for another id.
+ModelConfig published_config(std::string_view id);
+std::vector<std::string> published_ids();
+
+// One value a call, checked. A key that is missing or absurd is an Error bad_model that names file, key, what was
+// found and the expected range: an architecture's number is never filled in silently.
+class ConfigReader {
+ public:
+  explicit ConfigReader(const ModelConfig& config);
+
+  int integer(std::string_view key, int low, int high) const;
+  // `fallback` where the key is absent or null; for keys whose absence has a meaning of its own.
+  int integer_or(std::string_view key, int low, int high, int fallback) const;
+  double number(std::string_view key, double low, double high) const;
+  bool boolean(std::string_view key) const;
+  bool boolean_or(std::string_view key, bool fallback) const;
+  Act activation(std::string_view key) const;
+  std::string text(std::string_view key) const;
+
+  // Refuses a feature that would change the result and is not built: key present and neither null nor false.
+  void refuse(std::string_view key, std::string_view feature) const;
+  [[noreturn]] void fail_key(std::string_view key, std::string_view expected) const;
+  [[noreturn]] void fail_text(std::string_view problem) const;
+
+  const ModelConfig& source() const { return source_; }
+
+ private:
+  const nlohmann::json* find(std::string_view key) const;  // null where absent or null
+  const nlohmann::json& need(std::string_view key, std::string_view expected) const;
+  const ModelConfig& source_;
+  const nlohmann::json* rope_;  // rope_parameters, where newer files keep rope_theta and partial_rotary_factor
+};
+
+// RoPE frequencies of a head: how far pair i turns a position.
+struct RopeConfig {
+  int dims = 0;  // of a head that are rotated; even
+  double theta = 0;
+  // Llama 3's scaling: long wavelengths are stretched by `factor`, short ones kept, those between blended.
+  bool llama3 = false;
+  double factor = 1, low_freq_factor = 1, high_freq_factor = 1, original_positions = 0;
+};
+// `fraction`: the part of the head that is rotated. Refuses rope types other than default and llama3, by name.
+RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction);
+// [dims / 2], in fp32 as transformers computes them (s = (original/λ − low) / (high − low)).
+std::vector<float> rope_frequencies(const RopeConfig& rope);
+
+// Ids of bos or eos: an int, a list, null or absent; generation_config.json wins over config.json.
+std::vector<int32_t> special_ids(const ModelConfig& config, std::string_view key, int vocab);
+
+}  // namespace quantbench

@@ -1,0 +1,196 @@
+#include "model/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "backend/host_memory.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "model/registry.h"
+
+namespace quantbench {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+// What a broken config is refused with; "accepted" if it is not.
+std::string refusal(std::string_view published, const std::function<void(json&)>& edit) {
+  ModelConfig config = published_config(published);
+  config.where = "m/config.json";
+  edit(config.config);
+  try {
+    make_model(config, Precision::fp16);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::bad_model);
+    EXPECT_THAT(error.what(), HasSubstr("m/config.json"));
+    return error.what();
+  }
+  return "accepted";
+}
+std::string llama(const std::function<void(json&)>& edit) { return refusal("meta-llama/Llama-3.2-1B", edit); }
+std::string phi(const std::function<void(json&)>& edit) { return refusal("microsoft/phi-2", edit); }
+
+TEST(PublishedConfig, HasThePublishedParameterCount) {
+  EXPECT_EQ(make_model(published_config("meta-llama/Llama-3.2-1B"), Precision::int8)->shape().parameters,
+            1'235'814'400);
+  EXPECT_EQ(make_model(published_config("microsoft/phi-2"), Precision::nf4)->shape().parameters, 2'779'683'840);
+}
+
+TEST(PublishedConfig, QuantisesTheLinearsThatBitsandbytesQuantises) {
+  // Counted with transformers and bitsandbytes.
+  const auto counted = [](std::string_view id) {
+    std::pair<int, int64_t> sum;
+    for (const WeightSlot& slot : make_model(published_config(id), Precision::nf4)->weights()) {
+      if (slot.quantized) ++sum.first, sum.second += int64_t{slot.rows} * slot.cols;
+    }
+    return sum;
+  };
+  EXPECT_EQ(counted("meta-llama/Llama-3.2-1B"), std::make_pair(112, int64_t{973'078'528}));
+  EXPECT_EQ(counted("microsoft/phi-2"), std::make_pair(192, int64_t{2'516'582'400}));
+}
+
+TEST(PublishedConfig, TakesTheBytesThatItsFormatsSay) {
+  const auto bytes = [](Precision precision) {
+    return weight_bytes(decode_shapes(*make_model(published_config("meta-llama/Llama-3.2-1B"), precision)));
+  };
+  // 33 RMSNorms of 2048 in fp32, the tied table in fp16; 973,078,528 weights in linears.
+  const size_t kept = 33u * 2048 * 4 + size_t{128256} * 2048 * 2, linears = 973'078'528;
+  const MemoryUse fp16 = bytes(Precision::fp16), int8 = bytes(Precision::int8), nf4 = bytes(Precision::nf4);
+  for (const MemoryUse* use : {&fp16, &int8, &nf4}) EXPECT_EQ((*use)[Use::unquantized], kept);
+  EXPECT_EQ(fp16[Use::weights], linears * 2);
+  EXPECT_EQ(int8[Use::weights], linears);
+  EXPECT_EQ(int8[Use::scales], 16u * (2048 + 512 + 512 + 2048 + 8192 + 8192 + 2048) * 4);
+  EXPECT_EQ(nf4[Use::weights], linears / 2);
+  EXPECT_EQ(nf4[Use::scales], linears / 64 + linears / 64 / 256 * 4);  // 4.127 bits a weight in all
+}
+
+TEST(PublishedConfig, AnotherIdIsRefusedWithThoseKnown) {
+  try {
+    published_config("gpt-17");
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::usage);
+    EXPECT_THAT(error.what(), HasSubstr("microsoft/phi-2"));
+  }
+}
+
+TEST(Config, AMissingKeyIsRefusedByName) {
+  for (const char* key :
+       {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
+        "max_position_embeddings", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "rope_theta"}) {
+    EXPECT_THAT(llama([&](json& c) { c.erase(key); }), HasSubstr(fmt::format("'{}' is missing", key)));
+  }
+  for (const char* key : {"hidden_size", "layer_norm_eps", "partial_rotary_factor", "rope_theta", "vocab_size"}) {
+    EXPECT_THAT(phi([&](json& c) { c.erase(key); }), HasSubstr(fmt::format("'{}' is missing", key)));
+  }
+}
+
+TEST(Config, AnAbsurdValueIsRefusedWithTheRange) {
+  const std::vector<json> absurd = {0, -1, 1e30, 2048.5, "2048", true, json::array({2048}), uint64_t{1} << 63};
+  for (const json& value : absurd) {
+    for (const char* key : {"hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads"}) {
+      EXPECT_THAT(llama([&](json& c) { c[key] = value; }),
+                  testing::AllOf(HasSubstr(fmt::format("'{}' is", key)), HasSubstr("a whole number from 1 to")))
+          << value;
+    }
+  }
+  EXPECT_THAT(llama([](json& c) { c["rms_norm_eps"] = 0; }), HasSubstr("a number from 1e-12 to 0.1"));
+  EXPECT_THAT(llama([](json& c) { c["tie_word_embeddings"] = "yes"; }), HasSubstr("true or false"));
+}
+
+TEST(Config, SizesThatNoMachineCouldHoldAreRefusedBeforeAnythingIsTaken) {
+  const std::string text = llama([](json& c) {
+    c["hidden_size"] = 1 << 20, c["intermediate_size"] = 1 << 20, c["num_hidden_layers"] = 4096;
+    c["vocab_size"] = 1 << 24, c["head_dim"] = 64;
+  });
+  EXPECT_THAT(text, HasSubstr("parameters, expected at most"));
+}
+
+TEST(Config, HeadsMustDivide) {
+  EXPECT_THAT(llama([](json& c) { c["num_key_value_heads"] = 7; }),
+              HasSubstr("expected a divisor of num_attention_heads, 32"));
+  EXPECT_THAT(llama([](json& c) { c["num_attention_heads"] = 24, c.erase("head_dim"); }),
+              HasSubstr("expected a divisor of hidden_size, 2048"));
+  EXPECT_THAT(phi([](json& c) { c["num_attention_heads"] = 48, c["num_key_value_heads"] = 48; }),
+              HasSubstr("expected a divisor of hidden_size, 2560"));
+}
+
+TEST(Config, WhatIsNotBuiltIsRefusedByName) {
+  EXPECT_THAT(llama([](json& c) { c["mlp_bias"] = true; }), HasSubstr("'mlp_bias' is true"));
+  EXPECT_THAT(llama([](json& c) { c["sliding_window"] = 4096; }), HasSubstr("'sliding_window' is 4096"));
+  EXPECT_THAT(llama([](json& c) { c["hidden_act"] = "relu2"; }), HasSubstr("expected one of silu, gelu_new"));
+  EXPECT_THAT(phi([](json& c) { c["qk_layernorm"] = true; }), HasSubstr("'qk_layernorm' is true"));
+  EXPECT_THAT(phi([](json& c) { c["tie_word_embeddings"] = true; }), HasSubstr("'tie_word_embeddings' is true"));
+  EXPECT_THAT(llama([](json& c) {
+                c["rope_scaling"] = {{"type", "yarn"}, {"factor", 4}};
+              }),
+              HasSubstr("'type' is \"yarn\", expected default or llama3"));
+  EXPECT_EQ(llama([](json& c) { c["sliding_window"] = nullptr, c["mlp_bias"] = false; }), "accepted");
+}
+
+TEST(Config, AnUnknownArchitectureIsRefusedWithThoseBuilt) {
+  for (const json& value : {json("LlamaForCausalLM"), json::array(), json::array({"GPT2LMHeadModel"}), json()}) {
+    EXPECT_THAT(llama([&](json& c) { c["architectures"] = value; }),
+                HasSubstr("expected one of LlamaForCausalLM, PhiForCausalLM"));
+  }
+}
+
+TEST(Config, SpecialIdsAreAnIntAListOrNothingAndGenerationConfigWins) {
+  ModelConfig c{{{"eos_token_id", 2}}, nullptr, "m"};
+  EXPECT_EQ(special_ids(c, "eos_token_id", 10), std::vector<int32_t>{2});
+  c.generation = {{"eos_token_id", {3, 4}}};
+  EXPECT_EQ(special_ids(c, "eos_token_id", 10), (std::vector<int32_t>{3, 4}));
+  c.generation = {{"eos_token_id", nullptr}};
+  EXPECT_EQ(special_ids(c, "eos_token_id", 10), std::vector<int32_t>{2});
+  EXPECT_TRUE(special_ids(c, "bos_token_id", 10).empty());
+  EXPECT_THROW(special_ids(c, "eos_token_id", 2), Error);
+  EXPECT_THAT(llama([](json& x) { x["pad"] = 0, x["bos_token_id"] = json::array({1, 2}); }), "accepted");
+}
+
+TEST(Rope, Llama3ScalingKeepsBlendsAndDividesAsPublished) {
+  const ModelConfig config = published_config("meta-llama/Llama-3.2-1B");
+  const RopeConfig scaled = read_rope(ConfigReader(config), 64, 1.0);
+  RopeConfig plain = scaled;
+  plain.llama3 = false;
+  const auto f = rope_frequencies(scaled), unscaled = rope_frequencies(plain);
+  ASSERT_EQ(f.size(), 32u);
+  for (size_t i = 0; i < 32; ++i) {
+    if (i <= 14) {
+      EXPECT_EQ(f[i], unscaled[i]) << i;
+    } else if (i <= 17) {
+      EXPECT_TRUE(f[i] < unscaled[i] && f[i] > unscaled[i] / 32) << i;
+    } else {
+      EXPECT_EQ(f[i], unscaled[i] / 32) << i;
+    }
+  }
+  // λ = 2π·θ^(30/64) lies between 2048 and 8192: (1−s)·f/32 + s·f with s = (8192/λ − 1)/3.
+  const double pure = std::pow(5e5, -30.0 / 64), s = (8192 * pure / (2 * M_PI) - 1) / 3;
+  EXPECT_NEAR(f[15], (1 - s) * pure / 32 + s * pure, 1e-6 * pure);
+}
+
+TEST(Rope, BothSpellingsOfTheParametersMeanTheSame) {
+  const auto read = [](const char* text) {
+    const ModelConfig config{parse_json(text, "m"), nullptr, "m"};
+    return read_rope(ConfigReader(config), 64, 1.0);
+  };
+  const auto a = read(R"({"rope_theta": 10000.0, "rope_scaling": {"type": "llama3", "factor": 8.0,
+      "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}})");
+  const auto b = read(R"({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "llama3", "factor": 8.0,
+      "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}})");
+  EXPECT_EQ(rope_frequencies(a), rope_frequencies(b));
+  EXPECT_EQ(rope_frequencies(read(R"({"rope_theta": 10000.0, "rope_scaling": null})")),
+            rope_frequencies(read(R"({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}})")));
+  EXPECT_THROW(read(R"({"rope_theta": 10000.0, "rope_scaling": {"factor": 8.0}})"), Error);
+  EXPECT_THROW(read(R"({"rope_theta": 10000.0, "rope_scaling": "llama3"})"), Error);
+}
+
+TEST(Rope, AnOddOrEmptyRotationIsRefused) {
+  EXPECT_THAT(phi([](json& c) { c["partial_rotary_factor"] = 0.01; }), HasSubstr("turn 0 of a head's 80 dimensions"));
+  EXPECT_THAT(phi([](json& c) { c["partial_rotary_factor"] = 0.4125; }), HasSubstr("turn 33 of"));
+}
+
+}  // namespace
+}  // namespace quantbench

@@ -1,0 +1,73 @@
+// What the model families share: unloaded weights, RoPE tables, and the slots of common shapes.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/model.h"
+
+namespace quantbench {
+
+// Bounds beyond which a config is absurd rather than large; products of two stay far below 2^63.
+constexpr int kMostLayers = 4096, kMostHidden = 1 << 20, kMostHeads = 1 << 16, kMostVocab = 1 << 24,
+              kMostPositions = 1 << 28;
+
+// A weight of [n, k] whose bytes are still to come.
+Matrix unloaded(const Storage& storage, int n, int k);
+inline Linear unloaded_linear(const Storage& storage, int n, int k, bool biased) {
+  return {unloaded(storage, n, k), nullptr, biased};
+}
+
+// bos, eos, and the parameter count of the slots (tied tensors once); refuses counts that no machine could hold.
+void complete_shape(const ConfigReader& reader, const std::vector<WeightSlot>& slots, Shape* shape);
+
+// cos and sin of position · frequency, on the device.
+class RopeTables {
+ public:
+  explicit RopeTables(const RopeConfig& config) : config_(config) { rope_.dims = config.dims; }
+  void make(Backend& backend, int positions);
+  size_t bytes(int positions) const;
+  const Rope* rope() const { return &rope_; }
+
+ private:
+  RopeConfig config_;
+  int positions_ = 0;
+  std::unique_ptr<Buffer> buffer_;  // cos [positions, dims / 2], then sin
+  Rope rope_;
+};
+
+// Collects slots, one line a tensor.
+class Slots {
+ public:
+  void table(std::string name, F16Matrix* table) {
+    out_.push_back({std::move(name), table->n, table->k, table, Role::embedding, false, {}});
+  }
+  // `prefix`.weight, and `prefix`.bias where the linear has one.
+  void linear(const std::string& prefix, Linear* linear) { add(prefix, linear, Role::linear, true); }
+  void head(const std::string& prefix, Linear* linear) { add(prefix, linear, Role::output_head, false); }
+  void vector(std::string name, int count, const float** target) {
+    out_.push_back({std::move(name), 1, count, target, Role::vector, false, {}});
+  }
+  // A tensor that may be in the file but must equal `tied_to`, which holds the memory.
+  void tied(std::string name, std::string tied_to, const Linear& linear) {
+    out_.push_back({std::move(name), rows_of(linear.weight), cols_of(linear.weight), static_cast<F16Matrix*>(nullptr),
+                    Role::output_head, false, std::move(tied_to)});
+  }
+  std::vector<WeightSlot> take() { return std::move(out_); }
+
+ private:
+  void add(const std::string& prefix, Linear* l, Role role, bool quantized) {
+    const int n = rows_of(l->weight), k = cols_of(l->weight);
+    out_.push_back({prefix + ".weight", n, k, &l->weight, role, quantized, {}});
+    if (l->biased) vector(prefix + ".bias", n, &l->bias);
+  }
+  std::vector<WeightSlot> out_;
+};
+
+// The families; registry.cpp lists them.
+std::unique_ptr<Model> make_llama(const ModelConfig& config, const Storage& storage);
+std::unique_ptr<Model> make_phi(const ModelConfig& config, const Storage& storage);
+
+}  // namespace quantbench

@@ -1,0 +1,275 @@
+#include "model/loader.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <thread>
+#include <unordered_set>
+
+#include <fmt/ranges.h>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/prequantized.h"
+#include "core/error.h"
+#include "core/os.h"
+#include "quant/int8.h"
+#include "quant/nf4.h"
+
+namespace quantbench {
+namespace {
+
+constexpr int64_t kElementsAtOnce = 1 << 18;  // of one read: large enough for the disk, small enough to share out
+constexpr size_t kMostNamed = 8;              // tensors that a message lists
+
+// `….q_proj.weight.absmax`, `….q_proj.SCB` → `….q_proj.weight`, the weight that they belong to.
+std::string weight_of(const std::string& name) {
+  for (const std::string_view end : {".SCB", ".weight_format"}) {
+    if (name.ends_with(end)) return name.substr(0, name.size() - end.size()) + ".weight";
+  }
+  const size_t at = name.rfind(".weight.");
+  return at == std::string::npos ? name : name.substr(0, at + std::strlen(".weight"));
+}
+
+// Buffers that older transformers saved and that are computed, not learnt.
+bool is_computed(const std::string& name) {
+  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attn.bias") || name.ends_with(".masked_bias");
+}
+
+class Loader {
+ public:
+  Loader(Model& model, const WeightSource& source, Backend& backend, const Plan& plan, const LoadProgress& progress)
+      : slots_(model.weights()), source_(source), backend_(backend), plan_(plan), progress_(progress) {}
+
+  LoadReport run() {
+    const int64_t start_ns = os::steady_now_ns();
+    const MemoryUse before = backend_.memory();
+    check();
+    for (const WeightSlot& slot : slots_) {
+      if (slot.tied_to.empty()) {
+        fill(slot);
+      } else if (source_.find(slot.name)) {
+        compare(slot);
+      }
+      advance(companion_bytes(slot));
+    }
+    for (size_t use = 0; use < kUses; ++use) {
+      report_.resident.bytes[use] = backend_.memory().bytes[use] - before.bytes[use];
+    }
+    check_resident();
+    report_.bytes_read = done_;
+    report_.duration_ns = os::steady_now_ns() - start_ns;
+    return std::move(report_);
+  }
+
+ private:
+  // Everything that can be known before a byte is read: names, shapes, what is quantised.
+  void check() {
+    std::vector<ExpectedTensor> expected;
+    std::unordered_set<std::string> known;
+    for (const WeightSlot& slot : slots_) {
+      known.insert(slot.name);
+      if (slot.tied_to.empty() || source_.find(slot.name)) expected.push_back({slot.name, slot.rows, slot.cols});
+      check_quantized(slot);
+      if (stays_fp16(slot)) report_.skipped.push_back(slot.name.substr(0, slot.name.rfind('.')));
+    }
+    check_tensors(source_, expected);
+    std::vector<std::string> strangers;
+    for (const std::string& name : source_.names()) {
+      if (known.count(weight_of(name)) != 0 || known.count(name) != 0) {
+        total_ += byte_count(*source_.find(name));
+      } else if (!is_computed(name)) {
+        strangers.push_back(name);
+      }
+    }
+    if (strangers.empty()) return;
+    std::sort(strangers.begin(), strangers.end());
+    const std::string more =
+        strangers.size() > kMostNamed ? fmt::format(" and {} more", strangers.size() - kMostNamed) : "";
+    const size_t shown = std::min(strangers.size(), kMostNamed);
+    fail(ErrorKind::bad_model,
+         "{}: '{}'{} are not tensors of the model that config.json describes, and leaving them out would give wrong "
+         "text; weights and config.json must be of the same model",
+         source_.where(), fmt::join(strangers.begin(), strangers.begin() + static_cast<ptrdiff_t>(shown), "', '"),
+         more);
+  }
+
+  void check_quantized(const WeightSlot& slot) const {
+    if (source_.prequantized() == Prequantized::none || !source_.find(slot.name)) return;
+    if (is_prequantized(source_, slot.name) == slot.quantized) return;
+    fail(ErrorKind::bad_model,
+         "{}: tensor '{}' is {}quantised, expected {}: every linear but the output head is quantised, no more and no "
+         "less; save the model again with the default llm_int8_skip_modules",
+         source_.where(), slot.name, slot.quantized ? "not " : "", slot.quantized ? "that it is" : "that it is not");
+  }
+
+  // A linear that transformers leaves unquantised where the others are.
+  bool stays_fp16(const WeightSlot& slot) const {
+    const bool some_quantized =
+        std::any_of(slots_.begin(), slots_.end(), [](const WeightSlot& s) { return s.quantized && is_quantized(s); });
+    if (!some_quantized || slot.role != Role::output_head) return false;
+    // Of a tied pair the head's own name counts: the embedding is no linear.
+    return !slot.tied_to.empty() || std::none_of(slots_.begin(), slots_.end(),
+                                                 [&](const WeightSlot& other) { return other.tied_to == slot.name; });
+  }
+  static bool is_quantized(const WeightSlot& slot) {
+    const auto* linear = std::get_if<Matrix*>(&slot.target);
+    return linear && *linear && format_of(**linear) != Format::f16;
+  }
+
+  void fill(const WeightSlot& slot) {
+    if (const auto* linear = std::get_if<Matrix*>(&slot.target)) {
+      // The same alternative again, so its address stays: an embedding tied to the head points into this Matrix.
+      **linear = matrix(slot, format_of(**linear));
+    } else if (const auto* table = std::get_if<F16Matrix*>(&slot.target)) {
+      **table = std::get<F16Matrix>(matrix(slot, Format::f16));
+    } else {
+      *std::get<const float**>(slot.target) = vector(slot);
+    }
+  }
+
+  Matrix matrix(const WeightSlot& slot, Format format) {
+    const int n = slot.rows, k = slot.cols;
+    const bool is_ready = source_.prequantized() != Prequantized::none && slot.quantized;
+    switch (format) {
+      case Format::int8:
+        if (is_ready) {
+          read_int8(source_, slot.name, n, k, &int8_);
+          advance(stored_bytes(slot));
+        } else {
+          stage(slot);
+          int8_.n = n, int8_.k = k;
+          int8_.codes.resize(staged_.size());
+          int8_.absmax.resize(static_cast<size_t>(n));
+          quantize_int8(staged_, n, k, int8_.codes, int8_.absmax, backend_.host_pool());
+        }
+        return backend_.pack(int8_.view(), slot.role, plan_);
+      case Format::nf4:
+        if (is_ready) {
+          read_nf4(source_, slot.name, n, k, &nf4_);
+          advance(stored_bytes(slot));
+        } else {
+          stage(slot);
+          quantize_nf4(staged_, n, k, &nf4_, backend_.host_pool());
+        }
+        return backend_.pack(nf4_.view(), slot.role, plan_);
+      case Format::f16:
+        return backend_.pack(HostF16{n, k, [&](int first, int count, f16* out) { read(slot, first, count, out); }},
+                             slot.role, plan_);
+      case Format::f32:
+        return backend_.pack(HostF32{n, k,
+                                     [&](int first, int count, float* out) {
+                                       source_.read_f32(slot.name, first, count, out);
+                                       advance(stored_bytes(slot) / n * count);
+                                     }},
+                             slot.role, plan_);
+    }
+    return {};
+  }
+
+  // Rounded to fp16 as every parameter is, kept in fp32.
+  const float* vector(const WeightSlot& slot) {
+    const HostF32 values{1, slot.cols, [&](int, int, float* out) {
+                           std::vector<f16> rounded(static_cast<size_t>(slot.cols));
+                           source_.read_f16(slot.name, 0, 1, rounded.data());
+                           std::transform(rounded.begin(), rounded.end(), out, [](f16 h) { return to_float(h); });
+                           advance(stored_bytes(slot));
+                         }};
+    return std::get<F32Matrix>(backend_.pack(values, Role::vector, plan_)).w;
+  }
+
+  // Rows of a matrix as fp16, in pieces so that progress shows. Called from several threads.
+  void read(const WeightSlot& slot, int first, int count, f16* out) {
+    const int at_once = rows_at_once(slot);
+    for (int done = 0; done < count; done += at_once) {
+      const int rows = std::min(at_once, count - done);
+      source_.read_f16(slot.name, first + done, rows, out + static_cast<size_t>(done) * static_cast<size_t>(slot.cols));
+      advance(stored_bytes(slot) / slot.rows * rows);
+    }
+  }
+  static int rows_at_once(const WeightSlot& slot) {
+    return static_cast<int>(std::max<int64_t>(1, kElementsAtOnce / slot.cols));
+  }
+
+  void stage(const WeightSlot& slot) {
+    const auto k = static_cast<size_t>(slot.cols);
+    staged_.resize(static_cast<size_t>(slot.rows) * k);
+    backend_.host_pool().for_chunks(
+        static_cast<size_t>(slot.rows), static_cast<size_t>(rows_at_once(slot)), [&](size_t begin, size_t end, int) {
+          read(slot, static_cast<int>(begin), static_cast<int>(end - begin), staged_.data() + begin * k);
+        });
+  }
+
+  // A tied tensor that is in the file all the same must say what its partner says.
+  void compare(const WeightSlot& slot) {
+    const auto k = static_cast<size_t>(slot.cols), grain = static_cast<size_t>(rows_at_once(slot));
+    std::atomic<int64_t> first_other{INT64_MAX};
+    backend_.host_pool().for_chunks(static_cast<size_t>(slot.rows), grain, [&](size_t begin, size_t end, int) {
+      std::vector<f16> own((end - begin) * k), partner((end - begin) * k);
+      const auto first = static_cast<int64_t>(begin), count = static_cast<int64_t>(end - begin);
+      source_.read_f16(slot.name, first, count, own.data());
+      source_.read_f16(slot.tied_to, first, count, partner.data());
+      advance(stored_bytes(slot) / slot.rows * count);
+      const auto other = std::mismatch(own.begin(), own.end(), partner.begin()).first;
+      if (other == own.end()) return;
+      const int64_t at = first * slot.cols + (other - own.begin());
+      for (int64_t known = first_other; at < known && !first_other.compare_exchange_weak(known, at);) {
+      }
+    });
+    if (first_other == INT64_MAX) return;
+    fail(ErrorKind::bad_model,
+         "{}: tensor '{}' differs from '{}' at row {}, column {}, though config.json says that they are tied "
+         "(tie_word_embeddings); weights and config.json must be of the same model",
+         source_.where(), slot.name, slot.tied_to, first_other / slot.cols, first_other % slot.cols);
+  }
+
+  int64_t stored_bytes(const WeightSlot& slot) const { return byte_count(*source_.find(slot.name)); }
+  // Of the tensors beside a weight that was saved quantised.
+  int64_t companion_bytes(const WeightSlot& slot) const {
+    if (source_.prequantized() == Prequantized::none || !slot.quantized) return 0;
+    const std::string module = slot.name.substr(0, slot.name.rfind('.'));
+    int64_t bytes = 0;
+    for (const std::string& name : {module + ".SCB", module + ".weight_format", slot.name + ".absmax",
+                                    slot.name + ".quant_map", slot.name + ".nested_absmax",
+                                    slot.name + ".nested_quant_map", slot.name + ".quant_state.bitsandbytes__nf4"}) {
+      if (const auto info = source_.find(name)) bytes += byte_count(*info);
+    }
+    return bytes;
+  }
+
+  void advance(int64_t bytes) {
+    if (bytes == 0) return;
+    const int64_t done = done_ += bytes;
+    if (progress_ && std::this_thread::get_id() == loading_thread_) progress_(done, total_);
+  }
+
+  // What the format predicts is what the backend took: otherwise every memory figure would be in doubt.
+  void check_resident() const {
+    for (const Use use : {Use::weights, Use::scales, Use::unquantized}) {
+      if (report_.resident[use] == plan_.predicted[use]) continue;
+      fail(ErrorKind::internal, "{}: loading took {} bytes of {}, predicted were {}: this is a fault of quantbench",
+           source_.where(), report_.resident[use], name_of(use), plan_.predicted[use]);
+    }
+  }
+
+  const std::vector<WeightSlot> slots_;
+  const WeightSource& source_;
+  Backend& backend_;
+  const Plan& plan_;
+  const LoadProgress& progress_;
+  const std::thread::id loading_thread_ = std::this_thread::get_id();
+  std::atomic<int64_t> done_{0};
+  int64_t total_ = 0;
+  LoadReport report_;
+  std::vector<f16> staged_;  // one matrix
+  Int8Weights int8_;
+  Nf4Weights nf4_;
+};
+
+}  // namespace
+
+LoadReport load(Model& model, const WeightSource& source, Backend& backend, const Plan& plan,
+                const LoadProgress& progress) {
+  return Loader(model, source, backend, plan, progress).run();
+}
+
+}  // namespace quantbench

@@ -1,0 +1,40 @@
+#include "model/model.h"
+
+namespace quantbench {
+
+std::string_view name_of(Precision precision) {
+  switch (precision) {
+    case Precision::fp16: return "fp16";
+    case Precision::int8: return "int8";
+    case Precision::nf4: return "4bit";
+  }
+  return "?";
+}
+
+std::string_view long_name_of(Precision precision) {
+  switch (precision) {
+    case Precision::fp16: return "FP16";
+    case Precision::int8: return "LLM.int8 (threshold 6.0)";
+    case Precision::nf4: return "NF4, double quantisation";
+  }
+  return "?";
+}
+
+State State::first(int count) const {
+  State out = *this;
+  for (Tensor* t : {&out.x, &out.q, &out.a, &out.h}) *t = t->slice(0, count);
+  out.rows.count = count;
+  return out;
+}
+
+void Model::decode(Ops& ops, const State& state) const {
+  forward(ops, state);
+  head(ops, state, 0, state.rows.count);
+  ops.next_token({.rows = state.rows,
+                  .logits = state.logits.slice(0, state.rows.count),
+                  .sampling = state.sampling,
+                  .history = state.history,
+                  .history_positions = state.history_positions});
+}
+
+}  // namespace quantbench

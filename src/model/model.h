@@ -1,0 +1,63 @@
+// A model family: its shapes, its weights by name, and the order of its ops. Knows no backend and no file.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "backend/backend.h"
+#include "model/state.h"
+
+namespace quantbench {
+
+enum class Precision : uint8_t { fp16, int8, nf4 };
+std::string_view name_of(Precision precision);       // as on the command line: "fp16", "int8", "4bit"
+std::string_view long_name_of(Precision precision);  // "FP16", "LLM.int8 (threshold 6.0)", "NF4, double quantisation"
+
+// How the weights will be stored; fixed when a model is made, so that a step can be planned before loading.
+struct Storage {
+  Precision precision = Precision::fp16;
+  bool nf4_double_quantized = true;  // false only for a checkpoint saved with plain fp32 absmax
+};
+
+struct Shape {               // what the rest of the program needs to know of a model
+  std::string architecture;  // "LlamaForCausalLM"
+  int layers = 0, hidden = 0, intermediate = 0, heads = 0, kv_heads = 0, head_dim = 0, vocab = 0, max_positions = 0;
+  int64_t parameters = 0;
+  std::vector<int32_t> bos, eos;  // from config.json and generation_config.json; bos has at most one
+};
+
+// One tensor of the checkpoint and where it goes. The loader reads, converts, quantises and packs; the model only says
+// what it wants: one line a tensor.
+struct WeightSlot {
+  std::string name;        // in the checkpoint
+  int rows = 0, cols = 0;  // [rows, cols]; a vector has rows == 1 and shape [cols]
+  // A linear; the embedding table; a norm weight or bias (rounded to fp16 as all parameters are, kept in fp32).
+  std::variant<Matrix*, F16Matrix*, const float**> target;
+  Role role = Role::linear;
+  bool quantized = false;  // in int8 and nf4; else fp16
+  std::string tied_to;     // name of the tensor whose memory it shares (target is null), or empty
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual const Shape& shape() const = 0;
+  // Every tensor, in the order of the forward pass. Targets have n, k and format set for the precision.
+  virtual std::vector<WeightSlot> weights() = 0;
+  // Host-made tables (RoPE) for at least that many positions; called before a step is recorded. Where more positions
+  // are wanted than before they are made anew, and what was recorded with the old ones must not run again.
+  virtual void make_tables(Backend& backend, int positions) = 0;
+  virtual size_t table_bytes(int positions) const = 0;  // what make_tables books
+
+  // Runs state.rows.count tokens (token, position and sequence are set) through all layers into state.x and the cache.
+  virtual void forward(Ops& ops, const State& state) const = 0;
+  // Final norm and head for `count` rows of state.x from `first` on into state.logits.
+  virtual void head(Ops& ops, const State& state, int first, int count) const = 0;
+  // One token a sequence: forward, head, next token. What is recorded as a Program.
+  void decode(Ops& ops, const State& state) const;
+};
+
+}  // namespace quantbench

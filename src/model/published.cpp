@@ -1,0 +1,57 @@
+// The configurations as their authors published them on the Hub, for measuring the real shapes with random weights.
+#include <fmt/ranges.h>
+
+#include <iterator>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "model/config.h"
+
+namespace quantbench {
+namespace {
+
+struct Published {
+  std::string_view id, config, generation;
+};
+
+constexpr Published kPublished[] = {
+    {"meta-llama/Llama-3.2-1B", R"({
+      "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16",
+      "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+      "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+      "vocab_size": 128256, "max_position_embeddings": 131072, "rms_norm_eps": 1e-05, "hidden_act": "silu",
+      "attention_bias": false, "mlp_bias": false, "tie_word_embeddings": true,
+      "rope_theta": 500000.0,
+      "rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                       "original_max_position_embeddings": 8192},
+      "bos_token_id": 128000, "eos_token_id": 128001})",
+     R"({"bos_token_id": 128000, "eos_token_id": 128001})"},
+    {"microsoft/phi-2", R"({
+      "architectures": ["PhiForCausalLM"], "model_type": "phi", "torch_dtype": "float16",
+      "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 32,
+      "num_attention_heads": 32, "num_key_value_heads": 32, "partial_rotary_factor": 0.4, "qk_layernorm": false,
+      "vocab_size": 51200, "max_position_embeddings": 2048, "layer_norm_eps": 1e-05, "hidden_act": "gelu_new",
+      "tie_word_embeddings": false, "rope_theta": 10000.0, "rope_scaling": null,
+      "bos_token_id": 50256, "eos_token_id": 50256})",
+     R"({"bos_token_id": 50256, "eos_token_id": 50256})"},
+};
+
+}  // namespace
+
+std::vector<std::string> published_ids() {
+  std::vector<std::string> ids;
+  for (const Published& one : kPublished) ids.emplace_back(one.id);
+  return ids;
+}
+
+ModelConfig published_config(std::string_view id) {
+  for (const Published& one : kPublished) {
+    if (one.id != id) continue;
+    const std::string where = fmt::format("built-in configuration of {}", id);
+    return {parse_json(one.config, where), parse_json(one.generation, where), where};
+  }
+  fail(ErrorKind::usage, "no configuration of '{}' is built in; --random-weights knows {}, or give a model folder", id,
+       fmt::join(published_ids(), ", "));
+}
+
+}  // namespace quantbench

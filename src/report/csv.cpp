@@ -1,0 +1,112 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "report/report.h"
+
+namespace quantbench {
+namespace {
+
+// RFC 4180: quoted where it must be, quotes doubled.
+std::string field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (char c : text) {
+    if (c == '"') quoted += '"';
+    quoted += c;
+  }
+  return quoted + "\"";
+}
+
+std::string joined(const std::vector<std::string>& cells) {
+  std::string line;
+  for (size_t i = 0; i < cells.size(); ++i) {
+    if (i > 0) line += ',';
+    line += field(cells[i]);
+  }
+  line += '\n';
+  return line;
+}
+
+std::string number(double value) { return fmt::format("{}", value); }
+std::string number(const std::optional<double>& value) { return value ? number(*value) : ""; }
+
+std::string column(const Summary& s) {
+  if (s.unit == Unit::nanoseconds) return s.name + "_ns";
+  return s.unit == Unit::bytes && !s.name.ends_with("_bytes") ? s.name + "_bytes" : s.name;
+}
+
+std::string own(std::span<const RecordView> views) {
+  std::vector<const Summary*> metrics;  // one of each name, in the order of the table of metrics
+  for (const RecordView& v : views) {
+    for (const Summary& s : v.metrics) {
+      const auto same = [&](const Summary* m) { return m->name == s.name; };
+      if (std::none_of(metrics.begin(), metrics.end(), same)) metrics.push_back(&s);
+    }
+  }
+  std::vector<std::string> heading{"model",      "precision", "precision_long", "test",    "kind",  "prompt_tokens",
+                                   "new_tokens", "status",    "stamp",          "reasons", "error", "runs"};
+  for (const Summary* m : metrics) {
+    heading.push_back(column(*m));
+    if (m->runs > 0) heading.insert(heading.end(), {column(*m) + "_low", column(*m) + "_high"});
+  }
+  std::string out = joined(heading);
+  for (const RecordView& v : views) {
+    std::string reasons;
+    for (const std::string& reason : v.stamp.reasons) reasons += (reasons.empty() ? "" : "; ") + reason;
+    const Summary* latency = v.find("total_latency");
+    std::vector<std::string> row{v.model,
+                                 v.precision,
+                                 v.precision_long,
+                                 v.test,
+                                 v.kind,
+                                 std::to_string(v.prompt_tokens),
+                                 std::to_string(v.new_tokens),
+                                 v.status,
+                                 std::string(name_of(v.stamp.kind)),
+                                 reasons,
+                                 v.error,
+                                 std::to_string(latency ? latency->runs : 0)};
+    for (const Summary* m : metrics) {
+      const Summary* s = v.find(m->name);
+      row.push_back(s ? number(s->median) : "");
+      if (m->runs > 0) row.insert(row.end(), {s ? number(s->low) : "", s ? number(s->high) : ""});
+    }
+    out += joined(row);
+  }
+  return out;
+}
+
+// The predecessor's columns, in its units: seconds, tokens per second, and gigabytes of 2^30.
+std::string predecessor(std::span<const RecordView> views, bool full) {
+  std::string out = full ? "precision,total_latency_sec,tokens_per_sec,per_token_latency_sec,generated_tokens,"
+                           "start_mem_gb,end_mem_gb,peak_mem_gb,error\n"
+                         : "precision,latency_sec,tokens_per_sec,peak_mem_gb,error\n";
+  for (const RecordView& v : views) {
+    const auto scaled = [&v](std::string_view metric, double unit) {
+      const Summary* s = v.find(metric);
+      return s ? number(s->median / unit) : "";
+    };
+    constexpr double kGiB = 1024.0 * 1024 * 1024;
+    const std::string error = v.status == "ok" ? "" : v.error;
+    const std::string latency = scaled("total_latency", 1e9), rate = scaled("tokens_per_second", 1),
+                      peak = scaled("memory_peak", kGiB);
+    if (full) {
+      out += joined({v.precision, latency, rate, scaled("latency_per_token", 1e9),
+                     latency.empty() ? "" : std::to_string(v.response_ids.size()), scaled("memory_start", kGiB),
+                     scaled("memory_end", kGiB), peak, error});
+    } else {
+      out += joined({v.precision, latency, rate, peak, error});
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string csv(std::span<const RecordView> views, CsvSchema schema) {
+  if (schema == CsvSchema::own) return own(views);
+  return predecessor(views, schema == CsvSchema::predecessor_full);
+}
+
+}  // namespace quantbench

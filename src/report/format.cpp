@@ -1,0 +1,109 @@
+#include "report/format.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace quantbench {
+namespace {
+
+// Four significant digits without an exponent.
+std::string four_digits(double value) {
+  const double size = std::abs(value);
+  return fmt::format("{:.{}f}", value, size >= 999.95 ? 0 : size >= 99.995 ? 1 : size >= 9.9995 ? 2 : 3);
+}
+
+size_t width_of(const std::string& text) {
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+}
+
+}  // namespace
+
+std::string format_bytes(double bytes) {
+  constexpr std::array kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
+  size_t unit = 0;
+  while (std::abs(bytes) >= 1024 && unit + 1 < kUnits.size()) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return fmt::format("{:.{}f} {}", bytes, unit == 0 ? 0 : unit >= 3 ? 2 : 1, kUnits[unit]);
+}
+
+std::string format_ns(double ns) {
+  if (ns >= 1e9) return four_digits(ns / 1e9) + " s";
+  if (ns >= 1e6) return four_digits(ns / 1e6) + " ms";
+  return four_digits(ns / 1e3) + " µs";
+}
+
+std::string format_rate(double per_second) { return four_digits(per_second); }
+
+Grid::Grid(std::vector<std::string> headings, std::vector<Align> align)
+    : rows_{std::move(headings)}, align_(std::move(align)) {}
+
+void Grid::add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+
+std::string Grid::text() const {
+  std::vector<size_t> widths(align_.size(), 0);
+  for (const auto& row : rows_) {
+    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], width_of(row[c]));
+  }
+  std::string out;
+  for (size_t r = 0; r < rows_.size(); ++r) {
+    std::string line;
+    for (size_t c = 0; c < rows_[r].size(); ++c) {
+      const std::string pad(widths[c] - width_of(rows_[r][c]), ' ');
+      if (c > 0) line += "  ";
+      line += align_[c] == Align::right ? pad + rows_[r][c] : rows_[r][c] + pad;
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+    if (r == 0) {
+      size_t total = 2 * (widths.size() - 1);
+      for (size_t width : widths) total += width;
+      out += std::string(total, '-') + "\n";
+    }
+  }
+  return out;
+}
+
+std::string Grid::markdown() const {
+  std::string out;
+  for (size_t r = 0; r < rows_.size(); ++r) {
+    out += "|";
+    for (const std::string& cell : rows_[r]) {
+      std::string escaped;
+      for (char c : cell) {
+        if (c == '|') escaped += '\\';
+        escaped += c == '\n' ? ' ' : c;
+      }
+      out += " " + escaped + " |";
+    }
+    out += "\n";
+    if (r == 0) {
+      out += "|";
+      for (Align align : align_) out += align == Align::right ? "---:|" : "---|";
+      out += "\n";
+    }
+  }
+  return out;
+}
+
+std::string printable(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const bool c1 = byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;
+    if (c1) {  // U+0080 … U+009F, which terminals may obey
+      out += fmt::format("<U+{:04X}>", static_cast<unsigned char>(text[++i]));
+    } else if ((byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7f) {
+      out += fmt::format("<U+{:04X}>", byte);
+    } else {
+      out.push_back(text[i]);
+    }
+  }
+  return out;
+}
+
+}  // namespace quantbench

@@ -1,0 +1,29 @@
+// Reports of a sweep, from records alone.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bench/record.h"
+
+namespace quantbench {
+
+// The metric that a test is judged by: tokens per second, of prefill where there is nothing else.
+std::string_view headline_metric(const RecordView& view);
+
+std::string table_text(std::span<const RecordView> views);
+std::string table_markdown(std::span<const RecordView> views);
+// Why cells are flagged, invalid or failed; empty if none is.
+std::vector<std::string> notes(std::span<const RecordView> views);
+// The generated text of each precision.
+std::string responses(std::span<const RecordView> views);
+
+// Fastest, smallest, and which precision beats another in everything, for each model and test with more than one
+// precision. "undecided" where intervals overlap.
+std::vector<std::string> verdict(std::span<const RecordView> views);
+
+enum class CsvSchema { own, predecessor, predecessor_full };
+std::string csv(std::span<const RecordView> views, CsvSchema schema);
+
+}  // namespace quantbench

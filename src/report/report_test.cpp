@@ -1,0 +1,190 @@
+#include "report/report.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "report/format.h"
+
+namespace quantbench {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+using testing::SizeIs;
+
+Summary series(std::string name, Unit unit, Better better, double median, double half_width) {
+  Summary s{std::move(name), unit, better, 10, median, median - half_width, median + half_width, 0.9785};
+  for (int i = 0; i < 10; ++i) s.samples.push_back(median + half_width * (i - 4.5) / 4.5);
+  return s;
+}
+Summary figure(std::string name, double value) { return {std::move(name), Unit::bytes, Better::lower, 0, value}; }
+
+RecordView view(const std::string& precision, double rate, double half_width, double peak_gib) {
+  RecordView v;
+  v.model = "org/model";
+  v.precision = precision;
+  v.precision_long = precision + ", long, name";
+  v.test = "p8+n64";
+  v.kind = "generation";
+  v.prompt_tokens = 8;
+  v.new_tokens = 64;
+  v.status = "ok";
+  v.response_text = "text of " + precision;
+  v.response_ids.assign(64, 7);
+  v.metrics = {
+      series("total_latency", Unit::nanoseconds, Better::lower, 64e9 / rate, 64e9 / rate * half_width / rate),
+      series("latency_per_token", Unit::nanoseconds, Better::lower, 1e9 / rate, 0),
+      series("time_to_first_token", Unit::nanoseconds, Better::lower, 10e9 / rate, 10e9 / rate * half_width / rate),
+      series("inter_token_median", Unit::nanoseconds, Better::lower, 0.9e9 / rate, 0),
+      series("tokens_per_second", Unit::per_second, Better::higher, rate, half_width),
+      series("read_share", Unit::fraction, Better::higher, 0.914, 0.01),
+      figure("weight_bytes", peak_gib * 0.9 * (1 << 30)),
+      figure("memory_start", 1 << 24),
+      figure("memory_peak", peak_gib * (1 << 30)),
+      figure("memory_end", peak_gib * 0.95 * (1 << 30))};
+  return v;
+}
+
+std::vector<RecordView> three() {
+  return {view("fp16", 14.26, 0.1, 2.5), view("int8", 22.5, 0.1, 1.5), view("4bit", 35, 0.2, 1.1)};
+}
+
+TEST(Format, KeepsFourDigits) {
+  EXPECT_EQ(format_rate(14.2567), "14.26");
+  EXPECT_EQ(format_rate(812.34), "812.3");
+  EXPECT_EQ(format_rate(12345.6), "12346");
+  EXPECT_EQ(format_rate(0.5), "0.500");
+  EXPECT_EQ(format_ns(1.21e6), "1.210 ms");
+  EXPECT_EQ(format_ns(950), "0.950 µs");
+  EXPECT_EQ(format_ns(2.5e9), "2.500 s");
+  EXPECT_EQ(format_bytes(14.2 * 1024 * 1024), "14.2 MiB");
+  EXPECT_EQ(format_bytes(512), "512 B");
+}
+
+TEST(Format, AlignsByCharactersNotBytes) {
+  Grid g({"a", "b"}, {Grid::Align::right, Grid::Align::left});
+  g.add({"± 1", "x"});
+  g.add({"12345", "y"});
+  EXPECT_EQ(g.text(), "    a  b\n--------\n  ± 1  x\n12345  y\n");
+}
+
+TEST(Format, ResponsesCannotSteerTheTerminal) {
+  EXPECT_EQ(printable("a\x1b[31mb\nc\x7f"), "a<U+001B>[31mb\nc<U+007F>");
+  EXPECT_EQ(printable("\xc2\x9b"), "<U+009B>");
+  EXPECT_EQ(printable("été ✓"), "été ✓");
+}
+
+TEST(Table, HasEveryColumn) {
+  const std::string text = table_text(three());
+  EXPECT_THAT(text, HasSubstr("model      precision"));
+  EXPECT_THAT(text, HasSubstr("14.26 ± 0.100"));
+  EXPECT_THAT(text, HasSubstr("2.50 GiB"));
+  EXPECT_THAT(text, HasSubstr("91.4 %"));
+  EXPECT_THAT(text, HasSubstr("VALID"));
+  EXPECT_THAT(table_markdown(three()), HasSubstr("| org/model | int8 |"));
+}
+
+TEST(Table, ModelsInTheCacheShowNoShare) {
+  auto views = three();
+  views[0].in_cache = true;
+  EXPECT_THAT(table_text(views), HasSubstr("in cache"));
+}
+
+TEST(Table, FailedCellsAreRowsWithTheirReason) {
+  auto views = three();
+  views[1].status = "failed";
+  views[1].error = "the worker process ended with signal 9";
+  views[1].metrics.clear();
+  views[2].stamp = {StampKind::flagged, {"interval target missed"}};
+  EXPECT_THAT(table_text(views), HasSubstr("failed"));
+  EXPECT_THAT(notes(views), ElementsAre("org/model int8 p8+n64: failed: the worker process ended with signal 9",
+                                        "org/model 4bit p8+n64: FLAGGED: interval target missed"));
+}
+
+TEST(Responses, AreGivenForEachPrecisionOrAsIds) {
+  auto views = three();
+  EXPECT_THAT(responses(views), HasSubstr("org/model 4bit:\ntext of 4bit\n"));
+  views[0].response_text.reset();
+  EXPECT_THAT(responses(views), HasSubstr("no tokenizer; ids 7 7 7 7 7 7 7 7 …"));
+}
+
+TEST(Verdict, NamesFastestSmallestAndWhoBeatsWhom) {
+  const auto lines = verdict(three());
+  ASSERT_THAT(lines, SizeIs(4));
+  EXPECT_THAT(lines[1], HasSubstr("fastest: 4bit (2.45 × fp16 [2.4"));
+  EXPECT_THAT(lines[2], HasSubstr("smallest: 4bit (peak memory: fp16 2.50 GiB"));
+  EXPECT_THAT(lines[3], HasSubstr("4bit beats fp16 in everything measured"));
+  EXPECT_THAT(lines[3], HasSubstr("int8 beats fp16 in everything measured"));
+  EXPECT_THAT(lines[3], HasSubstr("not quality"));
+}
+
+TEST(Verdict, OverlappingIntervalsAreUndecided) {
+  auto views = three();
+  views[1] = view("int8", 34.7, 0.2, 1.5);
+  const auto lines = verdict(views);
+  EXPECT_THAT(lines[1], HasSubstr("fastest: undecided between 4bit and int8: their intervals overlap"));
+  EXPECT_THAT(lines[3], Not(HasSubstr("4bit beats int8")));
+}
+
+TEST(Verdict, InvalidCellsDoNotEnter) {
+  auto views = three();
+  views[2].stamp.kind = StampKind::invalid;
+  EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: int8"));
+  views[1].status = "failed";
+  EXPECT_THAT(verdict(views), ElementsAre(HasSubstr("no verdict: 1 of 3")));
+}
+
+TEST(Verdict, UnlikeTokenCountsAreNotCompared) {
+  auto views = three();
+  views[2].response_ids.resize(10);
+  EXPECT_THAT(verdict(views), ElementsAre(HasSubstr("different numbers of tokens")));
+}
+
+TEST(Verdict, OnePrecisionAloneHasNone) { EXPECT_THAT(verdict(std::vector{three()[0]}), SizeIs(0)); }
+
+TEST(Csv, PredecessorsColumnsAndUnits) {
+  auto views = three();
+  views[1].status = "failed";
+  views[1].error = "died, \"badly\"";
+  views[1].metrics.clear();
+  const std::string text = csv(views, CsvSchema::predecessor);
+  EXPECT_EQ(text.substr(0, text.find('\n')), "precision,latency_sec,tokens_per_sec,peak_mem_gb,error");
+  EXPECT_THAT(text, HasSubstr("\nfp16,4.48"));
+  EXPECT_THAT(text, HasSubstr(",14.26,2.5,\n"));
+  EXPECT_THAT(text, HasSubstr("\nint8,,,,\"died, \"\"badly\"\"\"\n"));
+  const std::string full = csv(three(), CsvSchema::predecessor_full);
+  EXPECT_EQ(full.substr(0, full.find('\n')),
+            "precision,total_latency_sec,tokens_per_sec,per_token_latency_sec,generated_tokens,start_mem_gb,end_mem_gb,"
+            "peak_mem_gb,error");
+  EXPECT_THAT(full, HasSubstr(",64,0.015625,2.375,2.5,\n"));
+}
+
+TEST(Csv, OwnHasAHeadingForEachColumnOfEachRow) {
+  auto views = three();
+  views[0].metrics.clear();
+  views[0].status = "failed";
+  const std::string text = csv(views, CsvSchema::own);
+  // Quoted commas appear in the long names only: take them out, then count.
+  std::vector<size_t> commas;
+  size_t at = 0;
+  while (at < text.size()) {
+    const size_t end = text.find('\n', at);
+    bool quoted = false;
+    size_t count = 0;
+    for (char c : text.substr(at, end - at)) {
+      if (c == '"') quoted = !quoted;
+      count += c == ',' && !quoted;
+    }
+    commas.push_back(count);
+    at = end + 1;
+  }
+  ASSERT_THAT(commas, SizeIs(4));
+  EXPECT_THAT(commas, testing::Each(commas[0]));
+  EXPECT_THAT(text, HasSubstr("tokens_per_second,tokens_per_second_low,tokens_per_second_high"));
+  EXPECT_THAT(text, HasSubstr("memory_peak_bytes"));
+}
+
+}  // namespace
+}  // namespace quantbench

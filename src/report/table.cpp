@@ -1,0 +1,83 @@
+#include <fmt/format.h>
+
+#include "report/format.h"
+#include "report/report.h"
+
+namespace quantbench {
+namespace {
+
+constexpr const char* kNothing = "–";
+
+std::string with_interval(const Summary* s) {
+  if (!s) return kNothing;
+  if (!s->low || !s->high) return format_rate(s->median);
+  return fmt::format("{} ± {}", format_rate(s->median), format_rate((*s->high - *s->low) / 2));
+}
+
+std::string of(const RecordView& v, std::string_view metric, std::string (*format)(double)) {
+  const Summary* s = v.find(metric);
+  return s ? format(s->median) : kNothing;
+}
+
+std::string read_share(const RecordView& v) {
+  const Summary* s = v.find("read_share");
+  if (!s) return kNothing;
+  if (v.in_cache) return "in cache";
+  return fmt::format("{:.1f} %", 100 * s->median);
+}
+
+Grid grid(std::span<const RecordView> views) {
+  using enum Grid::Align;
+  Grid g({"model", "precision", "size", "test", "t/s", "TTFT", "inter-token p50", "mem peak", "% read peak", "stamp"},
+         {left, left, right, left, right, right, right, right, right, left});
+  for (const RecordView& v : views) {
+    g.add({printable(v.model), v.precision, of(v, "weight_bytes", format_bytes), v.test,
+           with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
+           of(v, "inter_token_median", format_ns), of(v, "memory_peak", format_bytes), read_share(v),
+           v.status == "ok" ? std::string(name_of(v.stamp.kind)) : v.status});
+  }
+  return g;
+}
+
+}  // namespace
+
+std::string_view headline_metric(const RecordView& view) {
+  return view.kind == "prefill" ? "prefill_tokens_per_second" : "tokens_per_second";
+}
+
+std::string table_text(std::span<const RecordView> views) { return grid(views).text(); }
+std::string table_markdown(std::span<const RecordView> views) { return grid(views).markdown(); }
+
+std::vector<std::string> notes(std::span<const RecordView> views) {
+  std::vector<std::string> lines;
+  for (const RecordView& v : views) {
+    const std::string cell = fmt::format("{} {} {}", printable(v.model), v.precision, v.test);
+    if (v.status != "ok") {
+      lines.push_back(fmt::format("{}: {}: {}", cell, v.status, printable(v.error)));
+      continue;
+    }
+    for (const std::string& reason : v.stamp.reasons) {
+      lines.push_back(fmt::format("{}: {}: {}", cell, name_of(v.stamp.kind), reason));
+    }
+  }
+  return lines;
+}
+
+std::string responses(std::span<const RecordView> views) {
+  std::string out;
+  for (const RecordView& v : views) {
+    if (v.kind != "generation" || v.response_ids.empty()) continue;
+    out += fmt::format("{} {}:\n", printable(v.model), v.precision);
+    if (v.response_text) {
+      out += printable(*v.response_text) + "\n\n";
+      continue;
+    }
+    constexpr size_t kShown = 8;
+    std::string ids;
+    for (size_t i = 0; i < v.response_ids.size() && i < kShown; ++i) ids += fmt::format(" {}", v.response_ids[i]);
+    out += fmt::format("no tokenizer; ids{}{}\n\n", ids, v.response_ids.size() > kShown ? " …" : "");
+  }
+  return out;
+}
+
+}  // namespace quantbench

@@ -1,0 +1,146 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "bench/statistics.h"
+#include "report/format.h"
+#include "report/report.h"
+
+namespace quantbench {
+namespace {
+
+// Peaks this close are the same: pages, not precisions, make such differences.
+constexpr double kSameMemory = 0.01;
+
+enum class Order { better, worse, undecided };
+
+Order compare(const Summary* a, const Summary* b) {
+  if (!a || !b) return Order::undecided;
+  if (a->runs == 0) {  // a single figure
+    if (std::abs(a->median - b->median) <= kSameMemory * std::max(a->median, b->median)) return Order::undecided;
+    return (a->median < b->median) == (a->better == Better::lower) ? Order::better : Order::worse;
+  }
+  if (!a->low || !b->low) return Order::undecided;
+  const bool below = *a->high<*b->low, above = *a->low> * b->high;
+  if (!below && !above) return Order::undecided;
+  return below == (a->better == Better::lower) ? Order::better : Order::worse;
+}
+
+std::string listed(const std::vector<const RecordView*>& views) {
+  std::string text;
+  for (size_t i = 0; i < views.size(); ++i) {
+    if (i > 0) text += i + 1 == views.size() ? " and " : ", ";
+    text += views[i]->precision;
+  }
+  return text;
+}
+
+// The best of a group by one metric, or those that cannot be told apart from it.
+std::vector<const RecordView*> best_by(const std::vector<const RecordView*>& group, std::string_view metric) {
+  const auto key = [&](const RecordView* v) {
+    const Summary* s = v->find(metric);
+    return s->better == Better::lower ? s->median : -s->median;
+  };
+  std::vector<const RecordView*> sorted = group;
+  std::stable_sort(sorted.begin(), sorted.end(), [&](auto* a, auto* b) { return key(a) < key(b); });
+  std::vector<const RecordView*> best;
+  for (const RecordView* v : sorted) {
+    if (v == sorted.front() || compare(sorted.front()->find(metric), v->find(metric)) == Order::undecided)
+      best.push_back(v);
+  }
+  return best;
+}
+
+std::string ratio_text(const RecordView& a, const RecordView& b) {
+  const std::string_view metric = headline_metric(a);
+  const Ratio r = bootstrap_median_ratio(a.find(metric)->samples, b.find(metric)->samples, a.seed);
+  return fmt::format("{:.2f} × {} [{:.2f}, {:.2f}]", r.value, b.precision, r.low, r.high);
+}
+
+std::string fastest(const std::vector<const RecordView*>& group) {
+  const auto best = best_by(group, headline_metric(*group.front()));
+  std::string ratios;
+  for (const RecordView* v : group) {
+    if (v != best.front()) ratios += (ratios.empty() ? "" : ", ") + ratio_text(*best.front(), *v);
+  }
+  if (best.size() > 1) {
+    return fmt::format("fastest: undecided between {}: their intervals overlap ({} is {})", listed(best),
+                       best.front()->precision, ratios);
+  }
+  return fmt::format("fastest: {} ({})", best.front()->precision, ratios);
+}
+
+std::string smallest(const std::vector<const RecordView*>& group) {
+  for (const RecordView* v : group) {
+    if (!v->find("memory_peak")) return "smallest: undecided: memory was not measured for every precision";
+  }
+  const auto best = best_by(group, "memory_peak");
+  std::string others;
+  for (const RecordView* v : group) {
+    others +=
+        fmt::format("{}{} {}", others.empty() ? "" : ", ", v->precision, format_bytes(v->find("memory_peak")->median));
+  }
+  if (best.size() > 1) return fmt::format("smallest: undecided between {} (peak memory: {})", listed(best), others);
+  return fmt::format("smallest: {} (peak memory: {})", best.front()->precision, others);
+}
+
+bool beats_in_everything(const RecordView& a, const RecordView& b) {
+  for (std::string_view metric :
+       {headline_metric(a), std::string_view("time_to_first_token"), std::string_view("memory_peak")}) {
+    if (compare(a.find(metric), b.find(metric)) != Order::better) return false;
+  }
+  return true;
+}
+
+std::string domination(const std::vector<const RecordView*>& group) {
+  std::string found;
+  for (const RecordView* a : group) {
+    for (const RecordView* b : group) {
+      if (a == b || !beats_in_everything(*a, *b)) continue;
+      found +=
+          fmt::format("{}{} beats {} in everything measured", found.empty() ? "" : "; ", a->precision, b->precision);
+    }
+  }
+  if (found.empty()) found = "no precision beats another in everything measured";
+  return found + " (speed, time to first token, memory; not quality)";
+}
+
+}  // namespace
+
+std::vector<std::string> verdict(std::span<const RecordView> views) {
+  std::vector<std::string> lines;
+  std::vector<std::string> done;  // model and test
+  for (const RecordView& first : views) {
+    const std::string title = fmt::format("{}, {}", printable(first.model), first.test);
+    if (std::find(done.begin(), done.end(), title) != done.end()) continue;
+    done.push_back(title);
+    std::vector<const RecordView*> group;
+    size_t cells = 0;
+    for (const RecordView& v : views) {
+      if (v.model != first.model || v.test != first.test) continue;
+      ++cells;
+      const Summary* headline = v.find(headline_metric(v));
+      if (v.status == "ok" && v.stamp.kind != StampKind::invalid && headline && headline->low) group.push_back(&v);
+    }
+    if (cells < 2) continue;
+    if (group.size() < 2) {
+      lines.push_back(
+          fmt::format("{}: no verdict: {} of {} precisions have figures with an interval", title, group.size(), cells));
+      continue;
+    }
+    const bool alike = std::all_of(group.begin(), group.end(), [&](const RecordView* v) {
+      return v->response_ids.size() == group.front()->response_ids.size();
+    });
+    if (!alike) {
+      lines.push_back(title + ": no verdict: the precisions generated different numbers of tokens");
+      continue;
+    }
+    lines.push_back(title + ":");
+    lines.push_back("  " + fastest(group));
+    lines.push_back("  " + smallest(group));
+    lines.push_back("  " + domination(group));
+  }
+  return lines;
+}
+
+}  // namespace quantbench

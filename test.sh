@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# One command for every test: installs what is missing, builds with warnings as errors, runs the unit tests, the checks of
+# the tree and those of the program; skips aloud what this machine cannot run. The last line is the count.
+#
+#   ./test.sh [--full] [CTEST ARGUMENT…]     --full: also builds with g++-11 where it is installed, and runs the unit tests
+#                                            under the address and undefined-behaviour sanitizers
+. "$(dirname "${BASH_SOURCE[0]}")/tools/setup.sh"
+
+full=0
+if [ "${1:-}" = --full ]; then
+  full=1
+  shift
+fi
+passed=0
+failed=0
+skipped=0
+notes=""
+
+# run_tests PRESET [CTEST ARGUMENT…]: ctest shows a line a test on the terminal and the output of those that fail.
+run_tests() {
+  local preset="$1" status=0 folder="$QB_ROOT/build/$1" before=$failed counts p f s
+  shift
+  qb_say "Testing ($preset)"
+  mkdir -p "$folder/Testing/Temporary"
+  : > "$folder/Testing/Temporary/LastTest.log"
+  (cd "$QB_ROOT" && ctest --preset "$preset" --parallel "$(nproc)" "$@") 2>&1 |
+    tee "$folder/ctest_output.txt" || status=$?
+  cat "$folder/Testing/Temporary/LastTest.log" >> "$QB_LOG"
+  counts="$(awk -f "$QB_ROOT/tools/count_tests.awk" "$folder/ctest_output.txt" "$folder/Testing/Temporary/LastTest.log")"
+  read -r p f s <<< "$counts"
+  passed=$((passed + p))
+  failed=$((failed + f))
+  skipped=$((skipped + s))
+  notes+="$(tail -n +2 <<< "$counts" | sed "s/^/$preset: /")"$'\n'
+  if [ $status -ne 0 ] && [ "$failed" -eq "$before" ]; then
+    failed=$((failed + 1))
+    notes+="$preset: failed: ctest ended with status $status"$'\n'
+  fi
+}
+
+# A check that is a step of its own and not a ctest test.
+check() {
+  local name="$1"
+  shift
+  if qb_try "$name" "$@"; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    notes+="failed: $name"$'\n'
+  fi
+}
+
+qb_begin test
+qb_install "${QB_PACKAGES[@]}"
+qb_build ci
+run_tests ci "$@"
+
+if [ $full -eq 1 ]; then
+  if command -v g++-11 > /dev/null; then
+    check "Configuring (gcc11)" qb_in_root cmake --preset gcc11 "${QB_LAUNCHER[@]}"
+    check "Building (gcc11)" cmake --build "$QB_ROOT/build/gcc11"
+  else
+    skipped=$((skipped + 1))
+    notes+="skipped: build with g++-11: it is not installed"$'\n'
+  fi
+  if qb_try "Configuring (asan)" qb_in_root cmake --preset asan "${QB_LAUNCHER[@]}" &&
+     qb_try "Building (asan)" cmake --build "$QB_ROOT/build/asan"; then
+    run_tests asan "$@"
+  else
+    failed=$((failed + 1))
+    notes+="failed: build with sanitizers"$'\n'
+  fi
+fi
+
+echo
+grep -v '^$' <<< "$notes" || true
+if [ $skipped -gt 0 ]; then
+  qb_say "$passed passed, $failed failed, $skipped skipped"
+else
+  qb_say "$passed passed, $failed failed"
+fi
+[ $failed -eq 0 ]

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Writes the goldens below testdata/: what Hugging Face's libraries compute, for our tests to compare with.
+
+    tools/goldens.py models        tiny Llama and Phi checkpoints and their logits
+    tools/goldens.py tokenizers    tokenizer.json files, token ids and decoded text
+    tools/goldens.py check         holds the restated arithmetic to the files of testdata/bitsandbytes; writes nothing
+
+Runs on a CPU, deterministically, with exactly the versions named in PINNED:
+
+    pip install torch==2.11.0 transformers==5.17.0 bitsandbytes==0.50.2 tokenizers==0.23.3
+
+testdata/README.md says what every file holds.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import pathlib
+import sys
+
+PINNED = {"torch": "2.11.0", "transformers": "5.17.0", "bitsandbytes": "0.50.2", "tokenizers": "0.23.3"}
+TESTDATA = pathlib.Path(__file__).resolve().parent.parent / "testdata"
+
+
+def check_versions():
+    for package, wanted in PINNED.items():
+        found = importlib.metadata.version(package).split("+")[0]
+        if found != wanted:
+            sys.exit(f"goldens.py: {package} is {found}, the goldens are defined by {wanted}; install that version")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["models", "tokenizers", "check"])
+    what = parser.parse_args().what
+    check_versions()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    made_by = ", ".join(f"{package} {version}" for package, version in PINNED.items())
+    if what == "tokenizers":
+        import goldens_tokenizers
+
+        goldens_tokenizers.write(TESTDATA / "tokenizers", TESTDATA.parent / "models" / "bundled", made_by)
+        return
+    import torch
+
+    torch.set_num_threads(1)  # the order of a sum may depend on it
+    import bitsandbytes_cuda
+
+    for path in sorted((TESTDATA / "bitsandbytes").glob("*.safetensors")):
+        print(f"{path.name}: {bitsandbytes_cuda.check_against_cuda(path)}")
+    if what == "models":
+        import goldens_models
+
+        goldens_models.write(TESTDATA / "models", made_by)
+
+
+if __name__ == "__main__":
+    main()
