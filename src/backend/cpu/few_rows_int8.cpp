@@ -23,8 +23,8 @@ QB_INLINE void sums(int32_t* acc, const Int8Rows& x, const int8_t* w, int k) {
     const __m512i v1 = _mm512_xor_si512(_mm512_loadu_si512(w + j + 64), flip);
     for (int r = 0; r < kRows; ++r) {
       const int8_t* codes = x.codes + r * x.stride + j;
-      a[r] = _mm512_dpbusd_epi32(a[r], v0, _mm512_loadu_si512(codes));
-      b[r] = _mm512_dpbusd_epi32(b[r], v1, _mm512_loadu_si512(codes + 64));
+      a[r] = dot_u8_i8(a[r], v0, _mm512_loadu_si512(codes));
+      b[r] = dot_u8_i8(b[r], v1, _mm512_loadu_si512(codes + 64));
     }
   }
   for (; j < k; j += 64) {
@@ -33,7 +33,7 @@ QB_INLINE void sums(int32_t* acc, const Int8Rows& x, const int8_t* w, int k) {
     const __m512i v = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, w + j), flip);
     // Codes beyond k are zero, so what stands beside them does not matter.
     for (int r = 0; r < kRows; ++r) {
-      a[r] = _mm512_dpbusd_epi32(a[r], v, _mm512_loadu_si512(x.codes + r * x.stride + j));
+      a[r] = dot_u8_i8(a[r], v, _mm512_loadu_si512(x.codes + r * x.stride + j));
     }
   }
   for (int r = 0; r < kRows; ++r) {

@@ -79,6 +79,9 @@ void tiles(float* y, size_t ldy, const float* x, size_t ldx, const Nf4Weight& w,
 
 constexpr float kCodeUnits = 8191, kActivationUnits = 16383;
 constexpr int kExact = 16;  // products whose int32 sum cannot overflow
+// How far ahead of the codes in use. Zen 5, two cores, memory that gives 66 GB/s: 59 GB/s of codes without, 65 with 4
+// KB, 70 with 8 KB, 69 with 12 KB.
+constexpr size_t kPrefetchBytes = 8192;
 
 // The code twice over: vpermw looks at five bits, and the fifth belongs to the next nibble.
 QB_INLINE __m512i code_table_i16() {
@@ -95,12 +98,13 @@ template <int kRows>
 QB_INLINE void multiply_i16(__m512i (&acc)[kRows], __m512i table, const uint8_t* codes, const int16_t* pairs,
                             size_t stride) {
   const __m512i v = _mm512_loadu_si512(codes);
+  _mm_prefetch(reinterpret_cast<const char*>(codes) + kPrefetchBytes, _MM_HINT_T0);
   const __m512i w[4] = {_mm512_permutexvar_epi16(v, table), _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 4), table),
                         _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 8), table),
                         _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 12), table)};
   for (int r = 0; r < kRows; ++r) {
     const auto* x = reinterpret_cast<const int32_t*>(pairs + r * stride);
-    for (int i = 0; i < 4; ++i) acc[r] = _mm512_dpwssd_epi32(acc[r], w[i], _mm512_set1_epi32(x[i]));
+    for (int i = 0; i < 4; ++i) acc[r] = dot_i16(acc[r], w[i], _mm512_set1_epi32(x[i]));
   }
 }
 

@@ -19,7 +19,7 @@ struct DotInt8 {
   QB_INLINE Vector zero() { return _mm512_setzero_si512(); }
   QB_INLINE Vector broadcast(const int32_t* p) { return _mm512_set1_epi32(*p); }
   // w holds w + 128 (unsigned); 128 · Σ codes is taken off at the end.
-  QB_INLINE Vector dot(Vector acc, Vector w, Vector x) { return _mm512_dpbusd_epi32(acc, w, x); }
+  QB_INLINE Vector dot(Vector acc, Vector w, Vector x) { return dot_u8_i8(acc, w, x); }
 #else
   static constexpr int kCodes = 2;
   QB_INLINE Vector zero() { return _mm256_setzero_si256(); }

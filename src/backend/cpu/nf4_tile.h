@@ -55,6 +55,28 @@ QB_INLINE F32 decode(const CodeTable& table, I32 codes) {
 
 QB_INLINE I32 load_codes(const uint8_t* p) { return load_i32(reinterpret_cast<const int32_t*>(p)); }
 
+// The dynamic 8-bit code of nested scales (quant/nf4.h: nested_code) for one index a lane.
+#if defined(__AVX512F__)
+// Computed, because a gather of 16 takes as long as half a block's products. With d = index - 127, group i of the code
+// holds |d| in [2^i, 2^(i+1)), evenly spaced: 10^(i-6) · (0.1 + 0.9 · (|d| + 0.5 - 2^i) / 2^i). The fraction is
+// m / 2^(i+1) - 1 with m = 2|d| + 1, whose exponent modulo 16 finds the group: 0 to 6, 7 for 1.0 (index 255) and 15 for
+// 0 (d = 0). Within 1.5e-7 of the table, relative.
+QB_INLINE F32 nested_values(const float*, I32 index) {
+  const __m512 start = _mm512_setr_ps(1e-7f, 1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 0.1f, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512 slope = _mm512_setr_ps(9e-7f, 9e-6f, 9e-5f, 9e-4f, 9e-3f, 9e-2f, 0.9f, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512i d = _mm512_sub_epi32(index, _mm512_set1_epi32(127));
+  const F32 m = fma(to_f32(_mm512_abs_epi32(d)), set1(2.0f), set1(1.0f));
+  const F32 fraction = sub(_mm512_getmant_ps(m, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src), set1(1.0f));
+  const __m512i group = _mm512_srli_epi32(_mm512_castps_si512(m), 23);
+  const F32 size = fma(fraction, _mm512_permutexvar_ps(group, slope), _mm512_permutexvar_ps(group, start));
+  const __m512i sign = _mm512_set1_epi32(static_cast<int>(0x80000000u));
+  // size | (d & sign)
+  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_castps_si512(size), d, sign, 0xF8));
+}
+#else
+QB_INLINE F32 nested_values(const float* code, I32 index) { return gather(code, index); }
+#endif
+
 // Scales, block by block. A row's nested scale changes every 256 blocks of the flat order: within a row at multiples of
 // nested_period blocks at the most.
 QB_INLINE int nested_period(int blocks_per_row) {  // gcd(blocks a row, 256)
@@ -76,7 +98,7 @@ QB_INLINE F32 nested_scales(const Nf4Weight& w, int first_row, int blocks, int b
 QB_INLINE F32 block_scales(const Nf4Weight& w, int tile_row, int lane, int blocks, int block, F32 nested) {
   const size_t at = static_cast<size_t>(tile_row) * blocks + static_cast<size_t>(block) * kTile + lane;
   if (!w.absmax8) return load(w.absmax + at);
-  return add(mul(gather(w.nested_code, load_u8(w.absmax8 + at)), nested), set1(w.offset));
+  return add(mul(nested_values(w.nested_code, load_u8(w.absmax8 + at)), nested), set1(w.offset));
 }
 
 // Element `index` of the flat order.
