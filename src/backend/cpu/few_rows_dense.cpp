@@ -11,6 +11,8 @@ QB_INLINE F32 weights_at(const float* w) { return load(w); }
 QB_INLINE F32 first_weights_at(const uint16_t* w, int count) { return to_f32(load_half_first(w, count)); }
 QB_INLINE F32 first_weights_at(const float* w, int count) { return load_first(w, count); }
 
+constexpr size_t kCacheLine = 64;
+
 // kUnroll independent sums a row hide the latency of the multiply-add where there are few rows.
 template <int kRows, int kUnroll, typename Weight>
 void products(float* y, size_t ldy, const float* x, size_t ldx, const Weight* w, int k, int count) {
@@ -24,6 +26,7 @@ void products(float* y, size_t ldy, const float* x, size_t ldx, const Weight* w,
     int j = 0;
     for (; j < whole; j += kStep) {
       for (int u = 0; u < kUnroll; ++u) {
+        if (u * kLanes * sizeof(Weight) % kCacheLine == 0) prefetch(w + j + u * kLanes);
         const F32 v = weights_at(w + j + u * kLanes);
         for (int r = 0; r < kRows; ++r) acc[r][u] = fma(v, load(x + r * ldx + j + u * kLanes), acc[r][u]);
       }
@@ -42,17 +45,22 @@ void products(float* y, size_t ldy, const float* x, size_t ldx, const Weight* w,
 }
 
 // One activation row against long weight rows: kSegment activations stay in the first-level cache (32 KB of them at
-// k = 8192 would not) while 16 weight rows pass by, each in pieces of 4 KB with the next row's piece prefetched.
+// k = 8192 would not) while 16 weight rows pass by, each in pieces of 4 KB. The next piece is prefetched, since the
+// order of pieces is not one that the hardware foresees.
 template <typename Weight>
 void products_of_one(float* y, const float* x, const Weight* w, int k, int count) {
   constexpr int kUnroll = 4, kStep = kUnroll * kLanes, kSegment = 2048, kGroup = 16;
   for (int i = 0; i < count; i += kGroup) {
     const int rows = least(kGroup, count - i);
     alignas(64) float partial[kGroup * kLanes] = {};
+    const Weight* const group = w + static_cast<size_t>(i) * k;
     for (int begin = 0; begin < k; begin += kSegment) {
       const int end = least(k, begin + kSegment), whole = begin + (end - begin) / kStep * kStep;
       for (int r = 0; r < rows; ++r) {
-        const Weight* row = w + static_cast<size_t>(i + r) * k;
+        const Weight* const row = group + static_cast<size_t>(r) * k;
+        // The piece that comes next, less `begin`: of the next row, the next segment or the next group.
+        const Weight* ahead = row + k;
+        if (r + 1 == rows) ahead = (end < k ? group + end : ahead) - begin;
         F32 acc[kUnroll];
         acc[0] = load(partial + r * kLanes);
         for (int u = 1; u < kUnroll; ++u) acc[u] = zero();
@@ -60,9 +68,10 @@ void products_of_one(float* y, const float* x, const Weight* w, int k, int count
         for (; j < whole; j += kStep) {
           for (int u = 0; u < kUnroll; ++u) {
             acc[u] = fma(weights_at(row + j + u * kLanes), load(x + j + u * kLanes), acc[u]);
+            if (u * kLanes * sizeof(Weight) % kCacheLine == 0) {
+              _mm_prefetch(reinterpret_cast<const char*>(ahead + j + u * kLanes), _MM_HINT_T0);
+            }
           }
-          _mm_prefetch(reinterpret_cast<const char*>(row + k + j), _MM_HINT_T0);
-          _mm_prefetch(reinterpret_cast<const char*>(row + k + j + kStep / 2), _MM_HINT_T0);
         }
         for (; j < end; j += kLanes) {
           const int left = least(end - j, kLanes);

@@ -21,6 +21,8 @@ QB_INLINE void sums(int32_t* acc, const Int8Rows& x, const int8_t* w, int k) {
   for (; j + 128 <= k; j += 128) {
     const __m512i v0 = _mm512_xor_si512(_mm512_loadu_si512(w + j), flip);
     const __m512i v1 = _mm512_xor_si512(_mm512_loadu_si512(w + j + 64), flip);
+    prefetch(w + j);
+    prefetch(w + j + 64);
     for (int r = 0; r < kRows; ++r) {
       const int8_t* codes = x.codes + r * x.stride + j;
       a[r] = dot_u8_i8(a[r], v0, _mm512_loadu_si512(codes));

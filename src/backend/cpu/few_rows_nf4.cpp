@@ -98,7 +98,7 @@ template <int kRows>
 QB_INLINE void multiply_i16(__m512i (&acc)[kRows], __m512i table, const uint8_t* codes, const int16_t* pairs,
                             size_t stride) {
   const __m512i v = _mm512_loadu_si512(codes);
-  _mm_prefetch(reinterpret_cast<const char*>(codes) + kPrefetchBytes, _MM_HINT_T0);
+  prefetch(codes);
   const __m512i w[4] = {_mm512_permutexvar_epi16(v, table), _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 4), table),
                         _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 8), table),
                         _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 12), table)};
