@@ -51,7 +51,7 @@ check() {
 }
 
 qb_begin test
-qb_install "${QB_PACKAGES[@]}"
+qb_install "${QB_PACKAGES[@]}" "${QB_TEST_PACKAGES[@]}"
 qb_build ci
 run_tests ci "$@"
 

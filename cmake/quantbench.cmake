@@ -2,16 +2,17 @@
 
 add_library(qb_options INTERFACE)
 target_include_directories(qb_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
-target_compile_options(qb_options INTERFACE -Wall -Wextra -Wshadow -Wno-missing-field-initializers)
+set(QB_HOST_FLAGS -Wall -Wextra -Wshadow -Wno-missing-field-initializers)
 # Results must not depend on the compiler's taste for contracting a*b+c: fma is written where it is meant.
-target_compile_options(qb_options INTERFACE -ffp-contract=off)
+list(APPEND QB_HOST_FLAGS -ffp-contract=off)
 if(QB_WERROR)
-  target_compile_options(qb_options INTERFACE -Werror)
+  list(APPEND QB_HOST_FLAGS -Werror)
 endif()
 if(QB_SANITIZE)
-  target_compile_options(qb_options INTERFACE -fsanitize=${QB_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  list(APPEND QB_HOST_FLAGS -fsanitize=${QB_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(qb_options INTERFACE -fsanitize=${QB_SANITIZE})
 endif()
+target_compile_options(qb_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${QB_HOST_FLAGS}>)
 
 # qb_room(<name> SOURCES a.cpp … DEPS qb_core …): static library qb_<name>.
 function(qb_room name)

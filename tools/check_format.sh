@@ -11,7 +11,7 @@ if [ -z "$tool" ]; then
   echo "skipped: clang-format 14 is not here (package clang-format-14)"
   exit 77
 fi
-mapfile -t files < <(find src -name '*.h' -o -name '*.cpp' | sort)
+mapfile -t files < <(find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
 if [ "${1:-}" = --fix ]; then
   "$tool" -i "${files[@]}"
   exit 0

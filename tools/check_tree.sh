@@ -10,7 +10,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 check() {
   cd "$1"
   local files
-  mapfile -t files < <(find src -name '*.h' -o -name '*.cpp' | sort)
+  mapfile -t files < <(find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
   awk '
     # Who may include whom. A room always sees itself; concrete backends are rooms of their own.
     BEGIN {
@@ -22,6 +22,7 @@ check() {
       sees["backend"] = "core quant"
       sees["backend/reference"] = "core quant backend"
       sees["backend/cpu"] = "core quant backend"
+      sees["backend/cuda"] = "core quant backend"
       sees["model"] = "core quant checkpoint text backend"
       sees["engine"] = sees["model"] " model"
       sees["bench"] = sees["engine"] " engine hub"
@@ -136,6 +137,7 @@ self_test() {
   expect_found sideways  src/text/a.cpp             '#include "quant/matrix.h"'
   expect_found backend   src/model/a.cpp            '#include "backend/cpu/kernels.h"'
   expect_found between   src/backend/cpu/a.cpp      '#include "backend/reference/ops.h"'
+  expect_found kernel    src/backend/cuda/a.cu      '#include "model/model.h"'
   expect_found concrete  src/backend/a.cpp          '#include "backend/cpu/kernels.h"'
   expect_found measure   src/report/a.cpp           '#include "bench/measure.h"'
   expect_found bare      src/core/a.cpp             '#include "error.h"'

@@ -3,6 +3,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/cpu.h"
+#include "backend/cuda/cuda.h"
 #include "backend/reference/reference.h"
 #include "core/error.h"
 
@@ -13,10 +14,13 @@ struct Entry {
   std::string_view name;
   std::unique_ptr<Backend> (*make)(const BackendOptions&);
 };
-// The best first: "auto" takes the first.
+// "auto" takes the first.
 constexpr Entry kBackends[] = {
 #if defined(__x86_64__)
     {"cpu", make_cpu_backend},
+#endif
+#if defined(QB_CUDA_BACKEND)
+    {"cuda", cuda::make_backend},
 #endif
     {"reference", make_reference_backend},
 };

@@ -357,7 +357,7 @@ std::vector<float> CaseRun::outputs() const {
 
 const Tape& CaseRun::tape() const { return parts_->copies[0].tape; }
 
-Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes) {
+Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes, Activations activations) {
   // Copying, arg-max: nothing is rounded differently. LLM.int8: int32 sums are exact and every rounding is specified,
   // also behind a norm, which is summed in double.
   const bool exact = c.format == Format::int8;
@@ -369,6 +369,8 @@ Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes) {
   // fp16): √k roundings of 1/16382 of a block's largest weight times activations of 1, and of outliers up to 60 alone.
   if (c.format == Format::nf4 && (c.rows <= 8 || c.kind == OpKind::attention))
     sum += 6 * 0.3 / 8191 * 2 * (1.2 + 4 * 60 / std::sqrt(k));
+  // Rounding activations (and nf4's codes) to fp16: √k roundings of up to 2⁻¹² of the value.
+  if (activations == Activations::fp16 && !exact) sum += 6 * 0x1p-12 * 2 * (1.2 + 2 * 60 / std::sqrt(k));
   switch (c.kind) {
     case OpKind::embed:
     case OpKind::next_token: return {};

@@ -5,10 +5,16 @@
 #include <cmath>
 #include <cstdint>
 
+#if defined(__CUDACC__)
+#define QB_ANYWHERE __host__ __device__
+#else
+#define QB_ANYWHERE
+#endif
+
 namespace quantbench {
 
 // splitmix64's finaliser (Steele, Lea and Flood 2014): every input bit reaches every output bit.
-constexpr uint64_t mix64(uint64_t z) {
+QB_ANYWHERE constexpr uint64_t mix64(uint64_t z) {
   z += 0x9e3779b97f4a7c15ull;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
@@ -16,7 +22,7 @@ constexpr uint64_t mix64(uint64_t z) {
 }
 
 // position: of the row that the logits belong to; id: the candidate token.
-inline float gumbel_noise(uint64_t seed, int32_t position, int32_t id) {
+QB_ANYWHERE inline float gumbel_noise(uint64_t seed, int32_t position, int32_t id) {
   const uint64_t counter = (uint64_t{static_cast<uint32_t>(position)} << 32) | static_cast<uint32_t>(id);
   const uint64_t bits = mix64(mix64(seed) ^ counter) >> 40;            // 24 bits
   const double uniform = (static_cast<double>(bits) + 0.5) * 0x1p-24;  // never 0 or 1
@@ -24,7 +30,7 @@ inline float gumbel_noise(uint64_t seed, int32_t position, int32_t id) {
 }
 
 // What arg-max compares. NaN never wins: it compares false with everything.
-inline float sampling_score(float logit, float temperature, uint64_t seed, int32_t position, int32_t id) {
+QB_ANYWHERE inline float sampling_score(float logit, float temperature, uint64_t seed, int32_t position, int32_t id) {
   return temperature > 0 ? logit + temperature * gumbel_noise(seed, position, id) : logit;
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "backend/host_memory.h"
+#include "backend/test_backends.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "engine/session.h"
@@ -122,7 +123,7 @@ void PrintTo(const Case& c, std::ostream* out) {
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const std::string& backend : backend_names()) {
+  for (const std::string& backend : test_backend_names()) {
     for (const bool steps : {false, true}) {
       for (const char* model : {"llama-gqa", "llama-untied", "phi"}) {
         for (const char* mode : {"fp16", "int8", "nf4"}) cases.push_back({backend, model, model, mode, steps});
@@ -152,7 +153,7 @@ class Goldens : public testing::TestWithParam<Case> {};
 
 TEST_P(Goldens, LogitsAreAsNearToTheFp32ReferenceAsHuggingFaces) {
   const Case& c = GetParam();
-  const auto backend = make_backend(c.backend, {});
+  const auto backend = make_test_backend(c.backend);
   const Figures f = figures_of(*backend, c);
   const Limits limits = limits_of(c.mode);
   // --gtest_output=xml:FILE shows how far within the limits.
@@ -172,6 +173,14 @@ std::string name_of(const testing::TestParamInfo<Case>& info) {
   return name;
 }
 INSTANTIATE_TEST_SUITE_P(All, Goldens, testing::ValuesIn(all_cases()), name_of);
+
+// On a machine without a GPU this says so once, for all cases above.
+TEST(CudaBackend, RunsHere) {
+  const auto names = backend_names();
+  if (std::find(names.begin(), names.end(), "cuda") == names.end()) GTEST_SKIP() << "this build has no CUDA backend";
+  const std::string why = why_not("cuda");
+  if (!why.empty()) GTEST_SKIP() << why;
+}
 
 // --- the goldens can fail: each of these mistakes breaks at least one limit --------------------------------------
 

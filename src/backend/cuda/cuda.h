@@ -1,0 +1,17 @@
+// The CUDA backend: NVIDIA GPUs from compute capability 7.5.
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.h"
+
+namespace quantbench {
+
+namespace cuda {
+std::unique_ptr<Backend> make_backend(const BackendOptions& options);
+}
+namespace cuda_emulated {  // the same backend on the host, for tests
+std::unique_ptr<Backend> make_backend(const BackendOptions& options);
+}
+
+}  // namespace quantbench

@@ -1,0 +1,213 @@
+#include "backend/cuda/cuda_ops.h"
+
+#include <algorithm>
+#include <cassert>
+
+#include "backend/host_memory.h"
+
+namespace quantbench::QB_CUDA {
+namespace {
+
+constexpr int kBlocksPerMultiprocessor = 2;  // of products: more find no room beside each other
+
+Weight view(const Matrix& matrix) {
+  struct Viewer {
+    Weight operator()(const F16Matrix& m) const { return {WeightFormat::f16, m.n, m.k, m.w}; }
+    Weight operator()(const F32Matrix& m) const { return {WeightFormat::f32, m.n, m.k, m.w}; }
+    Weight operator()(const Int8Matrix& m) const {
+      return {.format = WeightFormat::int8, .n = m.n, .k = m.k, .w = m.w, .absmax = m.absmax};
+    }
+    Weight operator()(const Nf4Matrix& m) const {
+      return {WeightFormat::nf4, m.n, m.k, m.w, m.absmax8, m.nested_absmax, m.absmax, m.offset};
+    }
+  };
+  return std::visit(Viewer{}, matrix);
+}
+
+Activation view(Act act) {
+  switch (act) {
+    case Act::none: return Activation::none;
+    case Act::silu: return Activation::silu;
+    case Act::gelu_tanh: return Activation::gelu_tanh;
+  }
+  return Activation::none;
+}
+
+Cache view(const KvLayer& kv) {
+  return {reinterpret_cast<uint16_t*>(kv.k), reinterpret_cast<uint16_t*>(kv.v), kv.positions, kv.heads, kv.head_dim};
+}
+
+// Pieces of one buffer; counts bytes where there is none yet.
+class Cutter {
+ public:
+  explicit Cutter(std::byte* buffer) : buffer_(buffer) {}
+  template <typename T>
+  void take(T** to, size_t count) {
+    if (buffer_) *to = reinterpret_cast<T*>(buffer_ + bytes_);
+    bytes_ += piece_bytes(count * sizeof(T));
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* buffer_;
+  size_t bytes_ = 0;
+};
+
+size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
+  Cutter cutter(buffer);
+  const size_t rows = static_cast<size_t>(shape.rows), k = static_cast<size_t>(shape.k);
+  const size_t stride = static_cast<size_t>(padded_k(shape.k)), kv_cols = static_cast<size_t>(shape.kv_cols);
+  cutter.take(&w->x16, rows * stride);
+  if (shape.dense) cutter.take(&w->x32, rows * k);
+  if (shape.int8) {
+    cutter.take(&w->codes, rows * stride);
+    cutter.take(&w->absmax, rows);
+    cutter.take(&w->marks, k);
+    cutter.take(&w->outliers, 1 + k);
+  }
+  cutter.take(&w->keys, rows * kv_cols);
+  cutter.take(&w->values, rows * kv_cols);
+  return cutter.bytes();
+}
+
+}  // namespace
+
+WorkspaceShape workspace_shape(const Tape& step, int max_rows) {
+  WorkspaceShape shape{.rows = max_rows};
+  const auto product = [&shape](const Linear* w, int rows) {
+    const Format format = format_of(w->weight);
+    shape.rows = std::max(shape.rows, rows);
+    shape.k = std::max(shape.k, cols_of(w->weight));
+    shape.int8 |= format == Format::int8;
+    shape.dense |= format != Format::int8;
+  };
+  struct Visitor {
+    const decltype(product)& add;
+    WorkspaceShape& shape;
+    void operator()(const Embed&) const {}
+    void operator()(const Qkv& o) const {
+      for (const Linear* w : {o.wq, o.wk, o.wv}) add(w, o.x.rows);
+      shape.kv_cols = std::max(shape.kv_cols, o.kv.heads * o.kv.head_dim);
+    }
+    void operator()(const Attend&) const {}
+    void operator()(const AddLinear& o) const { add(o.w, o.x.rows); }
+    void operator()(const GatedUp& o) const {
+      for (const Linear* w : {o.gate, o.up}) add(w, o.x.rows);
+    }
+    void operator()(const Project& o) const { add(o.w, o.x.rows); }
+    void operator()(const NextToken&) const {}
+  };
+  for (const Op& op : step) std::visit(Visitor{product, shape}, op);
+  return shape;
+}
+
+size_t workspace_bytes(const WorkspaceShape& shape) {
+  Workspace none;
+  return cut(shape, nullptr, &none);
+}
+Workspace cut_workspace(const WorkspaceShape& shape, std::byte* buffer) {
+  Workspace w;
+  cut(shape, buffer, &w);
+  return w;
+}
+
+Input CudaOps::make_input(Tensor x, const Norm* norm, bool int8, bool dense) {
+  const Workspace& w = workspace_;
+  const Stream stream = runtime_.stream();
+  const int stride = padded_k(x.cols);
+  if (int8) runtime_.zero(w.marks, static_cast<size_t>(x.cols));
+  prepare({.x = x.f32(),
+           .weight = norm ? norm->weight : nullptr,
+           .bias = norm ? norm->bias : nullptr,
+           .eps = norm ? norm->eps : 0,
+           .centered = norm && norm->centered,
+           .rows = x.rows,
+           .k = x.cols,
+           .stride = stride,
+           .x32 = dense && norm ? w.x32 : nullptr,
+           .x16 = w.x16,
+           .marks = int8 ? w.marks : nullptr},
+          stream);
+  if (int8) quantize({w.x16, w.marks, x.rows, x.cols, stride, w.codes, w.absmax, w.outliers}, stream);
+  return {.rows = x.rows,
+          .k = x.cols,
+          .stride = stride,
+          .x = norm ? w.x32 : x.f32(),
+          .x16 = w.x16,
+          .codes = w.codes,
+          .absmax = w.absmax,
+          .outliers = w.outliers};
+}
+
+void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act) {
+  const auto is_int8 = [](const Output& o) { return std::holds_alternative<Int8Matrix>(o.w->weight); };
+  const bool int8 = std::any_of(outputs.begin(), outputs.end(), is_int8);
+  const bool dense = !std::all_of(outputs.begin(), outputs.end(), is_int8);
+  const Input input = make_input(x, norm, int8, dense);
+  const int blocks = kBlocksPerMultiprocessor * runtime_.multiprocessors();
+  ProductArgs args{.x = input, .finish = finish, .act = view(act), .nested_code = nested_code_};
+  for (const Output& output : outputs) {
+    const Weight weight = view(output.w->weight);
+    if (args.job_count != 0 && args.jobs[0].w.format != weight.format) {  // one format a launch
+      assert(finish != Finish::gate);
+      QB_CUDA::multiply(args, blocks, runtime_.stream());
+      args.job_count = 0;
+    }
+    args.jobs[args.job_count++] = {weight, output.w->bias, output.y};
+  }
+  QB_CUDA::multiply(args, blocks, runtime_.stream());
+}
+
+void CudaOps::embed(const Embed& op) {
+  QB_CUDA::embed(
+      {op.x.f32(), reinterpret_cast<const uint16_t*>(op.table->w), op.rows.token, op.rows.count, op.table->k, op.scale},
+      runtime_.stream());
+}
+
+void CudaOps::qkv(const Qkv& op) {
+  const Workspace& w = workspace_;
+  multiply(op.x, op.norm, {{op.wq, op.q.f32()}, {op.wk, w.keys}, {op.wv, w.values}}, Finish::store, Act::none);
+  rotate_and_store({.q = op.q.f32(),
+                    .k = w.keys,
+                    .v = w.values,
+                    .cos = op.rope ? op.rope->cos : nullptr,
+                    .sin = op.rope ? op.rope->sin : nullptr,
+                    .rope_dims = op.rope ? op.rope->dims : 0,
+                    .rows = op.rows.count,
+                    .q_heads = op.q.cols / op.kv.head_dim,
+                    .position = op.rows.position,
+                    .sequence = op.rows.sequence,
+                    .kv = view(op.kv)},
+                   runtime_.stream());
+}
+
+void CudaOps::attend(const Attend& op) {
+  assert(op.kv.head_dim <= kMostHeadDim);
+  QB_CUDA::attend({op.a.f32(), op.q.f32(), op.rows.count, op.q.cols / op.kv.head_dim, op.rows.position,
+                   op.rows.sequence, view(op.kv), op.scale},
+                  runtime_.stream());
+}
+
+void CudaOps::add_linear(const AddLinear& op) { multiply(op.a, nullptr, {{op.w, op.x.f32()}}, Finish::add, Act::none); }
+
+void CudaOps::gated_up(const GatedUp& op) {
+  multiply(op.x, op.norm, {{op.gate, nullptr}, {op.up, op.h.f32()}}, Finish::gate, op.act);
+}
+
+void CudaOps::project(const Project& op) { multiply(op.x, op.norm, {{op.w, op.y.f32()}}, Finish::store, op.act); }
+
+void CudaOps::next_token(const NextToken& op) {
+  QB_CUDA::next_token({.logits = op.logits.f32(),
+                       .rows = op.rows.count,
+                       .vocab = op.logits.cols,
+                       .token = op.rows.token,
+                       .position = op.rows.position,
+                       .sequence = op.rows.sequence,
+                       .history = op.history,
+                       .history_positions = op.history_positions,
+                       .temperature = op.sampling.temperature,
+                       .seed = op.sampling.seed},
+                      runtime_.stream());
+}
+
+}  // namespace quantbench::QB_CUDA

@@ -1,0 +1,60 @@
+// The ops on a CUDA device, each as a few kernels in the device's stream.
+#pragma once
+
+#include "backend/backend.h"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/runtime.h"
+
+namespace quantbench::QB_CUDA {
+
+struct WorkspaceShape {
+  int rows = 1;        // the most of one call
+  int k = 1;           // the largest input of a product
+  int kv_cols = 0;     // outputs of a key or value projection
+  bool int8 = false;   // whether any product is LLM.int8
+  bool dense = false;  // whether any product needs its rows in fp32
+};
+WorkspaceShape workspace_shape(const Tape& step, int max_rows);
+
+// Pointers into one buffer.
+struct Workspace {
+  float* x32 = nullptr;                      // [rows, k]
+  uint16_t* x16 = nullptr;                   // [rows, padded_k(k)]
+  int8_t* codes = nullptr;                   // [rows, padded_k(k)]
+  float* absmax = nullptr;                   // [rows]
+  uint8_t* marks = nullptr;                  // [k]
+  int32_t* outliers = nullptr;               // [1 + k]
+  float *keys = nullptr, *values = nullptr;  // [rows, kv_cols] before they are rotated and stored
+};
+size_t workspace_bytes(const WorkspaceShape& shape);
+Workspace cut_workspace(const WorkspaceShape& shape, std::byte* buffer);
+
+class CudaOps final : public Ops {
+ public:
+  // nested_code: [256] on the device.
+  CudaOps(Runtime& runtime, const float* nested_code) : runtime_(runtime), nested_code_(nested_code) {}
+  void use(const Workspace& workspace) { workspace_ = workspace; }
+
+  void embed(const Embed&) override;
+  void qkv(const Qkv&) override;
+  void attend(const Attend&) override;
+  void add_linear(const AddLinear&) override;
+  void gated_up(const GatedUp&) override;
+  void project(const Project&) override;
+  void next_token(const NextToken&) override;
+
+ private:
+  struct Output {
+    const Linear* w;
+    float* y;
+  };
+  // Jobs of one op, which may differ in format.
+  void multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act);
+  Input make_input(Tensor x, const Norm* norm, bool int8, bool dense);
+
+  Runtime& runtime_;
+  const float* nested_code_;
+  Workspace workspace_;
+};
+
+}  // namespace quantbench::QB_CUDA

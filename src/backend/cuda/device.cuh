@@ -1,0 +1,125 @@
+// The words that kernels are written in: where a thread is, exchange within a warp, roundings, loads and matrix
+// products. Kernels use these and nothing of CUDA directly, so that the same source also runs on the host (emulated/),
+// where every kernel is tested without a GPU. QB_CUDA is the namespace of the build: cuda, or cuda_emulated.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(QB_CUDA_EMULATED)
+#include "backend/cuda/emulated/device_emulated.h"
+#else
+#include <cuda_fp16.h>
+
+#define QB_DEVICE __device__ __forceinline__
+
+namespace quantbench::cuda {
+
+// --- where a thread is ---------------------------------------------------------------------------------------------
+constexpr int kWarpSize = 32;
+QB_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
+QB_DEVICE int block_threads() { return static_cast<int>(blockDim.x); }
+QB_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
+QB_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
+QB_DEVICE int blocks_x() { return static_cast<int>(gridDim.x); }
+QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
+QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
+QB_DEVICE void sync_block() { __syncthreads(); }
+
+// --- between the lanes of a warp: all 32 take part -------------------------------------------------------------------
+template <typename T>
+QB_DEVICE T from_lane_xor(T value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+// --- numbers: each rounds once, to nearest even, and is never contracted ---------------------------------------------
+using Half2 = uint32_t;  // two fp16 numbers, the first in the low half
+QB_DEVICE float float_of_half(uint16_t h) { return __half2float(__ushort_as_half(h)); }
+QB_DEVICE uint16_t half_of_float(float x) { return __half_as_ushort(__float2half_rn(x)); }
+QB_DEVICE Half2 halves(float low, float high) { return half_of_float(low) | uint32_t{half_of_float(high)} << 16; }
+QB_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+QB_DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
+QB_DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+QB_DEVICE int round_to_int(float x) { return __float2int_rn(x); }
+
+// --- memory: addresses are multiples of the size ---------------------------------------------------------------------
+struct alignas(16) Bytes16 {
+  uint32_t word[4];
+};
+struct alignas(8) Bytes8 {
+  uint32_t word[2];
+};
+// Weights: read once, so they need no place in the first-level cache.
+QB_DEVICE Bytes16 load16_once(const void* p) {
+  Bytes16 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+               : "l"(p));
+  return v;
+}
+QB_DEVICE Bytes8 load8_once(const void* p) {
+  Bytes8 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.word[0]), "=r"(v.word[1]) : "l"(p));
+  return v;
+}
+QB_DEVICE Bytes16 load16(const void* p) {
+  const uint4 v = *static_cast<const uint4*>(p);
+  return {{v.x, v.y, v.z, v.w}};
+}
+
+// --- matrix products of a warp ---------------------------------------------------------------------------------------
+// Lane 4g + t. c += A·B with A [16, K] and B [K, 8]: c holds rows g, g + 8 of columns 2t, 2t + 1 as {(g, 2t), (g, 2t +
+// 1), (g + 8, 2t), (g + 8, 2t + 1)}. mma_f16, K = 16: a = {row g, row g + 8} at k = 2t, 2t + 1, then both at k + 8; b =
+// column g at the same k. mma_s8, K = 32: the same with four numbers at k = 4t …, then at k + 16. Since the order of k
+// within a product is free, callers take what lies together in memory, for A and B alike.
+QB_DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  for (int part = 0; part < 2; ++part) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[2 * part]), "r"(a[2 * part + 1]), "r"(b[part]));
+  }
+#endif
+}
+QB_DEVICE void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  for (int i = 0; i < 4; ++i) {  // eight rows of A and 16 of k at a time
+    const int rows = i % 2, part = i / 2;
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};"
+                 : "+r"(c[2 * rows]), "+r"(c[2 * rows + 1])
+                 : "r"(a[i]), "r"(b[part]));
+  }
+#endif
+}
+
+}  // namespace quantbench::cuda
+#endif
+
+namespace quantbench::QB_CUDA {
+
+// The same in all lanes, summed in an order that does not depend on the lane.
+template <typename T>
+QB_DEVICE T warp_sum(T value) {
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) value += from_lane_xor(value, mask);
+  return value;
+}
+QB_DEVICE float warp_max(float value) {
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+    const float other = from_lane_xor(value, mask);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+}  // namespace quantbench::QB_CUDA

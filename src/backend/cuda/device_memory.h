@@ -1,0 +1,30 @@
+// Device memory with its ledger: pieces that stay until the end, and buffers with an owner.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cuda/runtime.h"
+
+namespace quantbench::QB_CUDA {
+
+// One thread at a time. Lives longer than every Buffer it gave out.
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(Runtime& runtime) : runtime_(runtime) {}
+  ~DeviceMemory();
+  DeviceMemory(const DeviceMemory&) = delete;
+
+  std::unique_ptr<Buffer> allocate(Use use, size_t bytes);  // zeroed; booked until destroyed. Error out_of_memory
+  void* keep(Use use, size_t bytes);                        // zeroed; until this object is destroyed. The same Error
+  const MemoryUse& use() const { return use_; }
+
+ private:
+  Runtime& runtime_;
+  MemoryUse use_;
+  std::vector<void*> blocks_;
+  size_t last_bytes_ = 0, used_of_last_ = 0;
+};
+
+}  // namespace quantbench::QB_CUDA

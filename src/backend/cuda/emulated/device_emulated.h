@@ -1,0 +1,105 @@
+// The vocabulary of device.cuh on the host: what each word means, lane by lane. Included by device.cuh only.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "backend/cuda/emulated/emulator.h"
+#include "core/half.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define __shared__ static thread_local
+#define QB_DEVICE inline
+
+namespace quantbench::cuda_emulated {
+
+// --- where a thread is ---------------------------------------------------------------------------------------------
+QB_DEVICE int thread_index() { return static_cast<int>(current_thread().thread.x); }
+QB_DEVICE int block_threads() { return static_cast<int>(current_thread().block_size.x); }
+QB_DEVICE int block_x() { return static_cast<int>(current_thread().block.x); }
+QB_DEVICE int block_y() { return static_cast<int>(current_thread().block.y); }
+QB_DEVICE int blocks_x() { return static_cast<int>(current_thread().grid_size.x); }
+QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
+QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
+QB_DEVICE void sync_block() { block_barrier(); }
+
+// --- between the lanes of a warp: all 32 take part -------------------------------------------------------------------
+template <typename T>
+QB_DEVICE T from_lane_xor(T value, int mask) {
+  const std::byte* const all = exchange_bytes(&value, sizeof value);
+  return exchanged<T>(all, lane_index() ^ mask);
+}
+
+// --- numbers -------------------------------------------------------------------------------------------------------
+using Half2 = uint32_t;  // two fp16 numbers, the first in the low half
+QB_DEVICE float float_of_half(uint16_t h) { return to_float(f16{h}); }
+QB_DEVICE uint16_t half_of_float(float x) { return to_f16(x).bits; }
+QB_DEVICE Half2 halves(float low, float high) { return half_of_float(low) | uint32_t{half_of_float(high)} << 16; }
+QB_DEVICE float mul_rn(float a, float b) { return a * b; }
+QB_DEVICE float add_rn(float a, float b) { return a + b; }
+QB_DEVICE float div_rn(float a, float b) { return a / b; }
+QB_DEVICE int round_to_int(float x) { return static_cast<int>(std::nearbyintf(x)); }
+
+// --- memory ----------------------------------------------------------------------------------------------------------
+struct alignas(16) Bytes16 {
+  uint32_t word[4];
+};
+struct alignas(8) Bytes8 {
+  uint32_t word[2];
+};
+template <typename T>
+QB_DEVICE T load_aligned(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(T) != 0) __builtin_trap();  // as the device would
+  T value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+QB_DEVICE Bytes16 load16_once(const void* p) { return load_aligned<Bytes16>(p); }
+QB_DEVICE Bytes8 load8_once(const void* p) { return load_aligned<Bytes8>(p); }
+QB_DEVICE Bytes16 load16(const void* p) { return load_aligned<Bytes16>(p); }
+
+// --- matrix products of a warp ---------------------------------------------------------------------------------------
+struct HalfOperands {  // in fp32, so that each number is converted once
+  float a[8], b[4];
+};
+QB_DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  HalfOperands mine;
+  for (int i = 0; i < 8; ++i) mine.a[i] = float_of_half(static_cast<uint16_t>(a[i / 2] >> (i % 2 * 16)));
+  for (int i = 0; i < 4; ++i) mine.b[i] = float_of_half(static_cast<uint16_t>(b[i / 2] >> (i % 2 * 16)));
+  const std::byte* const all = exchange_bytes(&mine, sizeof mine);
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = g + i / 2 * 8, column = 2 * t + i % 2;
+    float sum = c[i];
+    for (int owner = 0; owner < 4; ++owner) {
+      const HalfOperands& from_a = exchanged<HalfOperands>(all, row % 8 * 4 + owner);
+      const HalfOperands& from_b = exchanged<HalfOperands>(all, column * 4 + owner);
+      for (int k = 0; k < 4; ++k) sum += from_a.a[(row / 8 + k / 2 * 2) * 2 + k % 2] * from_b.b[k];
+    }
+    c[i] = sum;
+  }
+}
+struct ByteOperands {
+  uint32_t a[4], b[2];
+};
+QB_DEVICE void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const ByteOperands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  const std::byte* const all = exchange_bytes(&mine, sizeof mine);
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = g + i / 2 * 8, column = 2 * t + i % 2;
+    for (int k = 0; k < 32; ++k) {
+      const int part = k / 16, owner = k % 16 / 4, shift = k % 4 * 8;
+      const uint32_t wa = exchanged<ByteOperands>(all, row % 8 * 4 + owner).a[row / 8 + 2 * part];
+      const uint32_t wb = exchanged<ByteOperands>(all, column * 4 + owner).b[part];
+      c[i] += int32_t{static_cast<int8_t>(wa >> shift)} * static_cast<int8_t>(wb >> shift);
+    }
+  }
+}
+
+}  // namespace quantbench::cuda_emulated

@@ -1,0 +1,49 @@
+// Runtime over the emulator: device memory is the host's, and everything is done when it is asked for.
+#include <cstring>
+#include <map>
+
+#include "backend/cuda/runtime.h"
+#include "backend/host_memory.h"
+
+namespace quantbench::QB_CUDA {
+namespace {
+
+class Repeat final : public Program {
+ public:
+  explicit Repeat(std::function<void()> step) : step_(std::move(step)) {}
+  void run() override { step_(); }
+
+ private:
+  std::function<void()> step_;
+};
+
+class EmulatedRuntime final : public Runtime {
+ public:
+  DeviceInfo device() const override { return host_device("cuda", "emulated", 1); }
+  int multiprocessors() const override { return 3; }  // few and odd, so that blocks take several turns
+  Stream stream() const override { return nullptr; }
+
+  void* allocate(size_t bytes) override {
+    os::Block block(bytes);
+    void* const data = block.data();
+    blocks_.emplace(data, std::move(block));
+    return data;
+  }
+  void release(void* data) noexcept override { blocks_.erase(data); }
+  void zero(void* data, size_t bytes) override { std::memset(data, 0, bytes); }
+  void to_device(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void from_device(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void synchronize() override {}
+  std::unique_ptr<Program> record(std::function<void()> step) override {
+    return std::make_unique<Repeat>(std::move(step));
+  }
+
+ private:
+  std::map<void*, os::Block> blocks_;
+};
+
+}  // namespace
+
+std::unique_ptr<Runtime> open_runtime() { return std::make_unique<EmulatedRuntime>(); }
+
+}  // namespace quantbench::QB_CUDA

@@ -1,0 +1,10 @@
+// Products of any size and format, number by number.
+#pragma once
+
+#include "backend/cuda/kernels.h"
+
+namespace quantbench::QB_CUDA {
+
+void multiply_plain(const ProductArgs& args, int blocks, Stream stream);
+
+}  // namespace quantbench::QB_CUDA

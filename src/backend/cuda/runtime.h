@@ -1,0 +1,33 @@
+// The part of CUDA's runtime that the backend stands on, so that it can also stand on the emulator. One device, one
+// stream: everything asked for happens in order.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "backend/backend.h"
+#include "backend/cuda/stream.h"
+
+namespace quantbench::QB_CUDA {
+
+class Runtime {
+ public:
+  virtual ~Runtime() = default;
+  virtual DeviceInfo device() const = 0;  // available_bytes: free now
+  virtual int multiprocessors() const = 0;
+  virtual Stream stream() const = 0;
+
+  virtual void* allocate(size_t bytes) = 0;  // zeroed. Error out_of_memory
+  virtual void release(void* data) noexcept = 0;
+  virtual void zero(void* data, size_t bytes) = 0;                         // in order with the kernels
+  virtual void to_device(void* to, const void* from, size_t bytes) = 0;    // the host's bytes may be reused on return
+  virtual void from_device(void* to, const void* from, size_t bytes) = 0;  // waits
+  virtual void synchronize() = 0;
+  // What `step` asks for, ready to be repeated. `step` is called at least once and must ask for the same every time.
+  virtual std::unique_ptr<Program> record(std::function<void()> step) = 0;
+};
+
+std::unique_ptr<Runtime> open_runtime();
+
+}  // namespace quantbench::QB_CUDA

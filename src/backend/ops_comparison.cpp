@@ -1,0 +1,70 @@
+#include "backend/ops_comparison.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <iostream>
+#include <random>
+
+#include "core/os.h"
+
+namespace quantbench {
+namespace {
+
+uint64_t seed() {
+  static const uint64_t kSeed = [] {
+    const auto given = os::environment("QB_SEED");
+    const uint64_t value = given ? std::strtoull(given->c_str(), nullptr, 10) : std::random_device{}();
+    std::cout << "QB_SEED=" << value << '\n';
+    return value;
+  }();
+  return kSeed;
+}
+
+void expect_near(const std::vector<float>& got, const std::vector<float>& expected, Tolerance t,
+                 const std::string& who) {
+  ASSERT_EQ(got.size(), expected.size()) << who;
+  size_t first = 0;
+  const size_t wrong = count_wrong(got, expected, t, &first);
+  EXPECT_EQ(wrong, 0u) << who << ": of " << got.size() << " outputs; the first is " << first << ": " << got[first]
+                       << " instead of " << expected[first];
+}
+
+}  // namespace
+
+void expect_agreement(const OpCase& c, const CaseSizes& sizes, const std::vector<Candidate>& candidates) {
+  const auto reference = make_backend("reference", {});
+  const CaseData data(c, sizes, seed(), reference->host_pool());
+  for (const float temperature : {0.0f, 0.8f}) {
+    if (temperature > 0 && c.kind != OpKind::next_token) break;
+    const Sampling sampling{temperature, seed()};
+    CaseRun expected(data, *reference, 1, sampling);
+    expected.run();
+    const std::vector<float> first = expected.outputs();
+    std::vector<float> next;
+    if (c.kind == OpKind::attention) {
+      expected.run_next_step();
+      next = expected.outputs();
+    }
+    for (const Candidate& candidate : candidates) {
+      const Tolerance tolerance = tolerance_of(c, sizes, candidate.activations);
+      CaseRun run(data, *candidate.backend, 1, sampling);
+      run.run();
+      expect_near(run.outputs(), first, tolerance, candidate.name + " " + c.name());
+      if (c.kind == OpKind::attention) {
+        run.run_next_step();
+        expect_near(run.outputs(), next, tolerance, candidate.name + " " + c.name() + ", the step after");
+      }
+    }
+  }
+}
+
+std::string op_test_name(const testing::TestParamInfo<OpCase>& info) {
+  std::string name = info.param.name();
+  for (char& ch : name) {
+    if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
+  }
+  return name;
+}
+
+}  // namespace quantbench

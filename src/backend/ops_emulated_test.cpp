@@ -1,0 +1,40 @@
+// The kernels of the CUDA backend, run on the host by the emulator, against the reference: every op × format of the
+// case table that is small enough for that.
+#include <gtest/gtest.h>
+
+#include "backend/ops_comparison.h"
+#include "backend/test_backends.h"
+
+namespace quantbench {
+namespace {
+
+std::vector<OpCase> small_cases() {
+  std::vector<OpCase> cases;
+  for (const OpCase& c : op_cases()) {
+    if (c.rows <= 33) cases.push_back(c);
+  }
+  return cases;
+}
+
+// The emulator runs a few million lanes a second.
+CaseSizes emulated_sizes(const OpCase& c) {
+  CaseSizes s = test_sizes(c);
+  if (c.shape.hidden < 1024) return s;
+  s.heads = std::max(s.heads / 4, 1) / std::max(s.kv_heads / 4, 1) * std::max(s.kv_heads / 4, 1);
+  s.kv_heads = std::max(s.kv_heads / 4, 1);
+  if (c.kind != OpKind::add_linear) s.ff = 83;
+  return s;
+}
+
+class EmulatedOpsTest : public testing::TestWithParam<OpCase> {};
+
+TEST_P(EmulatedOpsTest, AgreesWithTheReference) {
+  std::vector<Candidate> emulated;
+  emulated.push_back({"cuda, emulated", make_test_backend(kEmulatedCuda), Activations::fp16});
+  expect_agreement(GetParam(), emulated_sizes(GetParam()), emulated);
+}
+
+INSTANTIATE_TEST_SUITE_P(Ops, EmulatedOpsTest, testing::ValuesIn(small_cases()), op_test_name);
+
+}  // namespace
+}  // namespace quantbench

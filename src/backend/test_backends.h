@@ -1,0 +1,45 @@
+// The backends that tests run on: those of this build that can run here, and the CUDA backend on its emulator.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cuda/cuda.h"
+#include "core/error.h"
+
+namespace quantbench {
+
+constexpr const char* kEmulatedCuda = "cuda_emulated";
+
+inline std::unique_ptr<Backend> make_test_backend(const std::string& name) {
+#if defined(QB_HAS_CUDA_EMULATOR)
+  if (name == kEmulatedCuda) return cuda_emulated::make_backend({});
+#endif
+  return make_backend(name, {});
+}
+
+// Why the backend cannot run here, or an empty string.
+inline std::string why_not(const std::string& name) {
+  try {
+    make_test_backend(name);
+    return "";
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::device) throw;
+    return error.what();
+  }
+}
+
+inline std::vector<std::string> test_backend_names() {
+  std::vector<std::string> names;
+  for (const std::string& name : backend_names()) {
+    if (name != "cuda" || why_not(name).empty()) names.push_back(name);
+  }
+#if defined(QB_HAS_CUDA_EMULATOR)
+  names.emplace_back(kEmulatedCuda);
+#endif
+  return names;
+}
+
+}  // namespace quantbench
