@@ -22,9 +22,13 @@ QB_PACKAGES=(g++ cmake ninja-build libfmt-dev nlohmann-json3-dev libcli11-dev li
 QB_TEST_PACKAGES=(libboost-context-dev)
 
 qb_begin() {
-  mkdir -p "$QB_ROOT/build/logs"
   QB_LOG="$QB_ROOT/build/logs/$1.log"
-  : > "$QB_LOG"
+  if ! { mkdir -p "$QB_ROOT/build/logs" && : > "$QB_LOG"; } 2> /dev/null; then
+    echo "$QB_LOG cannot be written by $(id -un): the build folder belongs to $(stat -c %U "$QB_ROOT/build" 2> /dev/null ||
+          stat -c %U "$QB_ROOT"), who built here before. Make it yours (sudo chown -R $(id -un) $QB_ROOT), remove" \
+         "$QB_ROOT/build, or use a copy of your own." >&2
+    exit 1
+  fi
   trap qb_stop_ticker EXIT
   trap 'qb_stop_ticker; echo; echo "Interrupted. Log: $QB_LOG" >&2; exit 130' INT TERM
   qb_say "Log of the details: ${QB_LOG#"$PWD"/}"

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -129,9 +130,11 @@ TEST(Run, MeasuresTheBundledModelInEveryPrecision) {
     EXPECT_EQ(record["cell"]["placement"].size(), 1u);
 
     const json& memory = record["memory"][0];
-    int64_t sum = 0;
-    for (const auto& [use, bytes] : memory["end_ledger"].items()) sum += bytes.get<int64_t>();
-    EXPECT_EQ(sum, memory["end_bytes"]) << "the ledger adds up";
+    for (const std::string when : {"start", "load_peak", "run_peak", "end"}) {
+      int64_t sum = 0;
+      for (const auto& [use, bytes] : memory[when + "_ledger"].items()) sum += bytes.get<int64_t>();
+      EXPECT_EQ(sum, memory[when + "_bytes"]) << when << ": the ledger adds up";
+    }
     // Seen: 1 to 3 MB, of code that ran and the allocator. Sanitizers keep shadow memory there.
     if (record["build"]["sanitizers"] == "") {
       EXPECT_LT(std::abs(memory["end_ledger"]["other"].get<int64_t>()), 6 << 20) << memory;
@@ -139,6 +142,10 @@ TEST(Run, MeasuresTheBundledModelInEveryPrecision) {
     EXPECT_EQ(record["load"]["resident"]["weights"], memory["predicted"]["weights"]);
   }
   EXPECT_THAT(precisions, testing::ElementsAre("4bit", "fp16", "int8"));
+  // What Hugging Face's tokenizer gives: the first token of a text, then the prompt's.
+  constexpr int kBeginOfText = 4094;
+  EXPECT_EQ(records[0]["prompt"]["ids"].size(), 14u);
+  EXPECT_EQ(records[0]["prompt"]["ids"][0], kBeginOfText);
   EXPECT_THAT(records_in(folder / "out"), SizeIs(3));
   for (const json& record : records_in(folder / "out"))
     EXPECT_THAT(records, Contains(record)) << "file and output agree";
@@ -189,6 +196,42 @@ TEST(Run, LlamaBenchsHabitsMakeRowsOfTheirOwn) {
   std::vector<std::string> tests;
   for (const json& record : lines_of(r.out)) tests.push_back(record["cell"]["test"]);
   EXPECT_THAT(tests, testing::ElementsAre("pp4", "pp16", "tg5", "p3+n2"));
+  const Result more = run({"run",       "--model-id", kTiny, "--precision", "fp16",          "-p",  "4",    "-p",
+                           "0",         "-n",         "0",   "-pg",         "3,2",           "-pg", "2,3",  "--device",
+                           "reference", "-r",         "1",   "--out",       folder / "more", "-o",  "jsonl"});
+  ASSERT_EQ(more.code, 0) << more.err;
+  tests.clear();
+  for (const json& record : lines_of(more.out)) tests.push_back(record["cell"]["test"]);
+  EXPECT_THAT(tests, testing::ElementsAre("pp4", "p3+n2", "p2+n3"));
+}
+
+TEST(Run, AModelThatIsRefusedIsARowAndTheOthersGoOn) {
+  const TestFolder folder;
+  const Result r = run({"run", "--model-id", kTiny + ",no-such/model", "--pg", "2,3", "--device", "reference", "-r",
+                        "2", "--precision", "fp16,int8", "--out", folder / "out", "-o", "jsonl"});
+  EXPECT_EQ(r.code, exit_code(ErrorKind::hub)) << r.err;
+  EXPECT_THAT(r.err, HasSubstr("2 of 4 cells failed, the first: no-such/model fp16 p2+n3"));
+  const auto records = lines_of(r.out);
+  ASSERT_THAT(records, SizeIs(4));
+  for (const json& record : records) {
+    expect_well_formed(record);
+    const bool fine = record["cell"]["model"]["name"] == kTiny;
+    EXPECT_EQ(record["outcome"]["status"], fine ? "ok" : "failed");
+    if (!fine) {
+      EXPECT_THAT(record["outcome"]["error"].get<std::string>(), HasSubstr("was not found"));
+    }
+  }
+  EXPECT_THAT(records_in(folder / "out"), SizeIs(4));
+}
+
+TEST(Run, APrecisionThatACheckpointIsNotStoredInIsARow) {
+  const TestFolder folder;
+  const Result r = run({"run", "--model-id", kTiny + "-int8", "--pg", "2,3", "--device", "reference", "-r", "2",
+                        "--precision", "fp16,int8", "--out", folder / "out", "-o", "jsonl"});
+  EXPECT_EQ(r.code, exit_code(ErrorKind::usage)) << r.err;
+  std::map<std::string, std::string> status;
+  for (const json& record : lines_of(r.out)) status[record["cell"]["precision"]] = record["outcome"]["status"];
+  EXPECT_EQ(status, (std::map<std::string, std::string>{{"fp16", "failed"}, {"int8", "ok"}}));
 }
 
 TEST(Run, RandomWeightsNeedNoFileAndSayNoTokenizer) {
@@ -255,6 +298,12 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"run", "--random-weights", "--model-id", "microsoft/phi-2", "--tokenizer", kTokenizers + "/phi2", "--prompt",
         ""},
        "it is empty"},
+      {{"run", "-r", "5", "--max-time", "1"}, "--max-time: -r 5 asks for exactly so many runs"},
+      {{"run", "-r", "5", "--target-ci", "2%"}, "--target-ci: -r 5"},
+      {{"run", "-p", "4", "--max-new-tokens", "5"}, "--max-new-tokens: the rows of -p, -n and -pg do not use it"},
+      {{"run", "-p", "4", "--stop-at-eos"}, "generates nothing that could stop"},
+      {{"run", "--model-id", "bundled,bundled"}, "is named twice"},
+      {{"run", "--threads", "4000"}, "more than the"},
       {{"generate", "--temperature", "-1"}, "--temperature"},
       {{"quantize"}, "--out"},
       {{"quantize", "--precision", "fp16", "--out", "x"}, "not quantised"}};
@@ -272,7 +321,7 @@ TEST(Run, NeverCutsAPromptSilently) {
   for (int i = 0; i < 2000; ++i) text += "word ";
   const Result r = run({"run", "--prompt", text});
   EXPECT_EQ(r.code, exit_code(ErrorKind::usage));
-  EXPECT_THAT(r.err, HasSubstr("never cut silently"));
+  EXPECT_THAT(r.err, HasSubstr("nothing is ever cut silently"));
 }
 
 TEST(Run, SaysWhatIsWrongWithAModel) {
@@ -394,6 +443,13 @@ TEST(Generate, WritesTheSameTextForASeed) {
   const Result a = run(sampled), b = run(sampled);
   EXPECT_EQ(a.out, b.out);
   EXPECT_NE(a.out, first.out);
+}
+
+TEST(Generate, TakesThePrecisionThatACheckpointIsStoredIn) {
+  const TestFolder folder;
+  ASSERT_EQ(run({"quantize", "--precision", "4bit", "--out", folder / "q4"}).code, 0);
+  const Result r = run({"generate", "--model-id", folder / "q4", "--max-new-tokens", "2"});
+  EXPECT_EQ(r.code, 0) << r.err;
 }
 
 TEST(Quantize, WritesACheckpointThatGivesTheSameIdsAsQuantisingOnLoad) {

@@ -8,8 +8,9 @@
 namespace quantbench {
 
 std::vector<std::string> bundled_places() {
+  // Where a place was named, no other will do.
+  if (const auto told = os::environment("QUANTBENCH_BUNDLED_MODEL"); told && !told->empty()) return {*told};
   std::vector<std::string> places;
-  if (const auto told = os::environment("QUANTBENCH_BUNDLED_MODEL"); told && !told->empty()) places.push_back(*told);
   const std::string program = os::executable_path();
   places.push_back(program.substr(0, program.rfind('/')) + "/../share/quantbench/models/bundled");
   places.emplace_back(QB_BUNDLED_IN_SOURCE);
@@ -26,7 +27,8 @@ std::optional<std::string> find_bundled() {
 std::string require_bundled() {
   if (auto found = find_bundled()) return *found;
   fail(ErrorKind::hub,
-       "the bundled model is not there (looked in {}); give --model-id, or set QUANTBENCH_BUNDLED_MODEL to its folder",
+       "the bundled model is not there (looked in {}); give --model-id, or set QUANTBENCH_BUNDLED_MODEL to a folder "
+       "that has it",
        fmt::join(bundled_places(), ", "));
 }
 

@@ -156,7 +156,7 @@ void add_doctor(CLI::App& app, Action* action) {
   command->add_option("--device", *device, "auto, cpu or reference")->type_name("NAME")->default_str("auto");
   command->add_option("--threads", *threads, "threads; 0: one per physical core")->type_name("N")->default_str("0");
   command->callback([device, threads, action] {
-    *action = [=] { return Doctor({*device, parse_count("--threads", *threads, 0, 4096)}).run(); };
+    *action = [=] { return Doctor({*device, parse_threads(*threads)}).run(); };
   });
 }
 

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "bench/environment.h"
 #include "core/error.h"
 
 namespace quantbench {
@@ -45,6 +46,16 @@ std::vector<int> parse_counts(const std::string& flag, const std::string& text, 
 
 uint64_t parse_seed(const std::string& flag, const std::string& text) {
   return parse_whole<uint64_t>(flag, text, 0, UINT64_MAX);
+}
+
+int parse_threads(const std::string& text) {
+  constexpr int kMostThreads = 4096;
+  const int threads = parse_count("--threads", text, 0, kMostThreads), cpus = read_environment().logical_cpus;
+  if (threads > cpus) {
+    fail(ErrorKind::usage, "--threads: {} are more than the {} CPU{} that this process may use; give at most {}",
+         threads, cpus, cpus == 1 ? "" : "s", cpus);
+  }
+  return threads;
 }
 
 double parse_number(const std::string& flag, const std::string& text, double low, double high) {

@@ -15,15 +15,15 @@ namespace quantbench {
 namespace {
 
 struct GenerateFlags {
-  RunFlags common;  // model, device, seed
-  std::string precision = "fp16";
+  RunFlags common;        // model, device, seed
+  std::string precision;  // empty: as the checkpoint is stored, fp16 where it is not quantised
   std::string temperature = "0";
   bool ignore_eos = false;
 };
 
 int generate_text(const GenerateFlags& flags) {
   const RunFlags& common = flags.common;
-  const Precision precision = parse_precision(flags.precision);
+  if (!flags.precision.empty()) parse_precision(flags.precision);
   const int new_tokens = parse_count("--max-new-tokens", common.max_new_tokens, 1, kMostTokens);
   Sampling sampling;
   sampling.temperature = static_cast<float>(parse_number("--temperature", flags.temperature, 0, 100));
@@ -31,13 +31,14 @@ int generate_text(const GenerateFlags& flags) {
   os::catch_stop_signals();
 
   const ModelSource source = find_model(common.model_ids, common);
+  const Precision precision = flags.precision.empty() ? stored_precision(source) : parse_precision(flags.precision);
   OpenedModel opened = open_model(source, precision);
   const Shape& shape = opened.model->shape();
   const auto tokenizer =
       open_tokenizer(common.tokenizer.empty() ? source.folder : common.tokenizer, shape, common.allow_symlinks);
   const std::vector<int32_t> ids = encode_prompt(*tokenizer, common.prompt, shape, new_tokens);
 
-  const auto backend = make_backend(common.device, {.threads = parse_count("--threads", common.threads, 0, 4096)});
+  const auto backend = make_backend(common.device, {.threads = parse_threads(common.threads)});
   const StateShape state{.rows = static_cast<int>(ids.size()), .positions = static_cast<int>(ids.size()) + new_tokens};
   const Plan plan = backend->plan(decode_shapes(*opened.model), state.rows);
   require_memory(predict_memory(plan, *opened.model, state), backend->device());
@@ -60,7 +61,13 @@ int generate_text(const GenerateFlags& flags) {
     if (os::stop_requested()) fail(ErrorKind::interrupted, "interrupted while generating");
     os::write_output(printable(decoder.push(token)));
   };
-  const Run run = session.generate(ids, options);
+  Run run;
+  try {
+    run = session.generate(ids, options);
+  } catch (const Error&) {
+    os::write_output("\n");  // so that the reason starts a line of its own
+    throw;
+  }
   os::write_output(printable(decoder.finish()) + "\n");
   if (!run.finite) {
     fail(ErrorKind::bad_model, "{}: the model gave logits that are not finite; the text means nothing", source.name);
@@ -81,7 +88,7 @@ void add_generate(CLI::App& app, Action* action) {
   };
   text("--model-id", &common.model_ids, "folder or Hugging Face id in the local cache (default: the bundled model)",
        "ID|DIR");
-  text("--precision", &flags->precision, "fp16, int8 or 4bit", "P")->default_str("fp16");
+  text("--precision", &flags->precision, "fp16, int8 or 4bit; default: as stored, else fp16", "P");
   text("--prompt", &common.prompt, "what to go on from", "TEXT")->default_str(common.prompt);
   text("--max-new-tokens", &common.max_new_tokens, "the most tokens to generate", "N")->default_str("64");
   text("--temperature", &flags->temperature, "0: always the likeliest token; else sampled, the same for a seed", "T")

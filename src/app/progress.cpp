@@ -33,9 +33,13 @@ void TerminalProgress::status(const std::string& text) {
     std::fputs((printable(text) + "\n").c_str(), stderr);
     return;
   }
-  constexpr size_t kWidth = 79;
   std::string cut = printable(text);
-  if (cut.size() > kWidth) cut.resize(kWidth);
+  const size_t width = static_cast<size_t>(os::terminal_columns(kStandardError)) - 1;
+  if (cut.size() > width) {
+    size_t end = width;
+    while (end > 0 && (cut[end] & 0xc0) == 0x80) --end;  // not inside a character
+    cut.resize(end);
+  }
   std::fputs(("\r\033[K" + cut).c_str(), stderr);
   std::fflush(stderr);
   shown_ = true;

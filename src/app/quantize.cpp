@@ -33,7 +33,7 @@ int quantize_model(const QuantizeFlags& flags) {
     if (slot.quantized) request.linears.push_back(slot.name);
   }
   TerminalProgress progress;
-  ThreadPool pool(parse_count("--threads", flags.common.threads, 0, 4096));
+  ThreadPool pool(parse_threads(flags.common.threads));
   const QuantizeResult result = write_quantized(request, pool, [&](int64_t done, int64_t total) {
     progress.status(fmt::format("quantising {} to {}: {:.0f} %", source.name, name_of(precision),
                                 100.0 * static_cast<double>(done) / static_cast<double>(std::max<int64_t>(total, 1))));

@@ -63,6 +63,14 @@ class Sweep {
     try {
       for (const PlannedGroup& group : plan_.groups) {
         group_ = &group;
+        for (const RefusedCell& refused : group.refused) {
+          CellData data;
+          data.outcome = {Status::failed, refused.error.what(), refused.error.kind()};
+          data.stop_reason = std::string(name_of(Status::failed));
+          progress_.line(fmt::format("{}: {}: {}", refused.cell.label(), data.stop_reason, refused.error.what()));
+          finished(refused.cell, data);
+        }
+        if (group.cells.empty()) continue;
         std::string precisions;
         for (const Cell& cell : group.cells) precisions += fmt::format(" {}", name_of(cell.precision));
         const Cell& first = group.cells.front();
@@ -140,9 +148,9 @@ class Sweep {
     if (data.outcome.status != Status::ok) return;
     const RecordView v = view_of(records_.back());
     const Summary* rate = v.find(headline_metric(v));
-    progress_.line(fmt::format("{}: {} t/s, {} runs ({}), {}", cell.label(),
-                               rate ? fmt::format("{:.4g}", rate->median) : "no", data.runs.size(), data.stop_reason,
-                               name_of(v.stamp.kind)));
+    progress_.line(fmt::format("{}: {} t/s, {} run{} ({}), {}", cell.label(),
+                               rate ? fmt::format("{:.4g}", rate->median) : "no", data.runs.size(),
+                               data.runs.size() == 1 ? "" : "s", data.stop_reason, name_of(v.stamp.kind)));
   }
 
   std::string records_line() const {
@@ -159,13 +167,13 @@ class Sweep {
     add_lines(notes(views));
     const std::string said = responses(views);
     if (!said.empty()) text += "\nResponses\n\n" + said;
-    if (said.empty() || !verdict(views).empty()) text += said.empty() ? "\n" : "";
     const std::vector<std::string> lines = verdict(views);
     if (!lines.empty()) {
-      text += "Verdict\n";
+      text += said.empty() ? "\nVerdict\n" : "Verdict\n";
       add_lines(lines);
     }
-    return text + "\n" + records_line() + "\n";
+    if (said.empty() || !lines.empty()) text += "\n";
+    return text + records_line() + "\n";
   }
 
   RunPlan plan_;
@@ -220,15 +228,17 @@ void add_run(CLI::App& app, Action* action) {
           kWhat);
   CLI::Option* prompt = grouped(text("--prompt", &flags->prompt, "prompt of a generation", "TEXT"), kWhat);
   prompt->default_str(flags->prompt);
-  grouped(text("--max-new-tokens", &flags->max_new_tokens, "tokens to generate, exactly", "N"), kWhat)
-      ->default_str("64");
-  grouped(text("-p", &flags->prompt_counts,
-               "measure prefill of N seeded ids, a row each (pp512); with random weights "
-               "and no -n: the length of the prompt",
-               "N[,...]"),
-          kWhat);
-  grouped(text("-n", &flags->new_counts, "measure generating N tokens from one, a row each (tg64)", "N[,...]"), kWhat);
-  grouped(text("--pg", &flags->pairs, "one generation of N tokens after P seeded ids; also spelt -pg", "P,N"), kWhat);
+  CLI::Option* new_tokens = grouped(
+      text("--max-new-tokens", &flags->max_new_tokens, "tokens to generate after the prompt, exactly", "N"), kWhat);
+  new_tokens->default_str("64");
+  const auto list = [&](const char* name, std::vector<std::string>* into, const char* help, const char* type) {
+    command->add_option(name, *into, help)->type_name(type)->group(kWhat)->allow_extra_args(false)->take_all();
+  };
+  list("-p", &flags->prompt_counts,
+       "measure prefill of N seeded ids, a row each (pp512); with random weights and no -n: the length of the prompt",
+       "N[,...]");
+  list("-n", &flags->new_counts, "measure generating N tokens from one, a row each (tg64)", "N[,...]");
+  list("--pg", &flags->pairs, "one generation of N tokens after P seeded ids; also spelt -pg; may be repeated", "P,N");
   grouped(
       command->add_flag(
           "--random-weights", flags->random_weights,
@@ -261,12 +271,16 @@ void add_run(CLI::App& app, Action* action) {
   grouped(text("-r", &flags->runs, "timed runs a cell; auto: 10 to 30, until the interval is narrow enough", "auto|N"),
           kHow)
       ->default_str("auto");
-  grouped(
+  CLI::Option* target_ci = grouped(
       text("--target-ci", &flags->target_ci, "half-width of the 95 % interval of the median at which to stop", "SHARE"),
-      kHow)
-      ->default_str("1%");
-  grouped(text("--max-time", &flags->max_time, "most seconds of generating a cell, warm-up included", "S"), kHow)
-      ->default_str("120");
+      kHow);
+  target_ci->default_str("1%");
+  CLI::Option* max_time = grouped(text("--max-time", &flags->max_time,
+                                       "begin no further run of a cell after so many seconds of generating, warm-up "
+                                       "included; one timed run is always made",
+                                       "S"),
+                                  kHow);
+  max_time->default_str("120");
   grouped(
       text("--cell-timeout", &flags->cell_timeout, "end a worker process that says nothing for so many seconds", "S"),
       kHow)
@@ -280,9 +294,12 @@ void add_run(CLI::App& app, Action* action) {
   grouped(text("-o", output.get(), "what to print: table, md, csv, json or jsonl", "FORMAT"), kOut)
       ->default_str("table");
   grouped(text("--schema", schema.get(), "columns of -o csv: predecessor or predecessor-full", "NAME"), kOut);
-  command->callback([flags, output, schema, prompt, action, command] {
+  command->callback([flags, output, schema, prompt, new_tokens, target_ci, max_time, action, command] {
     refuse_empty_values(*command, "--prompt");
     flags->prompt_given = prompt->count() > 0;
+    flags->max_new_tokens_given = new_tokens->count() > 0;
+    flags->target_ci_given = target_ci->count() > 0;
+    flags->max_time_given = max_time->count() > 0;
     *action = [=] { return run_benchmark(*flags, *output, *schema); };
   });
 }

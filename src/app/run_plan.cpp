@@ -27,13 +27,15 @@ std::vector<int32_t> seeded_ids(int count, int vocab, uint64_t seed) {
   return ids;
 }
 
-void check_length(size_t prompt_tokens, int new_tokens, const Shape& shape) {
+// flags: those that make it shorter.
+void check_length(size_t prompt_tokens, int new_tokens, const Shape& shape, const char* flags) {
   if (prompt_tokens + static_cast<size_t>(new_tokens) <= static_cast<size_t>(shape.max_positions)) return;
   fail(ErrorKind::usage,
-       "{} prompt tokens and {} new ones are more than the {} positions of this {} model; shorten the prompt (it is "
-       "never cut silently) or lower --max-new-tokens",
-       prompt_tokens, new_tokens, shape.max_positions, shape.architecture);
+       "{} prompt tokens and {} new ones are more than the {} positions of this {} model; {} (nothing is ever cut "
+       "silently)",
+       prompt_tokens, new_tokens, shape.max_positions, shape.architecture, flags);
 }
+constexpr const char* kShortenPrompt = "shorten the prompt or lower --max-new-tokens";
 
 struct Wanted {
   Test test;
@@ -41,68 +43,93 @@ struct Wanted {
   std::optional<std::string> text;
 };
 
+// Every value of a flag that may be repeated and whose values may be lists. 0 asks for none, as in llama-bench.
+std::vector<int> counts_of(const std::string& flag, const std::vector<std::string>& values) {
+  std::vector<int> counts;
+  for (const std::string& value : values) {
+    for (const int count : parse_counts(flag, value, 0, kMostTokens)) {
+      if (count > 0) counts.push_back(count);
+    }
+  }
+  return counts;
+}
+
 std::pair<int, int> parse_pair(const std::string& text) {
   const std::vector<int> pair = parse_counts("-pg", text, 1, kMostTokens);
-  if (pair.size() != 2) fail(ErrorKind::usage, "-pg: '{}' is not a pair; expected P,N such as 512,64", text);
+  if (pair.size() != 2) {
+    fail(ErrorKind::usage, "-pg: '{}' is not a pair; expected P,N such as 512,64 (repeat -pg for more)", text);
+  }
   return {pair[0], pair[1]};
 }
 
-// llama-bench's habits: -p and -n make rows of their own, -pg and a plain prompt one generation. With random weights
-// and no text, -p alone is the length of the prompt.
+constexpr int kPromptDecides = 0;  // prompt tokens of a test whose prompt is a text that is not encoded yet
+
+// The tests that the flags ask for, before any model is known. llama-bench's habits: -p and -n make rows of their own,
+// -pg and a plain prompt one generation. With random weights, -p alone is the length of the prompt.
+std::vector<Test> requested_tests(const RunFlags& flags) {
+  const int new_tokens = parse_count("--max-new-tokens", flags.max_new_tokens, 1, kMostTokens);
+  const std::vector<int> prompts = counts_of("-p", flags.prompt_counts), news = counts_of("-n", flags.new_counts);
+  const bool lengths_only = flags.random_weights && news.empty() && !flags.prompt_given;
+  std::vector<Test> tests;
+  for (const int p : prompts) {
+    tests.push_back(lengths_only ? Test{TestKind::generation, p, new_tokens} : Test{TestKind::prefill, p, 1});
+  }
+  for (const int n : news) tests.push_back({TestKind::decode, 1, n});
+  for (const std::string& pair : flags.pairs) {
+    const auto [p, n] = parse_pair(pair);
+    tests.push_back({TestKind::generation, p, n});
+  }
+  const bool from_prompt = tests.empty() || flags.prompt_given;
+  if (from_prompt) {
+    const bool seeded = flags.random_weights && flags.tokenizer.empty();
+    tests.push_back({TestKind::generation, seeded ? kSeededPromptTokens : kPromptDecides, new_tokens});
+  }
+  const bool from_lengths = lengths_only && !prompts.empty();
+  if (flags.max_new_tokens_given && !from_prompt && !from_lengths) {
+    fail(ErrorKind::usage,
+         "--max-new-tokens: the rows of -p, -n and -pg do not use it; -n N or -pg P,N say how many tokens to generate");
+  }
+  if (flags.stop_at_eos &&
+      std::all_of(tests.begin(), tests.end(), [](const Test& test) { return test.kind == TestKind::prefill; })) {
+    fail(ErrorKind::usage, "--stop-at-eos: a prefill (-p) generates nothing that could stop; leave the flag out");
+  }
+  return tests;
+}
+
+// The same tests with the ids of this model.
 std::vector<Wanted> wanted_tests(const RunFlags& flags, const PlannedModel& model, uint64_t seed) {
   const int vocab = model.shape.vocab;
-  const int new_tokens = parse_count("--max-new-tokens", flags.max_new_tokens, 1, kMostTokens);
-  const bool prompt_is_seeded = !model.tokenizer;
-  if (flags.prompt_given && prompt_is_seeded) {
+  if (flags.prompt_given && !model.tokenizer) {
     fail(ErrorKind::usage,
          "--prompt: random weights have no tokenizer; give --tokenizer DIR, or -p for a number of "
          "seeded ids instead of a text");
   }
   std::vector<Wanted> tests;
-  const auto add = [&](TestKind kind, int p, int n, std::vector<int32_t> ids, std::optional<std::string> text) {
-    check_length(static_cast<size_t>(p), n, model.shape);
-    tests.push_back({{kind, p, n}, std::move(ids), std::move(text)});
-  };
-  const std::vector<int> prompts =
-      flags.prompt_counts.empty() ? std::vector<int>{} : parse_counts("-p", flags.prompt_counts, 1, kMostTokens);
-  const std::vector<int> news =
-      flags.new_counts.empty() ? std::vector<int>{} : parse_counts("-n", flags.new_counts, 1, kMostTokens);
-  const bool lengths_only = prompt_is_seeded && !prompts.empty() && news.empty();
-  for (int p : prompts) {
-    if (lengths_only)
-      add(TestKind::generation, p, new_tokens, seeded_ids(p, vocab, seed), std::nullopt);
-    else
-      add(TestKind::prefill, p, 1, seeded_ids(p, vocab, seed), std::nullopt);
-  }
-  for (int n : news) {
-    std::vector<int32_t> first = seeded_ids(1, vocab, seed);
-    if (!model.shape.bos.empty()) first = {model.shape.bos.front()};
-    add(TestKind::decode, 1, n, std::move(first), std::nullopt);
-  }
-  if (!flags.pairs.empty()) {
-    const auto [p, n] = parse_pair(flags.pairs);
-    add(TestKind::generation, p, n, seeded_ids(p, vocab, seed), std::nullopt);
-  }
-  if (!tests.empty() && !flags.prompt_given) return tests;
-  if (prompt_is_seeded) {
-    add(TestKind::generation, kSeededPromptTokens, new_tokens, seeded_ids(kSeededPromptTokens, vocab, seed),
-        std::nullopt);
-  } else {
-    std::vector<int32_t> ids = encode_prompt(*model.tokenizer, flags.prompt, model.shape, new_tokens);
-    const int count = static_cast<int>(ids.size());
-    add(TestKind::generation, count, new_tokens, std::move(ids), flags.prompt);
+  for (Test test : requested_tests(flags)) {
+    Wanted wanted;
+    if (test.prompt_tokens == kPromptDecides) {
+      wanted.ids = encode_prompt(*model.tokenizer, flags.prompt, model.shape, test.new_tokens);
+      wanted.text = flags.prompt;
+      test.prompt_tokens = static_cast<int>(wanted.ids.size());
+    } else if (test.kind == TestKind::decode && !model.shape.bos.empty()) {
+      wanted.ids = {model.shape.bos.front()};
+    } else {
+      wanted.ids = seeded_ids(test.prompt_tokens, vocab, seed);
+    }
+    check_length(wanted.ids.size(), test.new_tokens, model.shape,
+                 test.kind == TestKind::prefill  ? "lower -p"
+                 : test.kind == TestKind::decode ? "lower -n"
+                 : wanted.text                   ? kShortenPrompt
+                                                 : "lower -p, -pg or --max-new-tokens");
+    wanted.test = test;
+    tests.push_back(std::move(wanted));
   }
   return tests;
 }
 
 std::vector<Precision> wanted_precisions(const RunFlags& flags, const ModelSource& source) {
   if (!flags.precisions.empty()) return parse_precisions(flags.precisions);
-  switch (stored_form(source)) {
-    case Prequantized::none: break;
-    case Prequantized::int8: return {Precision::int8};
-    case Prequantized::nf4_nested:
-    case Prequantized::nf4_plain: return {Precision::nf4};
-  }
+  if (stored_form(source) != Prequantized::none) return {stored_precision(source)};
   return {Precision::fp16, Precision::int8, Precision::nf4};
 }
 
@@ -132,6 +159,12 @@ MeasureOptions measure_options(const RunFlags& flags) {
   MeasureOptions options;
   constexpr int kMostRuns = 100000;
   if (flags.runs != "auto") options.runs = parse_count("-r", flags.runs, 1, kMostRuns);
+  for (const auto& [given, name] :
+       {std::pair{flags.target_ci_given, "--target-ci"}, {flags.max_time_given, "--max-time"}}) {
+    if (options.runs == 0 || !given) continue;
+    fail(ErrorKind::usage, "{}: -r {} asks for exactly so many runs, whatever they take; leave one of the two out",
+         name, options.runs);
+  }
   options.target_ci = parse_share("--target-ci", flags.target_ci, 1e-4, 1);
   options.max_time_s = parse_number("--max-time", flags.max_time, 0.001, 1e7);
   options.seed = parse_seed("--seed", flags.seed);
@@ -162,15 +195,28 @@ ModelSource find_model(const std::string& id, const RunFlags& flags) {
     source.name = id;
     return source;
   }
-  const ResolvedModel resolved = resolve_model(id);
+  ResolvedModel resolved;
+  try {
+    resolved = resolve_model(id);
+  } catch (const Error& error) {
+    if (!source.random_weights || error.kind() != ErrorKind::hub) throw;
+    fail(ErrorKind::hub,
+         "--random-weights: '{}' is neither a built-in configuration ({}) nor a folder with a config.json, nor in the "
+         "Hugging Face cache; name one of these",
+         id, fmt::join(built_in, ", "));
+  }
   source.name = resolved.name;
   source.folder = resolved.folder;
+  source.commit = resolved.commit;
   return source;
 }
 
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folder, const Shape& shape,
                                                 bool allow_symlinks) {
   std::string path = file_or_folder;
+  if (!os::exists(path)) {
+    fail(ErrorKind::hub, "--tokenizer: there is no '{}'; give a tokenizer.json or a folder that has one", path);
+  }
   if (os::is_directory(path)) {
     const auto found = find_model_file(path, "tokenizer.json", allow_symlinks);
     if (!found) {
@@ -198,42 +244,97 @@ std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string
          "--prompt: it is empty, and this model has no token to begin a text with; give a prompt of at least one "
          "character");
   }
-  check_length(ids.size(), new_tokens, shape);
+  check_length(ids.size(), new_tokens, shape, kShortenPrompt);
   return ids;
 }
+
+namespace {
+
+// Adds one model with its tests to the plan. A precision that the checkpoint is not stored in is refused alone.
+void plan_model(const std::string& id, const RunFlags& flags, const EngineOptions& engine, RunPlan* plan) {
+  PlannedModel model;
+  model.source = find_model(id, flags);
+  std::vector<Precision> fine;
+  std::vector<std::pair<Precision, Error>> refused;
+  for (const Precision precision : wanted_precisions(flags, model.source)) {
+    try {
+      model.shape = open_model(model.source, precision).model->shape();
+      fine.push_back(precision);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::usage) throw;
+      refused.emplace_back(precision, error);
+    }
+  }
+  if (fine.empty()) throw Error(refused.front().second);
+  refuse_image(flags.image_path, model.shape);
+  model.tokenizer = tokenizer_of(flags, model);
+  if (flags.stop_at_eos && model.shape.eos.empty()) {
+    fail(ErrorKind::usage, "--stop-at-eos: {} names no end-of-sequence id", model.source.name);
+  }
+  model.identity = identify_model(model.source.folder);
+  if (model.source.random_weights) model.identity.files.clear();
+  for (Wanted& wanted : wanted_tests(flags, model, plan->options.seed)) {
+    PlannedGroup group;
+    group.model = plan->models.size();
+    group.prompt_text = wanted.text;
+    const auto cell_of = [&](Precision precision) {
+      Cell cell{model.source, precision, wanted.test, engine, wanted.ids, {}};
+      if (flags.stop_at_eos) cell.stop_at = model.shape.eos;
+      return cell;
+    };
+    for (const Precision precision : fine) group.cells.push_back(cell_of(precision));
+    for (const auto& [precision, error] : refused) group.refused.push_back({cell_of(precision), error});
+    plan->groups.push_back(std::move(group));
+  }
+  plan->models.push_back(std::move(model));
+}
+
+// A model of which nothing can be measured: a row for each cell that was asked for.
+void refuse_model(const std::string& id, const RunFlags& flags, const EngineOptions& engine, const Error& error,
+                  RunPlan* plan) {
+  PlannedModel model;
+  model.source.name = id;
+  model.source.random_weights = flags.random_weights;
+  std::vector<Precision> precisions{Precision::fp16, Precision::int8, Precision::nf4};
+  if (!flags.precisions.empty()) precisions = parse_precisions(flags.precisions);
+  for (const Test& test : requested_tests(flags)) {
+    PlannedGroup group;
+    group.model = plan->models.size();
+    for (const Precision precision : precisions) {
+      group.refused.push_back({{model.source, precision, test, engine, {}, {}}, error});
+    }
+    plan->groups.push_back(std::move(group));
+  }
+  plan->models.push_back(std::move(model));
+}
+
+}  // namespace
 
 RunPlan plan_run(const RunFlags& flags) {
   RunPlan plan;
   plan.options = measure_options(flags);
   check_device(flags.device);
-  EngineOptions engine{flags.device, parse_count("--threads", flags.threads, 0, 4096)};
+  const EngineOptions engine{flags.device, parse_threads(flags.threads)};
+  if (!flags.precisions.empty()) parse_precisions(flags.precisions);
+  requested_tests(flags);
   std::vector<std::string> ids{""};
   if (!flags.model_ids.empty()) ids = parse_list("--model-id", flags.model_ids);
-  for (const std::string& id : ids) {
-    PlannedModel model;
-    model.source = find_model(id, flags);
-    const std::vector<Precision> precisions = wanted_precisions(flags, model.source);
-    model.shape = open_model(model.source, precisions.front()).model->shape();
-    refuse_image(flags.image_path, model.shape);
-    model.tokenizer = tokenizer_of(flags, model);
-    if (flags.stop_at_eos && model.shape.eos.empty()) {
-      fail(ErrorKind::usage, "--stop-at-eos: {} names no end-of-sequence id", model.source.name);
+  std::optional<Error> first;
+  size_t fine = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (std::find(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(i), ids[i]) !=
+        ids.begin() + static_cast<std::ptrdiff_t>(i)) {
+      fail(ErrorKind::usage, "--model-id: {} is named twice", ids[i]);
     }
-    model.identity = identify_model(model.source.folder);
-    if (model.source.random_weights) model.identity.files.clear();
-    for (Wanted& wanted : wanted_tests(flags, model, plan.options.seed)) {
-      PlannedGroup group;
-      group.model = plan.models.size();
-      group.prompt_text = wanted.text;
-      for (Precision precision : precisions) {
-        Cell cell{model.source, precision, wanted.test, engine, wanted.ids, {}};
-        if (flags.stop_at_eos) cell.stop_at = model.shape.eos;
-        group.cells.push_back(std::move(cell));
-      }
-      plan.groups.push_back(std::move(group));
+    try {
+      plan_model(ids[i], flags, engine, &plan);
+      ++fine;
+    } catch (const Error& error) {
+      if (!first) first = error;
+      refuse_model(ids[i], flags, engine, error, &plan);
     }
-    plan.models.push_back(std::move(model));
   }
+  if (fine == 0) throw Error(*first);
   return plan;
 }
 

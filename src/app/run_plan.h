@@ -15,17 +15,20 @@
 
 namespace quantbench {
 
+// Flags as they were typed; `given` ones were not left at their default.
 struct RunFlags {
   std::string model_ids;   // empty: the bundled model
   std::string precisions;  // empty: all, or the one that a checkpoint is stored in
   std::string prompt = "Explain quantization in simple terms.";
   bool prompt_given = false;
   std::string max_new_tokens = "64";
-  std::string prompt_counts, new_counts, pairs;  // -p, -n, -pg
+  bool max_new_tokens_given = false;
+  std::vector<std::string> prompt_counts, new_counts, pairs;  // -p, -n, -pg
   std::string image_path, tokenizer;
   std::string device = "auto", threads = "0";
   std::string seed = "42";
   std::string runs = "auto", target_ci = "1%", max_time = "120", cell_timeout = "900";
+  bool target_ci_given = false, max_time_given = false;
   bool random_weights = false, stop_at_eos = false, allow_nonfinite = false, allow_symlinks = false;
   std::string outlier_channels = "0";
   std::string out;
@@ -38,10 +41,16 @@ struct PlannedModel {
   ModelIdentity identity;
 };
 
+struct RefusedCell {
+  Cell cell;  // of a model that could not be opened: without prompt, prompt_tokens may be 0
+  Error error;
+};
+
 // The cells that are compared with one another: a model, a test, all precisions.
 struct PlannedGroup {
   size_t model = 0;  // index
   std::vector<Cell> cells;
+  std::vector<RefusedCell> refused;  // what is wrong with one model or precision must not cost the others
   std::optional<std::string> prompt_text;
 };
 
@@ -51,7 +60,7 @@ struct RunPlan {
   MeasureOptions options;
 };
 
-// Error usage, bad_model, hub, disk.
+// Error usage, bad_model, hub, disk, where not a single cell can be measured.
 RunPlan plan_run(const RunFlags& flags);
 
 // Finds a model as --model-id names it: "bundled" or nothing, a folder, a Hub id in the cache, or (random weights) a

@@ -38,6 +38,7 @@ struct MemoryReport {
   int64_t run_peak_bytes = 0;   // highest since then
   int64_t end_bytes = 0;        // now
   bool peaks_separate = false;  // the kernel let us reset the peak after load; else run_peak is that of the process
+  MemoryUse load_use;           // the backend's ledger when all was loaded
   MemoryUse end_use;            // the backend's ledger now
   int64_t peak_bytes() const { return std::max(load_peak_bytes, run_peak_bytes); }
   int64_t other_bytes() const { return end_bytes - start_bytes - static_cast<int64_t>(end_use.total()); }

@@ -52,6 +52,7 @@ CellLoad EngineWorker::load(const OnProgress& progress) {
   report.token_weight_bytes = first.weight_bytes;
   report.kv_position_bytes = second.kv_bytes - first.kv_bytes;
   memory_.load_peak_bytes = peak_resident_bytes();
+  memory_.load_use = backend_->memory();
   memory_.peaks_separate = reset_peak_resident();
   return report;
 }

@@ -56,6 +56,7 @@ class FakeWorker : public Worker {
     r.run_peak_bytes = 8'800'000;
     r.end_bytes = 8'700'000;
     r.peaks_separate = true;
+    r.load_use = use_;
     r.end_use = use_;
     return r;
   }

@@ -164,12 +164,14 @@ class Group {
     if (last_read_) v.data.runs.back().read_after = last_read_->bytes_per_second;
   }
 
-  bool out_of_time(const Visit& v) const { return v.spent_s >= options_.max_time_s; }
+  // One timed run is made in any case, or what was spent before it would be lost.
+  bool out_of_time(const Visit& v) const { return !v.data.runs.empty() && v.spent_s >= options_.max_time_s; }
 
   // Why the cell needs no further run, or empty.
   std::string satisfied(const Visit& v) const {
     const auto runs = static_cast<int>(v.data.runs.size());
-    if (options_.runs > 0) return runs >= options_.runs ? fmt::format("{} runs, as asked", runs) : "";
+    if (options_.runs > 0)
+      return runs >= options_.runs ? fmt::format("{} run{}, as asked", runs, runs == 1 ? "" : "s") : "";
     if (runs >= kMinRuns && relative_half_width(latencies_ns(v.data.runs)) <= options_.target_ci) {
       return fmt::format("interval within {:g} %", 100 * options_.target_ci);
     }

@@ -178,6 +178,16 @@ TEST_F(Measure, TheTimeCapEndsACell) {
   EXPECT_EQ(done_["int8"].runs.size(), 10u) << "the others are not held back";
 }
 
+TEST_F(Measure, ATimeCapThatWarmingUpUsesUpLeavesOneRun) {
+  latency_ = [](const std::string&) { return int64_t{1'000'000'000}; };
+  options_.max_time_s = 2;
+  run();
+  for (const auto& [name, data] : done_) {
+    EXPECT_EQ(data.runs.size(), 1u) << name;
+    EXPECT_EQ(data.stop_reason, "time cap of 2 s");
+  }
+}
+
 TEST_F(Measure, WhatDoesNotFitTogetherIsLoadedAVisit) {
   weights_ = size_t{4} << 30;
   available_ = int64_t{10} << 30;

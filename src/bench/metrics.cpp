@@ -77,7 +77,7 @@ constexpr std::array kRunMetrics{
     RunMetric{"tokens_per_second", Unit::per_second, Better::higher,
               [](const RunSample& s, const CellData&) { return per_second(new_tokens(s), total_ns(s)); }},
     RunMetric{"bytes_per_token", Unit::bytes, Better::lower, bytes_per_token},
-    RunMetric{"read_share", Unit::fraction, Better::higher, read_share},
+    RunMetric{kReadShare, Unit::fraction, Better::higher, read_share},
 };
 
 using MaybeBytes = std::optional<double>;
@@ -121,6 +121,13 @@ std::string_view name_of(Unit unit) {
   return "?";
 }
 
+std::vector<MetricInfo> metric_infos() {
+  std::vector<MetricInfo> infos;
+  for (const RunMetric& m : kRunMetrics) infos.push_back({m.name, m.unit, true});
+  for (const CellMetric& m : kCellMetrics) infos.push_back({m.name, m.unit, false});
+  return infos;
+}
+
 std::span<const RunMetric> run_metrics() { return kRunMetrics; }
 std::span<const CellMetric> cell_metrics() { return kCellMetrics; }
 
@@ -146,7 +153,10 @@ std::vector<Summary> summarize(const CellData& data) {
     for (const RunSample& sample : data.runs) {
       if (const auto value = metric.of(sample, data)) s.samples.push_back(*value);
     }
-    if (s.samples.empty() || s.samples.size() != data.runs.size()) continue;
+    // A metric that some runs lack would compare unlike runs. The last one may lack it: of an interrupted cell the
+    // probe was not read again.
+    if (s.samples.empty() || s.samples.size() + 1 < data.runs.size()) continue;
+    if (s.samples.size() != data.runs.size() && metric.of(data.runs.back(), data)) continue;
     s.runs = static_cast<int>(s.samples.size());
     s.median = median(s.samples);
     s.mad = median_absolute_deviation(s.samples);

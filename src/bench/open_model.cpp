@@ -79,6 +79,16 @@ Prequantized stored_form(const ModelSource& source) {
   return source.random_weights ? Prequantized::none : open_checkpoint(source)->prequantized();
 }
 
+Precision stored_precision(const ModelSource& source) {
+  switch (stored_form(source)) {
+    case Prequantized::none: return Precision::fp16;
+    case Prequantized::int8: return Precision::int8;
+    case Prequantized::nf4_nested:
+    case Prequantized::nf4_plain: return Precision::nf4;
+  }
+  return Precision::fp16;
+}
+
 std::vector<std::string> skipped_modules(Model& model, Precision precision) {
   std::vector<std::string> skipped;
   if (precision == Precision::fp16) return skipped;

@@ -22,6 +22,8 @@ OpenedModel open_model(const ModelSource& source, Precision precision);
 
 // How the checkpoint's linears are stored, from headers and config alone; none for random weights.
 Prequantized stored_form(const ModelSource& source);
+// The precision that it is stored in; fp16 where it is not quantised.
+Precision stored_precision(const ModelSource& source);
 
 // The linears that stay unquantised in a precision that quantises others: "lm_head". Empty for fp16.
 std::vector<std::string> skipped_modules(Model& model, Precision precision);

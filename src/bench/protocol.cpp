@@ -58,6 +58,7 @@ Shape shape_from(const json& j) {
 
 json to_json(const Cell& c) {
   return {{"name", c.model.name},
+          {"commit", c.model.commit},
           {"folder", c.model.folder},
           {"random_weights", c.model.random_weights},
           {"weight_seed", c.model.weight_seed},
@@ -74,6 +75,7 @@ json to_json(const Cell& c) {
 Cell cell_from(const json& j) {
   Cell c;
   c.model.name = j.at("name");
+  c.model.commit = j.at("commit");
   c.model.folder = j.at("folder");
   c.model.random_weights = j.at("random_weights");
   c.model.weight_seed = j.at("weight_seed");
@@ -158,8 +160,9 @@ GenerateReport generate_from(const json& j) {
 }
 
 json to_json(const MemoryReport& r) {
-  return {{"start", r.start_bytes}, {"load_peak", r.load_peak_bytes},     {"run_peak", r.run_peak_bytes},
-          {"end", r.end_bytes},     {"peaks_separate", r.peaks_separate}, {"end_use", to_json(r.end_use)}};
+  return {{"start", r.start_bytes},       {"load_peak", r.load_peak_bytes},     {"run_peak", r.run_peak_bytes},
+          {"end", r.end_bytes},           {"peaks_separate", r.peaks_separate}, {"load_use", to_json(r.load_use)},
+          {"end_use", to_json(r.end_use)}};
 }
 MemoryReport memory_from(const json& j) {
   MemoryReport r;
@@ -168,6 +171,7 @@ MemoryReport memory_from(const json& j) {
   r.run_peak_bytes = j.at("run_peak");
   r.end_bytes = j.at("end");
   r.peaks_separate = j.at("peaks_separate");
+  r.load_use = use_from(j.at("load_use"));
   r.end_use = use_from(j.at("end_use"));
   return r;
 }

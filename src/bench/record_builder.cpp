@@ -39,6 +39,7 @@ Record model_part(const Cell& cell, const CellData& data, const ModelIdentity& i
     files.push_back({{"name", f.name}, {"bytes", f.bytes}, {"header_sha256", f.header_sha256}});
   }
   Record model{{"name", cell.model.name},
+               {"commit", cell.model.commit.empty() ? Record(nullptr) : Record(cell.model.commit)},
                {"weights", cell.model.random_weights ? "random" : "checkpoint"},
                {"weight_form", data.load ? Record(data.load->weight_form) : Record(nullptr)},
                {"config_sha256", identity.config_sha256.empty() ? Record(nullptr) : Record(identity.config_sha256)},
@@ -126,14 +127,19 @@ Record use_part(const MemoryUse& use) {
   return part;
 }
 
+// What `total` is made of: the process before the model, the backend's bytes by use, and the rest.
+Record ledger_part(int64_t total, const MemoryReport& m, const MemoryUse& use) {
+  Record ledger{{"process", m.start_bytes}};
+  ledger.update(use_part(use));
+  ledger["other"] = total - m.start_bytes - static_cast<int64_t>(use.total());
+  return ledger;
+}
+
 // One entry a device; on a CPU the process's resident memory is the device's.
 Record memory_part(const CellData& data) {
   Record part = Record::array();
   if (!data.memory) return part;
   const MemoryReport& m = *data.memory;
-  Record ledger{{"process", m.start_bytes}};
-  ledger.update(use_part(m.end_use));
-  ledger["other"] = m.other_bytes();
   part.push_back({{"device", 0},
                   {"start_bytes", m.start_bytes},
                   {"load_peak_bytes", m.load_peak_bytes},
@@ -141,25 +147,39 @@ Record memory_part(const CellData& data) {
                   {"peaks_separate", m.peaks_separate},
                   {"peak_bytes", m.peak_bytes()},
                   {"end_bytes", m.end_bytes},
-                  {"end_ledger", ledger},
+                  {"start_ledger", ledger_part(m.start_bytes, m, {})},
+                  {"load_peak_ledger", ledger_part(m.load_peak_bytes, m, m.load_use)},
+                  {"run_peak_ledger", ledger_part(m.run_peak_bytes, m, m.end_use)},
+                  {"end_ledger", ledger_part(m.end_bytes, m, m.end_use)},
                   {"predicted", data.plan ? use_part(data.plan->predicted) : Record(nullptr)}});
   return part;
 }
 
+std::optional<double> first_bytes_per_token(const CellData& data) {
+  return data.runs.empty() ? std::nullopt : bytes_per_token(data.runs.front(), data);
+}
+
+// Whether what a token reads fits into the last-level cache, so that it need not come from memory.
+bool in_cache(const CellData& data, const Environment& e) {
+  if (!data.load) return false;
+  const auto read = first_bytes_per_token(data).value_or(static_cast<double>(data.load->token_weight_bytes));
+  return read < static_cast<double>(e.last_level_cache_bytes);
+}
+
 Record cost_part(const CellData& data, const Environment& e) {
   if (!data.load) return nullptr;
-  std::optional<double> bytes;
-  if (!data.runs.empty()) bytes = bytes_per_token(data.runs.front(), data);
-  const auto read = bytes.value_or(static_cast<double>(data.load->token_weight_bytes));
+  const std::optional<double> bytes = first_bytes_per_token(data);
   return {{"token_weight_bytes", data.load->token_weight_bytes},
           {"kv_position_bytes", data.load->kv_position_bytes},
           {"bytes_per_token", or_null(bytes)},
-          {"in_last_level_cache", read < static_cast<double>(e.last_level_cache_bytes)}};
+          {"in_last_level_cache", in_cache(data, e)}};
 }
 
-Record metrics_part(const std::vector<Summary>& summaries) {
+// A share of the read rate says nothing of a model that is read from the cache, so it is left out there.
+Record metrics_part(const std::vector<Summary>& summaries, bool from_cache) {
   Record part = Record::object();
   for (const Summary& s : summaries) {
+    if (from_cache && s.name == kReadShare) continue;
     Record metric{{"unit", name_of(s.unit)},
                   {"better", s.better == Better::higher ? "higher" : "lower"},
                   {"runs", s.runs},
@@ -218,7 +238,7 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
                              : Record(nullptr)},
           {"memory", memory_part(data)},
           {"cost", cost_part(data, sweep.environment)},
-          {"metrics", metrics_part(summarize(data))},
+          {"metrics", metrics_part(summarize(data), in_cache(data, sweep.environment))},
           {"cold", data.cold ? run_part(*data.cold, Outlier::none) : Record(nullptr)},
           {"warmup", runs_part(data.warmup, false)},
           {"runs", runs_part(data.runs, true)}};

@@ -87,7 +87,10 @@ Stamp judge(const Cell& cell, const CellData& data, const MeasureOptions& option
   judge_outputs(cell, data, judge);
   judge_memory(data, judge);
   const auto runs = static_cast<int>(data.runs.size());
-  if (runs < kMinRuns) judge.flag(fmt::format("{} runs, fewer than {}", runs, kMinRuns));
+  if (runs < kMinRuns) {
+    judge.flag(fmt::format("{} run{}, fewer than {}{}", runs, runs == 1 ? "" : "s", kMinRuns,
+                           options.runs == 0 ? ": the time was up; raise --max-time" : ""));
+  }
   const double width = relative_half_width(latencies_ns(data.runs));
   if (width > options.target_ci && runs >= kMinRuns) {
     judge.flag(fmt::format("interval target missed: ±{:.1f} % of the median, wanted ±{:g} %", 100 * width,

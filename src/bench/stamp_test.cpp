@@ -74,7 +74,7 @@ TEST_F(StampTest, NoisyAndShortSeriesAreFlagged) {
   EXPECT_EQ(stamp().kind, StampKind::flagged);
   EXPECT_THAT(stamp().reasons, Contains(HasSubstr("interval target missed")));
   data_.runs.resize(9);
-  EXPECT_THAT(stamp().reasons, Contains("9 runs, fewer than 10"));
+  EXPECT_THAT(stamp().reasons, Contains("9 runs, fewer than 10: the time was up; raise --max-time"));
 }
 
 TEST_F(StampTest, OtherProcessesAreFlagged) {

@@ -13,6 +13,15 @@ enum class Unit : uint8_t { nanoseconds, bytes, per_second, fraction };
 std::string_view name_of(Unit unit);  // as in records: "ns", "bytes", "1/s", "1"
 enum class Better : uint8_t { lower, higher };
 
+constexpr std::string_view kReadShare = "read_share";
+
+struct MetricInfo {
+  std::string_view name;
+  Unit unit;
+  bool of_run;  // measured in every run, so with an interval; else a single figure of the cell
+};
+std::vector<MetricInfo> metric_infos();  // all there are, in the order in which reports show them
+
 struct Summary {
   std::string name;
   Unit unit = Unit::nanoseconds;

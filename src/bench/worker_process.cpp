@@ -21,7 +21,7 @@ json WorkerProcess::ask(const json& request, const char* doing, const OnProgress
         process_.kill();
         process_.wait();
         fail(ErrorKind::internal,
-             "the worker process gave no answer for {:.0f} s while {} and was ended; allow more with "
+             "the worker process gave no answer for {:g} s while {} and was ended; allow more with "
              "--cell-timeout, or measure fewer tokens",
              static_cast<double>(timeout_ns_) / 1e9, doing);
       case os::Process::Got::end: {

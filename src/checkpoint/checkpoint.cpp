@@ -90,7 +90,8 @@ std::optional<std::string> find_model_file(const std::string& folder, const std:
   if (!link) return std::nullopt;
   if (!link->is_symlink) {
     if (!link->is_regular) {
-      fail(ErrorKind::bad_model, "{}: expected a file, found {}", path, link->is_directory ? "a folder" : "a device");
+      fail(ErrorKind::bad_model, "{}: expected a file, found {}; put the file that belongs there in its place", path,
+           link->is_directory ? "a folder" : "a device");
     }
     return path;
   }
@@ -365,7 +366,9 @@ void check_tensors(const WeightSource& source, std::span<const ExpectedTensor> e
   }
   if (missing.empty() && different.empty()) return;
   std::string text;
-  if (!missing.empty()) text += fmt::format("{} tensors are missing: {}", missing.size(), list_text(missing));
+  if (!missing.empty())
+    text += fmt::format("{} tensor{} missing: {}", missing.size(), missing.size() == 1 ? " is" : "s are",
+                        list_text(missing));
   if (!different.empty()) {
     text += fmt::format("{}{} tensors have another shape than config.json says: {}", text.empty() ? "" : "; ",
                         different.size(), list_text(different));

@@ -17,7 +17,7 @@ enum class ErrorKind {
   out_of_memory = 67,  // predicted or met
   device = 68,         // CPU without the features needed, GPU lost
   disk = 69,           // open, read, write, sync or rename failed
-  interrupted = 70,    // SIGINT or SIGTERM
+  interrupted = 70,    // SIGINT, SIGTERM or SIGHUP
   internal = 71,       // a fault of ours, e.g. a worker process that died
 };
 

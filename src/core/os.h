@@ -125,7 +125,7 @@ class Block {
 };
 
 // A child process with a pipe to its stdin and one from its stdout; stderr is inherited. Started with posix_spawn.
-// It sits in this process's group with SIGINT and SIGTERM ignored: the parent decides when it ends.
+// It sits in this process's group with SIGINT, SIGTERM and SIGHUP ignored: the parent decides when it ends.
 class Process {
  public:
   struct Exit {
@@ -161,10 +161,11 @@ std::optional<std::string> read_input_line();
 // All of it to standard output, or an Error disk (a full disk, a closed pipe).
 void write_output(std::string_view text);
 bool is_terminal(int fd);
+int terminal_columns(int fd);  // 80 where it does not say
 // Ends this process when the one that started it ends, however that happens.
 void end_with_parent();
 
-// SIGINT and SIGTERM set a flag instead of ending the process; a second one within the same run ends it.
+// SIGINT, SIGTERM and SIGHUP set a flag instead of ending the process; a second one within the same run ends it.
 void catch_stop_signals();
 bool stop_requested();
 

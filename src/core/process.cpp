@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -42,6 +43,10 @@ void catch_stop_signals() {
   ::sigemptyset(&action.sa_mask);
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
+  // A terminal that is closed stops us too, unless nohup said that it must not.
+  struct sigaction hangup;
+  ::sigaction(SIGHUP, nullptr, &hangup);
+  if (hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
 }
 
 std::optional<std::string> read_input_line() {
@@ -74,6 +79,12 @@ void write_output(std::string_view text) {
 }
 
 bool is_terminal(int fd) { return ::isatty(fd) == 1; }
+
+int terminal_columns(int fd) {
+  constexpr int kUsual = 80;
+  winsize size{};
+  return ::ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : kUsual;
+}
 
 void end_with_parent() {
   const pid_t parent = ::getppid();
@@ -112,12 +123,13 @@ Process::Process(const std::string& program, const std::vector<std::string>& arg
   for (std::string& variable : variables) envp.push_back(variable.data());
   envp.push_back(nullptr);
 
-  // Ignored signals stay ignored across exec, so the child ignores SIGINT and SIGTERM from its first instruction on.
-  struct sigaction ignore, old_int, old_term;
+  // Ignored signals stay ignored across exec, so the child ignores these from its first instruction on.
+  struct sigaction ignore, old_int, old_term, old_hangup;
   std::memset(&ignore, 0, sizeof ignore);
   ignore.sa_handler = SIG_IGN;
   ::sigaction(SIGINT, &ignore, &old_int);
   ::sigaction(SIGTERM, &ignore, &old_term);
+  ::sigaction(SIGHUP, &ignore, &old_hangup);
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_adddup2(&actions, input[0], STDIN_FILENO);
@@ -126,6 +138,7 @@ Process::Process(const std::string& program, const std::vector<std::string>& arg
   ::posix_spawn_file_actions_destroy(&actions);
   ::sigaction(SIGINT, &old_int, nullptr);
   ::sigaction(SIGTERM, &old_term, nullptr);
+  ::sigaction(SIGHUP, &old_hangup, nullptr);
   ::signal(SIGPIPE, SIG_IGN);  // a dead child is reported by write_line(), not by a signal
   ::close(input[0]);
   ::close(output[1]);

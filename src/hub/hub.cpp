@@ -56,7 +56,7 @@ bool looks_like_path(std::string_view text) {
 }
 
 std::string download_command(const std::string& id, const std::string& revision) {
-  return fmt::format("huggingface-cli download {}{}{} --include '*.json' '*.safetensors'", id,
+  return fmt::format("hf download {}{}{} --include '*.json' '*.safetensors'", id,
                      revision == kDefaultRevision ? "" : " --revision ", revision == kDefaultRevision ? "" : revision);
 }
 
@@ -153,7 +153,7 @@ ResolvedModel resolve_model(const std::string& model) {
          "with: {}",
          commit, model, folder, or_none(entries(repository + "/snapshots")), download_command(id, revision));
   }
-  return {folder, id, commit};
+  return {folder, model, commit};
 }
 
 }  // namespace quantbench

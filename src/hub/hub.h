@@ -11,7 +11,7 @@ namespace quantbench {
 
 struct ResolvedModel {
   std::string folder;  // to open as a Checkpoint
-  std::string name;    // "org/name", or the folder as it was given
+  std::string name;    // "org/name[@revision]", or the folder as it was given
   std::string commit;  // of the cached snapshot; empty for a folder
 };
 

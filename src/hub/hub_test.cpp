@@ -125,14 +125,13 @@ TEST_F(HubCache, ANameWithoutOrganisationIsResolved) {
 TEST_F(HubCache, AModelThatIsNotCachedSaysWhereWasLookedAndHowToGetIt) {
   EXPECT_THAT(hub_refusal("org/other"),
               AllOf(HasSubstr(cache_.path()), HasSubstr("'models--org--other'"), HasSubstr("HF_HUB_CACHE"),
-                    HasSubstr("huggingface-cli download org/other --include"), Not(HasSubstr("--revision"))));
+                    HasSubstr("hf download org/other --include"), Not(HasSubstr("--revision"))));
   EXPECT_THAT(hub_refusal("org/other@v2"), HasSubstr("download org/other --revision v2"));
 }
 
 TEST_F(HubCache, ARevisionThatIsNotCachedListsThoseThatAre) {
-  EXPECT_THAT(hub_refusal("org/name@v2"),
-              AllOf(HasSubstr("'v2'"), HasSubstr("cached revisions: main"), HasSubstr(kCommit),
-                    HasSubstr("huggingface-cli download org/name --revision v2")));
+  EXPECT_THAT(hub_refusal("org/name@v2"), AllOf(HasSubstr("'v2'"), HasSubstr("cached revisions: main"),
+                                                HasSubstr(kCommit), HasSubstr("hf download org/name --revision v2")));
   EXPECT_THAT(hub_refusal("org/name@refs/pr/1"), AllOf(HasSubstr(kOther), HasSubstr("is not there")))
       << "the ref is there, its snapshot is not";
   EXPECT_THAT(hub_refusal("org/name@" + kOther), HasSubstr("cached commits: " + kCommit));

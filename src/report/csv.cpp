@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "report/report.h"
 
 namespace quantbench {
@@ -31,24 +29,20 @@ std::string joined(const std::vector<std::string>& cells) {
 std::string number(double value) { return fmt::format("{}", value); }
 std::string number(const std::optional<double>& value) { return value ? number(*value) : ""; }
 
-std::string column(const Summary& s) {
-  if (s.unit == Unit::nanoseconds) return s.name + "_ns";
-  return s.unit == Unit::bytes && !s.name.ends_with("_bytes") ? s.name + "_bytes" : s.name;
+std::string column(const MetricInfo& m) {
+  const std::string name(m.name);
+  if (m.unit == Unit::nanoseconds) return name + "_ns";
+  return m.unit == Unit::bytes && !name.ends_with("_bytes") ? name + "_bytes" : name;
 }
 
+// The columns are always the same, so that the files of several runs can be put together.
 std::string own(std::span<const RecordView> views) {
-  std::vector<const Summary*> metrics;  // one of each name, in the order of the table of metrics
-  for (const RecordView& v : views) {
-    for (const Summary& s : v.metrics) {
-      const auto same = [&](const Summary* m) { return m->name == s.name; };
-      if (std::none_of(metrics.begin(), metrics.end(), same)) metrics.push_back(&s);
-    }
-  }
+  const std::vector<MetricInfo> metrics = metric_infos();
   std::vector<std::string> heading{"model",      "precision", "precision_long", "test",    "kind",  "prompt_tokens",
                                    "new_tokens", "status",    "stamp",          "reasons", "error", "runs"};
-  for (const Summary* m : metrics) {
-    heading.push_back(column(*m));
-    if (m->runs > 0) heading.insert(heading.end(), {column(*m) + "_low", column(*m) + "_high"});
+  for (const MetricInfo& m : metrics) {
+    heading.push_back(column(m));
+    if (m.of_run) heading.insert(heading.end(), {column(m) + "_low", column(m) + "_high"});
   }
   std::string out = joined(heading);
   for (const RecordView& v : views) {
@@ -67,10 +61,10 @@ std::string own(std::span<const RecordView> views) {
                                  reasons,
                                  v.error,
                                  std::to_string(latency ? latency->runs : 0)};
-    for (const Summary* m : metrics) {
-      const Summary* s = v.find(m->name);
+    for (const MetricInfo& m : metrics) {
+      const Summary* s = v.find(m.name);
       row.push_back(s ? number(s->median) : "");
-      if (m->runs > 0) row.insert(row.end(), {s ? number(s->low) : "", s ? number(s->high) : ""});
+      if (m.of_run) row.insert(row.end(), {s ? number(s->low) : "", s ? number(s->high) : ""});
     }
     out += joined(row);
   }

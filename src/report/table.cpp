@@ -20,9 +20,9 @@ std::string of(const RecordView& v, std::string_view metric, std::string (*forma
 }
 
 std::string read_share(const RecordView& v) {
-  const Summary* s = v.find("read_share");
-  if (!s) return kNothing;
   if (v.in_cache) return "in cache";
+  const Summary* s = v.find(kReadShare);
+  if (!s) return kNothing;
   return fmt::format("{:.1f} %", 100 * s->median);
 }
 
