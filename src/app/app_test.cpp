@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <map>
@@ -470,6 +471,48 @@ TEST(Quantize, WritesACheckpointThatGivesTheSameIdsAsQuantisingOnLoad) {
     EXPECT_EQ(lines_of(a.out)[0]["response"]["ids"], lines_of(b.out)[0]["response"]["ids"]);
   }
 }
+
+// A copy of the tiny checkpoint to spoil.
+void copy_tiny(const TestFolder& folder) {
+  for (const std::string& name : os::list_directory(kTiny)) {
+    folder.write(name, os::read_file(kTiny + "/" + name, 1 << 24));
+  }
+}
+
+TEST(Quantize, RefusesWeightsThatAreNotThoseOfTheConfig) {
+  const TestFolder model, out;
+  copy_tiny(model);
+  json config = read_json_file(model / "config.json");
+  config["intermediate_size"] = 248;
+  model.write("config.json", config.dump());
+  const Result r = run({"quantize", "--model-id", model.path(), "--out", out / "q"});
+  EXPECT_EQ(r.code, exit_code(ErrorKind::bad_model)) << r.out;
+  EXPECT_THAT(r.err, HasSubstr("expected [248, 192]"));
+  EXPECT_FALSE(os::exists(out / "q"));
+}
+
+TEST(Run, LooksAtNoFileThatTheModelDoesNotNeed) {
+  const TestFolder model, out;
+  copy_tiny(model);
+  ASSERT_EQ(::mkfifo((model / "extra.safetensors").c_str(), 0600), 0);
+  const Result r = run({"run", "--model-id", model.path(), "--pg", "2,3", "--device", "reference", "-r", "1",
+                        "--precision", "fp16", "--out", out / "out", "-o", "jsonl"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(lines_of(r.out)[0]["cell"]["model"]["files"], SizeIs(1));
+  const Result fifo = run({"generate", "--tokenizer", model / "extra.safetensors"});
+  EXPECT_EQ(fifo.code, exit_code(ErrorKind::disk));
+  EXPECT_THAT(fifo.err, HasSubstr("expected a regular file"));
+}
+
+#if !defined(__SANITIZE_ADDRESS__)  // which takes terabytes of address space for itself
+TEST(Run, ThreadsThatCannotBeStartedAreAnErrorAndNoCrash) {
+  // Each thread wants address space for its stack, and there is none left.
+  const Result r =
+      run({"generate", "--threads", "2", "--max-new-tokens", "2"}, "ulimit -s 4000000; ulimit -v 3000000;");
+  EXPECT_EQ(r.code, exit_code(ErrorKind::out_of_memory)) << r.err;
+  EXPECT_THAT(r.err, HasSubstr("could not be started"));
+}
+#endif
 
 TEST(Doctor, DescribesTheMachine) {
   const Result r = run({"doctor"});

@@ -6,6 +6,7 @@
 #include "bench/open_model.h"
 #include "checkpoint/quantized_writer.h"
 #include "core/os.h"
+#include "model/loader.h"
 #include "report/format.h"
 
 namespace quantbench {
@@ -26,6 +27,7 @@ int quantize_model(const QuantizeFlags& flags) {
   const ModelSource source = find_model(flags.common.model_ids, flags.common);
   const auto checkpoint = Checkpoint::open(source.folder, {source.allow_symlinks, source.allow_nonfinite});
   const OpenedModel opened = open_model(source, precision);
+  check_fits(opened.model->weights(), *checkpoint);
   QuantizeRequest request{.source = *checkpoint, .output = flags.output};
   request.format = precision == Precision::int8 ? Format::int8 : Format::nf4;
   request.skipped_modules = skipped_modules(*opened.model, precision);

@@ -271,8 +271,7 @@ void plan_model(const std::string& id, const RunFlags& flags, const EngineOption
   if (flags.stop_at_eos && model.shape.eos.empty()) {
     fail(ErrorKind::usage, "--stop-at-eos: {} names no end-of-sequence id", model.source.name);
   }
-  model.identity = identify_model(model.source.folder);
-  if (model.source.random_weights) model.identity.files.clear();
+  model.identity = identify_model(model.source);
   for (Wanted& wanted : wanted_tests(flags, model, plan->options.seed)) {
     PlannedGroup group;
     group.model = plan->models.size();

@@ -3,9 +3,8 @@
 #include <openssl/sha.h>
 
 #include <array>
-#include <cstring>
-#include <span>
 
+#include "checkpoint/checkpoint.h"
 #include "core/os.h"
 
 namespace quantbench {
@@ -27,25 +26,17 @@ std::string hash_of(const std::vector<int32_t>& tokens) {
   return sha256_hex(bytes);
 }
 
-ModelIdentity identify_model(const std::string& folder) {
-  constexpr int64_t kConfigLimit = 16 << 20, kHeaderLimit = 100 << 20;
+ModelIdentity identify_model(const ModelSource& source) {
+  constexpr int64_t kConfigLimit = 16 << 20;
   ModelIdentity identity;
-  if (folder.empty()) return identity;
-  if (os::exists(folder + "/config.json")) {
-    identity.config_sha256 = sha256_hex(os::read_file(folder + "/config.json", kConfigLimit));
+  if (source.folder.empty()) return identity;
+  if (const auto config = find_model_file(source.folder, "config.json", source.allow_symlinks)) {
+    identity.config_sha256 = sha256_hex(os::read_file(*config, kConfigLimit));
   }
-  for (const std::string& name : os::list_directory(folder)) {
-    if (!name.ends_with(".safetensors") || !os::exists(folder + "/" + name)) continue;
-    const os::File file = os::File::open(folder + "/" + name);
-    std::array<std::byte, 8> prefix{};
-    if (file.bytes() < static_cast<int64_t>(prefix.size())) continue;  // the loader says what is wrong with it
-    file.read_at(0, prefix);
-    uint64_t header_bytes = 0;
-    for (size_t i = 0; i < prefix.size(); ++i) header_bytes |= std::to_integer<uint64_t>(prefix[i]) << (8 * i);
-    if (header_bytes > static_cast<uint64_t>(std::min(kHeaderLimit, file.bytes() - 8))) continue;
-    std::string header(static_cast<size_t>(header_bytes), '\0');
-    file.read_at(8, std::as_writable_bytes(std::span(header)));
-    identity.files.push_back({name, file.bytes(), sha256_hex(header)});
+  if (source.random_weights) return identity;
+  const auto checkpoint = Checkpoint::open(source.folder, {source.allow_symlinks, source.allow_nonfinite});
+  for (const auto& [name, file] : checkpoint->files()) {
+    identity.files.push_back({name, file->bytes(), sha256_hex(file->header_text())});
   }
   return identity;
 }

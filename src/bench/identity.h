@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "bench/cell.h"
+
 namespace quantbench {
 
 struct WeightFile {
@@ -17,8 +19,8 @@ struct ModelIdentity {
   std::vector<WeightFile> files;  // sorted by name; none with random weights of a built-in configuration
 };
 
-// folder: of a checkpoint; empty gives an empty identity.
-ModelIdentity identify_model(const std::string& folder);
+// From the files that the weights are read from. Without a folder it is empty; random weights have no files.
+ModelIdentity identify_model(const ModelSource& source);
 
 std::string sha256_hex(std::string_view bytes);
 // Of token ids: their little-endian int32 bytes.

@@ -232,8 +232,9 @@ std::optional<ReadSample> BandwidthProbe::sample() {
     ReadSample sample = worker_->probe();
     sample.at_ns = hooks_.now();
     return sample;
-  } catch (const Error& error) {
-    if (error.kind() == ErrorKind::interrupted) throw;
+  } catch (const std::exception& error) {
+    const auto* known = dynamic_cast<const Error*>(&error);
+    if (known && known->kind() == ErrorKind::interrupted) throw;
     failed_ = true;
     worker_.reset();
     hooks_.progress->line(fmt::format("no read bandwidth, so no share of it: {}", error.what()));

@@ -142,6 +142,7 @@ std::unique_ptr<Checkpoint> Checkpoint::open(const std::string& folder, const Ch
 void Checkpoint::open_weights() {
   if (const auto single = find_model_file(folder_, kSingleFile, options_.allow_symlinks)) {
     files_.push_back(std::make_unique<SafetensorsFile>(SafetensorsFile::open(*single)));
+    file_names_.emplace_back(kSingleFile);
   } else if (const auto index_path = find_model_file(folder_, kIndexFile, options_.allow_symlinks)) {
     open_shards(read_json_file(*index_path), folder_ + "/" + kIndexFile);
   } else {
@@ -206,6 +207,7 @@ void Checkpoint::open_shards(const json& index, const std::string& index_path) {
   size_t i = 0;
   for (const auto& [shard, tensors] : tensors_of) {
     files_.push_back(std::make_unique<SafetensorsFile>(SafetensorsFile::open(paths[i++])));
+    file_names_.push_back(shard);
     const auto& held = files_.back()->header().tensors;
     for (const std::string& tensor : tensors) {
       if (!held.contains(tensor)) absent.push_back(fmt::format("'{}' (of {})", tensor, shard));
@@ -217,6 +219,12 @@ void Checkpoint::open_shards(const json& index, const std::string& index_path) {
          "different downloads: get the model again",
          index_path, absent.size(), list_text(absent));
   }
+}
+
+std::vector<Checkpoint::NamedFile> Checkpoint::files() const {
+  std::vector<NamedFile> files;
+  for (size_t i = 0; i < files_.size(); ++i) files.push_back({file_names_[i], files_[i].get()});
+  return files;
 }
 
 std::vector<std::string> Checkpoint::names() const {

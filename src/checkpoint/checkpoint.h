@@ -37,6 +37,11 @@ class Checkpoint : public WeightSource {
   const std::string& folder() const { return folder_; }
   const CheckpointOptions& options() const { return options_; }
   int64_t file_bytes() const { return file_bytes_; }  // of all safetensors files
+  struct NamedFile {
+    std::string name;  // in the folder; in a Hub cache that is a link to the file itself
+    const SafetensorsFile* file;
+  };
+  std::vector<NamedFile> files() const;  // those that the tensors are in
   // Whether a read has met a value that only allow_nonfinite let through.
   bool met_nonfinite() const { return met_nonfinite_.load(std::memory_order_relaxed); }
 
@@ -67,6 +72,7 @@ class Checkpoint : public WeightSource {
   CheckpointOptions options_;
   nlohmann::json config_, generation_config_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<std::string> file_names_;  // of files_
   std::unordered_map<std::string, Entry> tensors_;
   int64_t file_bytes_ = 0;
   Prequantized prequantized_ = Prequantized::none;

@@ -95,7 +95,11 @@ QuantState read_state(const WeightSource& source, const std::string& weight) {
     expect("nested_dtype", "float32");
     const json offset = value_or(state, "nested_offset", json());
     if (!offset.is_number()) refuse(where, "nested_offset is {}, expected a number", offset.dump());
-    result.offset = offset.get<float>();
+    const auto value = offset.get<double>();
+    if (!(std::abs(value) <= double{kMaxF16})) {  // a mean of absolute values of fp16 numbers; NaN is not either
+      refuse(where, "nested_offset is {}, expected at most {}", offset.dump(), kMaxF16);
+    }
+    result.offset = static_cast<float>(value);
   }
   return result;
 }

@@ -133,6 +133,7 @@ TEST(Prequantized, RefusesAnotherBlockSizeOrTypeInAQuantState) {
   EXPECT_THAT(with("[3, 43]", "[3, -43]"), HasSubstr("shape is [3,-43]"));
   EXPECT_THAT(with("[3, 43]", "[3]"), HasSubstr("shape is [3]"));
   EXPECT_THAT(with("0.125", "\"x\""), HasSubstr("nested_offset"));
+  EXPECT_THAT(with("0.125", "1e300"), HasSubstr("nested_offset is 1e+300, expected at most 65504"));
   EXPECT_THAT(with("{", "["), HasSubstr("not valid JSON"));
   auto fp4 = nf4_tensors(true, nested_state());
   fp4[2] = state_tensor(nested_state(), "fp4");

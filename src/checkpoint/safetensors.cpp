@@ -193,6 +193,15 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   return SafetensorsFile(std::move(file), std::move(header));
 }
 
+std::string SafetensorsFile::header_text() const {
+  std::array<std::byte, kLengthBytes> length_bytes;
+  file_.read_at(0, length_bytes);
+  const auto most = static_cast<uint64_t>(std::min<int64_t>(kMaxSafetensorsHeaderBytes, bytes() - kLengthBytes));
+  std::string text(std::min(std::bit_cast<uint64_t>(length_bytes), most), '\0');
+  file_.read_at(kLengthBytes, std::as_writable_bytes(std::span(text)));
+  return text;
+}
+
 void SafetensorsFile::read(const SafetensorsTensor& tensor, int64_t offset, std::span<std::byte> into) const {
   assert(offset >= 0 && offset + static_cast<int64_t>(into.size()) <= tensor.bytes);
   file_.read_at(tensor.offset + offset, into);

@@ -39,6 +39,7 @@ class SafetensorsFile {
   const std::string& path() const { return file_.path(); }
   int64_t bytes() const { return file_.bytes(); }
   const SafetensorsHeader& header() const { return header_; }
+  std::string header_text() const;  // as it stands in the file, read again
   // Bytes [offset, offset + into.size()) of a tensor, which must lie within it.
   void read(const SafetensorsTensor& tensor, int64_t offset, std::span<std::byte> into) const;
 

@@ -92,7 +92,8 @@ ScopedSystem::ScopedSystem(System& replacement) : previous_(current_system) { cu
 ScopedSystem::~ScopedSystem() { current_system = previous_; }
 
 File File::open(const std::string& path) {
-  const int fd = system().open(path.c_str(), O_RDONLY | O_CLOEXEC, 0);
+  // Without waiting: a FIFO would otherwise wait for a writer before it can be refused.
+  const int fd = system().open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
   if (fd < 0) fail_disk("open", path, errno);
   FileStatus status;
   if (system().status(fd, &status) != 0) {

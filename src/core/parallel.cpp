@@ -10,10 +10,12 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
 #include "core/os.h"
 
 namespace quantbench {
@@ -125,6 +127,12 @@ struct ThreadPool::State {
     section.value.fetch_add(1);
     if (sleepers.value.load() != 0) section.value.notify_all();
   }
+
+  void end_workers() {
+    stop = true;
+    begin_section();
+    for (std::thread& worker : workers) worker.join();
+  }
 };
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
@@ -141,7 +149,16 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   state_->workers.reserve(static_cast<size_t>(threads - 1));
   state_->next_chunk = std::vector<State::Padded<size_t>>(static_cast<size_t>(threads));
   for (int thread = 1; thread < threads; ++thread) {
-    state_->workers.emplace_back([state = state_.get(), thread] { state->work(thread); });
+    try {
+      state_->workers.emplace_back([state = state_.get(), thread] { state->work(thread); });
+    } catch (const std::system_error& error) {
+      state_->end_workers();
+      fail(ErrorKind::out_of_memory,
+           "thread {} of {} could not be started: {}; ask for fewer with --threads, or raise the limits on processes "
+           "and "
+           "memory (ulimit -u, ulimit -v)",
+           thread + 1, threads, error.code().message());
+    }
     pin(state_->workers.back().native_handle(), thread);
   }
   if (threads > 1) {
@@ -152,9 +169,7 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
 }
 
 ThreadPool::~ThreadPool() {
-  state_->stop = true;
-  state_->begin_section();
-  for (std::thread& worker : state_->workers) worker.join();
+  state_->end_workers();
   if (state_->is_owner_pinned && pthread_equal(pthread_self(), state_->owner)) {
     sched_setaffinity(0, sizeof state_->owner_cpus, &state_->owner_cpus);
   }

@@ -41,22 +41,21 @@ ModelConfig config_of(const Checkpoint& checkpoint) {
   return {checkpoint.config(), checkpoint.generation_config(), checkpoint.folder() + "/config.json"};
 }
 
-ModelConfig read_model_config(const std::string& folder, bool allow_symlinks) {
-  const auto config = find_model_file(folder, "config.json", allow_symlinks);
-  if (!config) {
-    fail(ErrorKind::bad_model, "{}: there is no config.json; give the folder that holds it and model.safetensors",
-         folder);
+ConfigReader::ConfigReader(const ModelConfig& config) : source_(config) {
+  for (const std::string_view name : {"rope_scaling", "rope_parameters"}) {
+    const json* object = entry(config.config, name);
+    if (rope_ || !object || (object->is_object() && object->empty())) continue;
+    rope_ = object;
+    rope_name_ = name;
   }
-  const auto generation = find_model_file(folder, "generation_config.json", allow_symlinks);
-  return {read_json_file(*config), generation ? read_json_file(*generation) : json(), folder + "/config.json"};
 }
 
-ConfigReader::ConfigReader(const ModelConfig& config)
-    : source_(config), rope_(entry(config.config, "rope_parameters")) {}
-
 const json* ConfigReader::find(std::string_view key) const {
-  if (const json* value = entry(source_.config, key)) return value;
-  return rope_ ? entry(*rope_, key) : nullptr;
+  const bool of_rope = key == "rope_theta" || key == "partial_rotary_factor";
+  if (of_rope && rope_) {
+    if (const json* value = entry(*rope_, key)) return value;
+  }
+  return entry(source_.config, key);
 }
 
 void ConfigReader::fail_text(std::string_view problem) const {
@@ -134,10 +133,8 @@ RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction) 
                     "from 2 to {}; see partial_rotary_factor and head_dim",
                     rope.dims, head_dim, head_dim));
   }
-  const json& config = reader.source().config;
-  const json* scaling = entry(config, "rope_parameters");
-  std::string_view name = "rope_parameters";
-  if (!scaling) scaling = entry(config, "rope_scaling"), name = "rope_scaling";
+  const json* scaling = reader.rope();
+  const std::string_view name = reader.rope_name();
   if (!scaling) return rope;
   if (!scaling->is_object()) reader.fail_key(name, "an object");
 
@@ -145,6 +142,8 @@ RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction) 
   const ConfigReader values(inner);
   // A model may be saved with one set of parameters a layer type; none of the families here has layer types.
   const bool named = entry(*scaling, "rope_type") != nullptr;
+  // Without a type it is transformers' default; a factor without one is a mistake.
+  if (!named && !entry(*scaling, "type") && !entry(*scaling, "factor")) return rope;
   const std::string type = values.text(named ? "rope_type" : "type");
   if (type == "default") return rope;
   if (type != "llama3") values.fail_key(named ? "rope_type" : "type", "default or llama3, the types that are built");

@@ -21,8 +21,6 @@ struct ModelConfig {
 };
 
 ModelConfig config_of(const Checkpoint& checkpoint);
-// The same of a folder whose weights are not wanted. Error bad_model, disk.
-ModelConfig read_model_config(const std::string& folder, bool allow_symlinks = false);
 
 // As published on the Hub, for --random-weights. Error usage, listing those known, for another id.
 ModelConfig published_config(std::string_view id);
@@ -49,12 +47,18 @@ class ConfigReader {
   [[noreturn]] void fail_text(std::string_view problem) const;
 
   const ModelConfig& source() const { return source_; }
+  // The object that describes rotary embedding, or null: rope_scaling if it is there and not empty, else
+  // rope_parameters (transformers 5.17, RotaryEmbeddingConfigMixin). rope_theta and partial_rotary_factor count there
+  // before they count at the top: PhiConfig writes its default of 0.5 to the top, whatever the object says.
+  const nlohmann::json* rope() const { return rope_; }
+  std::string_view rope_name() const { return rope_name_; }
 
  private:
   const nlohmann::json* find(std::string_view key) const;  // null where absent or null
   const nlohmann::json& need(std::string_view key, std::string_view expected) const;
   const ModelConfig& source_;
-  const nlohmann::json* rope_;  // rope_parameters, where newer files keep rope_theta and partial_rotary_factor
+  const nlohmann::json* rope_ = nullptr;
+  std::string_view rope_name_;
 };
 
 // RoPE frequencies of a head: how far pair i turns a position.

@@ -109,6 +109,13 @@ TEST(Config, SizesThatNoMachineCouldHoldAreRefusedBeforeAnythingIsTaken) {
   EXPECT_THAT(text, HasSubstr("parameters, expected at most"));
 }
 
+TEST(Config, ALinearTooWideForInt8SumsIsRefusedThereAlone) {
+  ModelConfig config = published_config("meta-llama/Llama-3.2-1B");
+  config.config["intermediate_size"] = 140'000;
+  make_model(config, Precision::fp16);
+  EXPECT_THROW(make_model(config, Precision::int8), Error);
+}
+
 TEST(Config, HeadsMustDivide) {
   EXPECT_THAT(llama([](json& c) { c["num_key_value_heads"] = 7; }),
               HasSubstr("expected a divisor of num_attention_heads, 32"));
@@ -185,6 +192,24 @@ TEST(Rope, BothSpellingsOfTheParametersMeanTheSame) {
             rope_frequencies(read(R"({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}})")));
   EXPECT_THROW(read(R"({"rope_theta": 10000.0, "rope_scaling": {"factor": 8.0}})"), Error);
   EXPECT_THROW(read(R"({"rope_theta": 10000.0, "rope_scaling": "llama3"})"), Error);
+}
+
+// What transformers 5.17 reads (RotaryEmbeddingConfigMixin): it writes such files itself, with PhiConfig's default of
+// 0.5 at the top and the model's own 0.4 in the object.
+TEST(Rope, TheObjectCountsBeforeTheTopAndScalingBeforeParameters) {
+  const auto theta = [](const char* text) {
+    const ModelConfig config{json::parse(text), nullptr, "m/config.json"};
+    return read_rope(ConfigReader(config), 64, 1).theta;
+  };
+  EXPECT_EQ(theta(R"({"rope_theta": 5e5, "rope_parameters": {"rope_theta": 1e4}})"), 1e4);
+  EXPECT_EQ(theta(R"({"rope_theta": 5e5, "rope_parameters": {"rope_type": "default"}})"), 5e5);
+  EXPECT_EQ(
+      theta(R"({"rope_scaling": {"rope_type": "default", "rope_theta": 7}, "rope_parameters": {"rope_theta": 8}})"), 7);
+  EXPECT_EQ(theta(R"({"rope_scaling": {}, "rope_parameters": {"rope_theta": 8}})"), 8);
+  const ModelConfig phi{
+      json::parse(R"({"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.4}})"), nullptr,
+      "m/config.json"};
+  EXPECT_EQ(ConfigReader(phi).number("partial_rotary_factor", 0, 1), 0.4);
 }
 
 TEST(Rope, AnOddOrEmptyRotationIsRefused) {

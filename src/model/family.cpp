@@ -1,15 +1,22 @@
 #include "model/family.h"
 
 #include <cmath>
+#include <cstdint>
 
 #include "core/error.h"
 
 namespace quantbench {
 
 Matrix unloaded(const Storage& storage, int n, int k) {
+  constexpr int kMostInt8Inputs = INT32_MAX / (128 * 127);  // beyond, an int32 sum of products of codes could overflow
   switch (storage.precision) {
     case Precision::fp16: return F16Matrix{n, k};
-    case Precision::int8: return Int8Matrix{n, k};
+    case Precision::int8:
+      if (k > kMostInt8Inputs) {
+        fail(ErrorKind::bad_model, "a linear has {} inputs, int8 can sum {} at most; choose another precision", k,
+             kMostInt8Inputs);
+      }
+      return Int8Matrix{n, k};
     case Precision::nf4: {
       Nf4Matrix m{n, k};
       m.double_quantized = storage.nf4_double_quantized;

@@ -35,6 +35,15 @@ bool is_computed(const std::string& name) {
   return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attn.bias") || name.ends_with(".masked_bias");
 }
 
+void check_quantized(const WeightSlot& slot, const WeightSource& source) {
+  if (source.prequantized() == Prequantized::none || !source.find(slot.name)) return;
+  if (is_prequantized(source, slot.name) == slot.quantized) return;
+  fail(ErrorKind::bad_model,
+       "{}: tensor '{}' is {}quantised, expected {}: every linear but the output head is quantised, no more and no "
+       "less; save the model again with the default llm_int8_skip_modules",
+       source.where(), slot.name, slot.quantized ? "not " : "", slot.quantized ? "that it is" : "that it is not");
+}
+
 class Loader {
  public:
   Loader(Model& model, const WeightSource& source, Backend& backend, const Plan& plan, const LoadProgress& progress)
@@ -62,58 +71,12 @@ class Loader {
   }
 
  private:
-  // Everything that can be known before a byte is read: names, shapes, what is quantised.
+  // Everything that can be known before a byte is read.
   void check() {
-    std::vector<ExpectedTensor> expected;
-    std::unordered_set<std::string> known;
-    for (const WeightSlot& slot : slots_) {
-      known.insert(slot.name);
-      if (slot.tied_to.empty() || source_.find(slot.name)) expected.push_back({slot.name, slot.rows, slot.cols});
-      check_quantized(slot);
-      if (stays_fp16(slot)) report_.skipped.push_back(slot.name.substr(0, slot.name.rfind('.')));
-    }
-    check_tensors(source_, expected);
-    std::vector<std::string> strangers;
+    check_fits(slots_, source_);
     for (const std::string& name : source_.names()) {
-      if (known.count(weight_of(name)) != 0 || known.count(name) != 0) {
-        total_ += byte_count(*source_.find(name));
-      } else if (!is_computed(name)) {
-        strangers.push_back(name);
-      }
+      if (!is_computed(name)) total_ += byte_count(*source_.find(name));
     }
-    if (strangers.empty()) return;
-    std::sort(strangers.begin(), strangers.end());
-    const std::string more =
-        strangers.size() > kMostNamed ? fmt::format(" and {} more", strangers.size() - kMostNamed) : "";
-    const size_t shown = std::min(strangers.size(), kMostNamed);
-    fail(ErrorKind::bad_model,
-         "{}: '{}'{} are not tensors of the model that config.json describes, and leaving them out would give wrong "
-         "text; weights and config.json must be of the same model",
-         source_.where(), fmt::join(strangers.begin(), strangers.begin() + static_cast<ptrdiff_t>(shown), "', '"),
-         more);
-  }
-
-  void check_quantized(const WeightSlot& slot) const {
-    if (source_.prequantized() == Prequantized::none || !source_.find(slot.name)) return;
-    if (is_prequantized(source_, slot.name) == slot.quantized) return;
-    fail(ErrorKind::bad_model,
-         "{}: tensor '{}' is {}quantised, expected {}: every linear but the output head is quantised, no more and no "
-         "less; save the model again with the default llm_int8_skip_modules",
-         source_.where(), slot.name, slot.quantized ? "not " : "", slot.quantized ? "that it is" : "that it is not");
-  }
-
-  // A linear that transformers leaves unquantised where the others are.
-  bool stays_fp16(const WeightSlot& slot) const {
-    const bool some_quantized =
-        std::any_of(slots_.begin(), slots_.end(), [](const WeightSlot& s) { return s.quantized && is_quantized(s); });
-    if (!some_quantized || slot.role != Role::output_head) return false;
-    // Of a tied pair the head's own name counts: the embedding is no linear.
-    return !slot.tied_to.empty() || std::none_of(slots_.begin(), slots_.end(),
-                                                 [&](const WeightSlot& other) { return other.tied_to == slot.name; });
-  }
-  static bool is_quantized(const WeightSlot& slot) {
-    const auto* linear = std::get_if<Matrix*>(&slot.target);
-    return linear && *linear && format_of(**linear) != Format::f16;
   }
 
   void fill(const WeightSlot& slot) {
@@ -266,6 +229,30 @@ class Loader {
 };
 
 }  // namespace
+
+void check_fits(std::span<const WeightSlot> slots, const WeightSource& source) {
+  std::vector<ExpectedTensor> expected;
+  std::unordered_set<std::string> known;
+  for (const WeightSlot& slot : slots) {
+    known.insert(slot.name);
+    if (slot.tied_to.empty() || source.find(slot.name)) expected.push_back({slot.name, slot.rows, slot.cols});
+    check_quantized(slot, source);
+  }
+  check_tensors(source, expected);
+  std::vector<std::string> strangers;
+  for (const std::string& name : source.names()) {
+    if (known.count(weight_of(name)) == 0 && known.count(name) == 0 && !is_computed(name)) strangers.push_back(name);
+  }
+  if (strangers.empty()) return;
+  std::sort(strangers.begin(), strangers.end());
+  const std::string more =
+      strangers.size() > kMostNamed ? fmt::format(" and {} more", strangers.size() - kMostNamed) : "";
+  const size_t shown = std::min(strangers.size(), kMostNamed);
+  fail(ErrorKind::bad_model,
+       "{}: '{}'{} are not tensors of the model that config.json describes, and leaving them out would give wrong "
+       "text; weights and config.json must be of the same model",
+       source.where(), fmt::join(strangers.begin(), strangers.begin() + static_cast<ptrdiff_t>(shown), "', '"), more);
+}
 
 LoadReport load(Model& model, const WeightSource& source, Backend& backend, const Plan& plan,
                 const LoadProgress& progress) {

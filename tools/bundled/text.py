@@ -91,6 +91,12 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return [i for e in tokenizer.encode_batch(pieces, add_special_tokens=False) for i in e.ids]
 
 
+def overlaps(book: str, validation: str) -> bool:
+    """Whether a book holds a paragraph of the validation text that is too long to be there by chance."""
+    paragraphs = [p.strip() for p in re.split(r"\n\n+", plain_typography(validation)) if len(p.strip()) > 200]
+    return any(p in book for p in paragraphs)
+
+
 @dataclasses.dataclass
 class Corpus:
     tokenizer: Tokenizer
@@ -102,12 +108,15 @@ class Corpus:
 
 
 def read_corpus(folder: Path, validation_file: Path, settings: Settings, device: str) -> Corpus:
-    """Every *.txt of the folder but the validation text is training text."""
+    """Every *.txt of the folder is training text but the validation text, whatever the file is called there."""
     files = sorted(f for f in folder.glob("*.txt") if f.name != validation_file.name)
     if not files or not validation_file.is_file():
         raise SystemExit(f"{folder}: {len(files)} training texts (*.txt), expected at least one; "
                          f"validation text {validation_file}: {'found' if validation_file.is_file() else 'missing'}")
     books = [plain_typography(f.read_text(encoding="utf-8")) for f in files]
+    kept = [book for book in books if not overlaps(book, validation_file.read_text(encoding="utf-8"))]
+    print(f"{len(books) - len(kept)} of {len(books)} texts left out because they share paragraphs with the validation text")
+    books = kept
     training, held_out = zip(*(split_book(book, settings.held_out) for book in books))
     tokenizer = train_tokenizer(list(training), settings.vocabulary)
     rng = random.Random(settings.seed)
