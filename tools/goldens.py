@@ -2,6 +2,7 @@
 """Writes the goldens below testdata/: what Hugging Face's libraries compute, for our tests to compare with.
 
     tools/goldens.py models        tiny Llama and Phi checkpoints and their logits
+    tools/goldens.py linears       PyTorch's fp16 outputs of the linears of testdata/bitsandbytes
     tools/goldens.py tokenizers    tokenizer.json files, token ids and decoded text
     tools/goldens.py check         holds the restated arithmetic to the files of testdata/bitsandbytes; writes nothing
 
@@ -29,9 +30,27 @@ def check_versions():
             sys.exit(f"goldens.py: {package} is {found}, the goldens are defined by {wanted}; install that version")
 
 
+def write_linears(made_by):
+    """PyTorch's own fp16 products of the inputs and weights of testdata/bitsandbytes, `<linear>.y_<input>`."""
+    from safetensors.torch import load_file, save_file
+    from torch.nn.functional import linear
+
+    outputs = {}
+    for path in sorted((TESTDATA / "bitsandbytes").glob("*.safetensors")):
+        tensors = load_file(path)
+        for name, w in tensors.items():
+            prefix, _, last = name.partition(".")
+            if last != "w":
+                continue
+            for key in [key for key in tensors if key.startswith(f"{prefix}.x")]:
+                outputs[f"{prefix}.y_{key.split('.')[1]}"] = linear(tensors[key], w, tensors[f"{prefix}.b"])
+    (TESTDATA / "linears").mkdir(exist_ok=True)
+    save_file(outputs, TESTDATA / "linears" / "fp16.golden.safetensors", {"made_by": made_by})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["models", "tokenizers", "check"])
+    parser.add_argument("what", choices=["models", "linears", "tokenizers", "check"])
     what = parser.parse_args().what
     check_versions()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -48,6 +67,8 @@ def main():
 
     for path in sorted((TESTDATA / "bitsandbytes").glob("*.safetensors")):
         print(f"{path.name}: {bitsandbytes_cuda.check_against_cuda(path)}")
+    if what == "linears":
+        write_linears(made_by)
     if what == "models":
         import goldens_models
 

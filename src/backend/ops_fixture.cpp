@@ -25,6 +25,11 @@ std::vector<float> activations(int rows, int cols, Random& random) {
   std::vector<float> x = uniform(static_cast<size_t>(rows) * cols, -2, 2, random);
   for (int r = 0; r < rows; r += 3) {
     for (int i = 0; i < 4; ++i) x[static_cast<size_t>(r) * cols + random.below(cols)] = random.uniform(6.5f, 60);
+    // The threshold itself is an outlier, the fp16 number below it is not.
+    constexpr float kBelowThreshold = 5.99609375f;
+    for (const float value : {6.0f, -6.0f, kBelowThreshold, -kBelowThreshold}) {
+      x[static_cast<size_t>(r) * cols + random.below(cols)] = value;
+    }
   }
   // One row of zeros, whose absmax is 0.
   if (rows > 4) std::fill_n(x.begin() + static_cast<std::ptrdiff_t>(cols), cols, 0.0f);

@@ -59,7 +59,7 @@ TEST(Int8, QuantizesWeightsAsBitsandbytes) {
 }
 
 TEST(Int8, QuantizesActivationsExactlyAsBitsandbytes) {
-  const GoldenData data("bitsandbytes_0.50_rows.safetensors");
+  const GoldenData data("bitsandbytes/bitsandbytes_0.50_rows.safetensors");
   for (const std::string& linear : data.linears()) {
     for (const std::string input : {"x1_outliers", "x17", "x17_outliers"}) {
       const std::string x = linear + "." + input, results = linear + ".int8.";
@@ -104,7 +104,7 @@ TEST(Int8, LinearGivesBitsandbytesOutputsExactly) {
 
 // The golden inputs must be able to tell: without a bias, the outlier columns or the rule of many rows, they differ.
 TEST(Int8, GoldenOutputsNoticeAMissingBiasAndMissingOutliers) {
-  const GoldenData data("bitsandbytes_0.50_rows.safetensors");
+  const GoldenData data("bitsandbytes/bitsandbytes_0.50_rows.safetensors");
   for (const std::string& linear : data.linears()) {
     const Golden golden(data, linear);
     const auto x = data.get<f16>(linear + ".x17_outliers");

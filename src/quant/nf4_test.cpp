@@ -11,24 +11,7 @@
 namespace quantbench {
 namespace {
 
-struct Golden {
-  int n, k;
-  std::vector<f16> w;
-  std::vector<uint8_t> codes, absmax8;
-  std::vector<float> nested_absmax;
-  float offset;
-  Golden(const GoldenData& data, const std::string& linear)
-      : n(data.dim(linear + ".w", 0)),
-        k(data.dim(linear + ".w", 1)),
-        w(data.get<f16>(linear + ".w")),
-        codes(data.get<uint8_t>(linear + ".nf4.weight")),
-        absmax8(data.get<uint8_t>(linear + ".nf4.weight.absmax")),
-        nested_absmax(data.get<float>(linear + ".nf4.weight.nested_absmax")) {
-    const auto state = data.get<char>(linear + ".nf4.weight.quant_state.bitsandbytes__nf4");
-    offset = parse_json(std::string_view(state.data(), state.size()), linear).at("nested_offset").get<float>();
-  }
-  HostNf4 view() const { return {n, k, codes, absmax8, nested_absmax, offset, {}}; }
-};
+using Golden = GoldenNf4;
 
 // Calls body(data, linear, golden) for each linear of both files.
 template <typename Body>
@@ -90,7 +73,7 @@ TEST(Nf4, AbsmaxCodesAreEqualGivenTheSameOffset) {
 
 TEST(Nf4, WithoutDoubleQuantisationKeepsThePlainAbsmax) {
   ThreadPool pool(2);
-  const GoldenData data("bitsandbytes_0.50_rows.safetensors");
+  const GoldenData data("bitsandbytes/bitsandbytes_0.50_rows.safetensors");
   for (const std::string& linear : data.linears()) {
     const Golden golden(data, linear);
     Nf4Weights ours;
@@ -132,7 +115,7 @@ TEST(Nf4, AnAllZeroBlockHasCodesZeroAndTheCodebookKeepsItsValues) {
 
 TEST(Nf4, AScratchThatWasLargerGivesTheSameBytes) {
   ThreadPool pool(2);
-  const GoldenData data("bitsandbytes_0.50_rows.safetensors");
+  const GoldenData data("bitsandbytes/bitsandbytes_0.50_rows.safetensors");
   const Golden large(data, "n40k4304"), small(data, "n31k65");
   Nf4Weights fresh, reused;
   quantize_nf4(small.w, small.n, small.k, &fresh, pool);
