@@ -1,5 +1,6 @@
 // The only place that opens, reads, writes, syncs, renames, takes large blocks of memory or starts processes.
-// Everything goes through one `System`; tests replace it (ScopedSystem) to inject faults.
+// Files and blocks go through one `System`, which tests replace (ScopedSystem) to inject faults; listing folders,
+// resolving links, and starting and talking to processes do not.
 #pragma once
 
 #include <sys/types.h>

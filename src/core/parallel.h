@@ -27,7 +27,7 @@ class FunctionRef<R(Args...)> {
 };
 
 // threads-1 workers beside the calling thread, each pinned to a CPU of the process's affinity mask. Workers spin
-// briefly for the next section, then yield, then sleep in the kernel, so an idle pool costs nothing.
+// briefly for the next section, then sleep in the kernel, so an idle pool costs nothing.
 // One thread at a time may call run(); sections do not nest. An exception in a section ends the section and is
 // rethrown by run().
 class ThreadPool {
