@@ -32,13 +32,14 @@ int generate_text(const GenerateFlags& flags) {
 
   const ModelSource source = find_model(common.model_ids, common);
   const Precision precision = flags.precision.empty() ? stored_precision(source) : parse_precision(flags.precision);
+  std::unique_ptr<Backend> backend;  // before what holds its memory, so that it goes last
   OpenedModel opened = open_model(source, precision);
   const Shape& shape = opened.model->shape();
   const auto tokenizer =
       open_tokenizer(common.tokenizer.empty() ? source.folder : common.tokenizer, shape, common.allow_symlinks);
   const std::vector<int32_t> ids = encode_prompt(*tokenizer, common.prompt, shape, new_tokens);
 
-  const auto backend = make_backend(common.device, {.threads = parse_threads(common.threads)});
+  backend = make_backend(common.device, {.threads = parse_threads(common.threads)});
   const StateShape state{.rows = static_cast<int>(ids.size()), .positions = static_cast<int>(ids.size()) + new_tokens};
   const Plan plan = backend->plan(decode_shapes(*opened.model), state.rows);
   require_memory(predict_memory(plan, *opened.model, state), backend->device());

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/test_backends.h"
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
 #include "engine/buffers.h"
@@ -24,7 +25,7 @@ class SessionTest : public testing::TestWithParam<std::string> {
  protected:
   explicit SessionTest(Precision precision = Precision::fp16)
       : checkpoint(Checkpoint::open(std::string(QB_SOURCE_DIR) + "/testdata/models/llama-untied")),
-        backend(make_backend(GetParam(), {})),
+        backend(make_test_backend(GetParam())),
         model(make_model(config_of(*checkpoint), precision)),
         plan(backend->plan(decode_shapes(*model), kShape.rows)) {
     load(*model, *checkpoint, *backend, plan);
@@ -151,7 +152,7 @@ TEST_P(SessionTest, SaysThatLogitsWereNotFinite) {
   EXPECT_FALSE(s.generate(kPrompt, {.max_new_tokens = 2}).finite);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, SessionTest, testing::ValuesIn(backend_names()),
+INSTANTIATE_TEST_SUITE_P(All, SessionTest, testing::ValuesIn(test_backend_names()),
                          [](const auto& test) { return test.param; });
 
 TEST(RequireMemory, RefusesWithThePartsAndWhatIsThere) {

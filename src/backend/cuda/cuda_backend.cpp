@@ -26,6 +26,7 @@ class CudaBackend final : public Backend {
 
   Plan plan(const Tape& step, int max_rows) override {
     Plan plan{step, weight_bytes(step), max_rows};
+    plan.predicted[Use::tables] += piece_bytes(nested_code().size() * sizeof(float));
     plan.predicted[Use::workspace] += piece_bytes(workspace_bytes(workspace_shape(step, max_rows)));
     return plan;
   }
