@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "backend/backend.h"
@@ -11,9 +12,9 @@
 
 namespace quantbench {
 
-constexpr const char* kEmulatedCuda = "cuda_emulated";
+constexpr std::string_view kEmulatedCuda = "cuda_emulated";
 
-inline std::unique_ptr<Backend> make_test_backend(const std::string& name) {
+inline std::unique_ptr<Backend> make_test_backend(std::string_view name) {
 #if defined(QB_HAS_CUDA_EMULATOR)
   if (name == kEmulatedCuda) return cuda_emulated::make_backend({});
 #endif
@@ -21,7 +22,7 @@ inline std::unique_ptr<Backend> make_test_backend(const std::string& name) {
 }
 
 // Why the backend cannot run here, or an empty string.
-inline std::string why_not(const std::string& name) {
+inline std::string why_not(std::string_view name) {
   try {
     make_test_backend(name);
     return "";

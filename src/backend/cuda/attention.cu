@@ -1,15 +1,24 @@
-// Rotary embedding into the cache, and attention over it: a block a query head, a warp every fourth position, the
-// softmax kept running so that each key and value is read once; the warps' parts meet at the end in a fixed order.
+// Rotary embedding into the cache, and attention over it.
+//
+// A block takes the q heads that share a key/value head, and some of the positions: scores first, a position a thread;
+// then the values, a pair of dimensions a lane and every eighth position a warp. The softmax is kept running from piece
+// to piece. With few rows the positions are shared out among blocks, and the one that comes last adds up what the
+// others found, in the order of the positions.
 #include <cmath>
 
+#include "backend/cuda/block.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
 
 namespace quantbench::QB_CUDA {
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / kWarpSize;
-constexpr int kDimsPerLane = kMostHeadDim / kWarpSize;
+constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
+constexpr int kGroup = 4;                // q heads of a block
+constexpr int kPiece = kThreads;         // positions whose scores are there at a time
+constexpr int kLeastShare = 2 * kPiece;  // positions of a block, where they are shared out
+constexpr int kMostShares = 32;          // blocks that a row's positions are shared out among
+constexpr int kPairsPerLane = kMostHeadDim / 2 / kWarpSize;
 
 QB_DEVICE size_t head_at(const Cache& kv, int sequence, int head) {
   return (static_cast<size_t>(sequence) * kv.heads + head) * kv.positions * kv.head_dim;
@@ -25,16 +34,19 @@ QB_DEVICE float rotated(const float* head, int i, int dims, const float* cos, co
 
 // A block a row.
 __global__ void __launch_bounds__(kThreads) store_kernel(const __grid_constant__ StoreArgs a) {
-  const int row = block_x(), d = a.kv.head_dim, position = a.position[row], half = a.rope_dims / 2;
-  const float* const cos = a.cos ? a.cos + static_cast<size_t>(position) * half : nullptr;
-  const float* const sin = a.cos ? a.sin + static_cast<size_t>(position) * half : nullptr;
-  if (a.cos) {
+  wait_for_previous();
+  let_next_start();
+  const int row = block_x(), d = a.kv.head_dim, position = a.places.position[row], dims = a.rotation.dims,
+            half = dims / 2;
+  const bool rotates = a.rotation.cos != nullptr;
+  const float* const cos = a.rotation.cos + static_cast<size_t>(position) * half;
+  const float* const sin = a.rotation.sin + static_cast<size_t>(position) * half;
+  if (rotates) {
     float* const q = a.q + static_cast<size_t>(row) * a.q_heads * d;
     for (int i = thread_index(); i < a.q_heads * half; i += kThreads) {
       float* const head = q + i / half * d;
       const int pair = i % half;
-      const float first = rotated(head, pair, a.rope_dims, cos, sin);
-      const float second = rotated(head, pair + half, a.rope_dims, cos, sin);
+      const float first = rotated(head, pair, dims, cos, sin), second = rotated(head, pair + half, dims, cos, sin);
       head[pair] = first;
       head[pair + half] = second;
     }
@@ -44,75 +56,153 @@ __global__ void __launch_bounds__(kThreads) store_kernel(const __grid_constant__
   const float* const v = a.v + static_cast<size_t>(row) * width;
   for (int i = thread_index(); i < width; i += kThreads) {
     const int head = i / d, at = i % d;
-    const size_t to = head_at(a.kv, a.sequence[row], head) + static_cast<size_t>(position) * d + at;
-    a.kv.k[to] = half_of_float(a.cos ? rotated(k + head * d, at, a.rope_dims, cos, sin) : k[i]);
+    const size_t to = head_at(a.kv, a.places.sequence[row], head) + static_cast<size_t>(position) * d + at;
+    a.kv.k[to] = half_of_float(rotates ? rotated(k + head * d, at, dims, cos, sin) : k[i]);
     a.kv.v[to] = half_of_float(v[i]);
   }
 }
 
+// What is known of one q head after some positions: the largest score, and sums in units of e^most.
+struct Running {
+  float most, total;
+};
+
+// What a block found for a q head, in a.parts: [2 + head_dim] most, total, sums.
+QB_DEVICE float* part_of(const AttendArgs& a, int row, int head, int share) {
+  return a.parts + ((static_cast<size_t>(row) * a.q_heads + head) * kMostShares + share) * (2 + a.kv.head_dim);
+}
+
+// grid: x: key/value head and kGroup of the q heads that share it; y: row; z: share of the positions.
 __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant__ AttendArgs a) {
-  __shared__ float most[kWarps], total[kWarps], out[kWarps][kMostHeadDim];
-  const int head = block_x(), row = block_y(), d = a.kv.head_dim, warp = warp_index(), lane = lane_index();
-  const int length = a.position[row] + 1;
-  const size_t at = static_cast<size_t>(row) * a.q_heads * d + static_cast<size_t>(head) * d;
-  const size_t cached = head_at(a.kv, a.sequence[row], head / (a.q_heads / a.kv.heads));
-  float q[kDimsPerLane], sum[kDimsPerLane] = {}, running_most = -INFINITY, running_total = 0;
-#pragma unroll
-  for (int i = 0; i < kDimsPerLane; ++i) {
-    const int dim = i * kWarpSize + lane;
-    q[i] = dim < d ? a.q[at + dim] * a.scale : 0.0f;
-  }
-  for (int p = warp; p < length; p += kWarps) {
-    const uint16_t* const k = a.kv.k + cached + static_cast<size_t>(p) * d;
-    const uint16_t* const v = a.kv.v + cached + static_cast<size_t>(p) * d;
-    float score = 0;
-#pragma unroll
-    for (int i = 0; i < kDimsPerLane; ++i) {
-      const int dim = i * kWarpSize + lane;
-      if (dim < d) score = fmaf(q[i], float_of_half(k[dim]), score);
+  __shared__ float q[kGroup][kMostHeadDim], weights[kGroup][kPiece], sums[kWarps][kGroup][kMostHeadDim];
+  __shared__ int before;
+  wait_for_previous();
+  let_next_start();
+  const int d = a.kv.head_dim, group = a.q_heads / a.kv.heads, groups = (group + kGroup - 1) / kGroup;
+  const int kv_head = block_x() / groups, first_head = kv_head * group + block_x() % groups * kGroup;
+  const int left = kv_head * group + group - first_head, heads = left < kGroup ? left : kGroup;
+  const int row = block_y(), length = a.places.position[row] + 1;
+  // Cut by the capacity of the cache, so that the cut does not depend on how far the sequence has come.
+  const int cut = (a.kv.positions + blocks_z() - 1) / blocks_z(), of_share = (cut + kPiece - 1) / kPiece * kPiece;
+  const int share = block_z(), shares = (length + of_share - 1) / of_share;
+  if (share >= shares) return;
+  const int begin = share * of_share, end = begin + of_share > length ? length : begin + of_share;
+  const size_t at = (static_cast<size_t>(row) * a.q_heads + first_head) * d;
+  const uint16_t* const keys = a.kv.k + head_at(a.kv, a.places.sequence[row], kv_head);
+  const uint16_t* const values = a.kv.v + head_at(a.kv, a.places.sequence[row], kv_head);
+  for (int i = thread_index(); i < heads * d; i += kThreads) q[i / d][i % d] = a.q[at + i] * a.scale;
+
+  Running running[kGroup];
+  float own[kGroup][2 * kPairsPerLane] = {};  // of this warp's positions
+  for (int h = 0; h < kGroup; ++h) running[h] = {-INFINITY, 0};
+  for (int piece = begin; piece < end; piece += kPiece) {
+    sync_block();  // q is there; weights of the piece before are used up
+    const int position = piece + thread_index();
+    float score[kGroup];
+    for (int h = 0; h < kGroup; ++h) score[h] = position < end ? 0.0f : -INFINITY;
+    if (position < end) {
+      const uint16_t* const key = keys + static_cast<size_t>(position) * d;
+      const auto add = [&](int i, uint16_t half) {
+        const float k = float_of_half(half);
+        for (int h = 0; h < kGroup; ++h) score[h] = fmaf(q[h][i], k, score[h]);
+      };
+      int i = 0;
+      for (; d % 8 == 0 && i < d; i += 8) {
+        const Bytes16 eight = load16(key + i);
+        for (int j = 0; j < 8; ++j) add(i + j, static_cast<uint16_t>(eight.word[j / 2] >> (j % 2 * 16)));
+      }
+      for (; i < d; ++i) add(i, key[i]);
     }
-    score = warp_sum(score);
-    const float new_most = score > running_most ? score : running_most;
-    const float keep = expf(running_most - new_most), weight = expf(score - new_most);
-    running_total = running_total * keep + weight;
-#pragma unroll
-    for (int i = 0; i < kDimsPerLane; ++i) {
-      const int dim = i * kWarpSize + lane;
-      if (dim < d) sum[i] = fmaf(weight, float_of_half(v[dim]), sum[i] * keep);
+    for (int h = 0; h < heads; ++h) {
+      const float piece_most = block_max<kThreads>(score[h]);
+      const float most = piece_most > running[h].most ? piece_most : running[h].most;
+      const float keep = expf(running[h].most - most), weight = expf(score[h] - most);
+      weights[h][thread_index()] = weight;
+      const double total = block_sum<kThreads>(static_cast<double>(weight));
+      running[h] = {most, running[h].total * keep + static_cast<float>(total)};
+      for (float& sum : own[h]) sum *= keep;
     }
-    running_most = new_most;
+    const int count = end - piece < kPiece ? end - piece : kPiece;
+    for (int p = warp_index(); p < count; p += kWarps) {
+      const uint16_t* const value = values + static_cast<size_t>(piece + p) * d;
+      for (int i = 0; i < kPairsPerLane; ++i) {
+        const int dim = 2 * (i * kWarpSize + lane_index());
+        if (dim >= d) break;
+        const float v0 = float_of_half(value[dim]), v1 = dim + 1 < d ? float_of_half(value[dim + 1]) : 0.0f;
+        for (int h = 0; h < kGroup; ++h) {
+          own[h][2 * i] = fmaf(weights[h][p], v0, own[h][2 * i]);
+          own[h][2 * i + 1] = fmaf(weights[h][p], v1, own[h][2 * i + 1]);
+        }
+      }
+    }
   }
-  if (lane == 0) {
-    most[warp] = running_most;
-    total[warp] = running_total;
-  }
-#pragma unroll
-  for (int i = 0; i < kDimsPerLane; ++i) {
-    const int dim = i * kWarpSize + lane;
-    if (dim < d) out[warp][dim] = sum[i];
+  for (int h = 0; h < heads; ++h) {
+    for (int i = 0; i < kPairsPerLane; ++i) {
+      const int dim = 2 * (i * kWarpSize + lane_index());
+      if (dim >= d) break;
+      sums[warp_index()][h][dim] = own[h][2 * i];
+      sums[warp_index()][h][dim + 1] = own[h][2 * i + 1];
+    }
   }
   sync_block();
-  float all_most = most[0];
-  for (int i = 1; i < kWarps; ++i) all_most = most[i] > all_most ? most[i] : all_most;
-  float all_total = 0, share[kWarps];
-  for (int i = 0; i < kWarps; ++i) {
-    share[i] = total[i] > 0 ? expf(most[i] - all_most) : 0.0f;  // a warp without a position has no share
-    all_total += total[i] * share[i];
+  for (int h = 0; h < heads; ++h) {
+    float* const part = shares == 1 ? nullptr : part_of(a, row, first_head + h, share);
+    for (int dim = thread_index(); dim < d; dim += kThreads) {
+      float sum = 0;
+      for (int w = 0; w < kWarps; ++w) sum += sums[w][h][dim];
+      if (part)
+        part[2 + dim] = sum;
+      else
+        a.a[at + static_cast<size_t>(h) * d + dim] = sum / running[h].total;
+    }
+    if (part && thread_index() == 0) {
+      part[0] = running[h].most;
+      part[1] = running[h].total;
+    }
   }
-  for (int dim = thread_index(); dim < d; dim += kThreads) {
-    float value = 0;
-    for (int i = 0; i < kWarps; ++i) value += out[i][dim] * share[i];
-    a.a[at + dim] = value / all_total;
+  if (shares == 1) return;
+  // All threads wrote a part; the last block to come adds up.
+  int32_t* const arrived = a.arrived + row * a.q_heads + block_x();
+  publish();
+  sync_block();
+  if (thread_index() == 0) before = arrive(arrived);
+  sync_block();
+  if (before != shares - 1) return;
+  for (int h = 0; h < heads; ++h) {
+    float most = -INFINITY;
+    for (int s = 0; s < shares; ++s) {
+      const float other = load_fresh(part_of(a, row, first_head + h, s));
+      most = other > most ? other : most;
+    }
+    for (int dim = thread_index(); dim < d; dim += kThreads) {
+      float sum = 0, total = 0;
+      for (int s = 0; s < shares; ++s) {
+        const float* const part = part_of(a, row, first_head + h, s);
+        const float factor = expf(load_fresh(part) - most);
+        total = fmaf(load_fresh(part + 1), factor, total);
+        sum = fmaf(load_fresh(part + 2 + dim), factor, sum);
+      }
+      a.a[at + static_cast<size_t>(h) * d + dim] = sum / total;
+    }
   }
+  if (thread_index() == 0) *arrived = 0;
 }
 
 }  // namespace
 
-void rotate_and_store(const StoreArgs& args, Stream stream) {
+void rotate_and_store(const StoreArgs& args, const Stream& stream) {
   launch(store_kernel, {args.rows}, kThreads, stream, args);
 }
-void attend(const AttendArgs& args, Stream stream) {
-  launch(attend_kernel, {args.q_heads, args.rows}, kThreads, stream, args);
+
+size_t attend_parts(int q_heads, int head_dim) {
+  return static_cast<size_t>(q_heads) * kMostShares * (2 + static_cast<size_t>(head_dim));
+}
+
+void attend(const AttendArgs& args, const Stream& stream) {
+  const int group = args.q_heads / args.kv.heads, groups = (group + kGroup - 1) / kGroup;
+  int shares = args.parts ? (args.kv.positions + kLeastShare - 1) / kLeastShare : 1;
+  if (shares > kMostShares) shares = kMostShares;
+  launch(attend_kernel, {args.kv.heads * groups, args.rows, shares}, kThreads, stream, args);
 }
 
 }  // namespace quantbench::QB_CUDA

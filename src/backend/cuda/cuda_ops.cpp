@@ -8,7 +8,7 @@
 namespace quantbench::QB_CUDA {
 namespace {
 
-constexpr int kBlocksPerMultiprocessor = 2;  // of products: more find no room beside each other
+constexpr int kBlocksPerMultiprocessor = 4;  // of products
 
 Weight view(const Matrix& matrix) {
   struct Viewer {
@@ -32,6 +32,12 @@ Activation view(Act act) {
   }
   return Activation::none;
 }
+
+RowNorm view(const Norm* norm) {
+  return norm ? RowNorm{norm->weight, norm->bias, norm->eps, norm->centered} : RowNorm{};
+}
+
+Rotation view(const Rope* rope) { return rope ? Rotation{rope->cos, rope->sin, rope->dims} : Rotation{}; }
 
 Cache view(const KvLayer& kv) {
   return {reinterpret_cast<uint16_t*>(kv.k), reinterpret_cast<uint16_t*>(kv.v), kv.positions, kv.heads, kv.head_dim};
@@ -67,6 +73,14 @@ size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
   }
   cutter.take(&w->keys, rows * kv_cols);
   cutter.take(&w->values, rows * kv_cols);
+  const size_t attending = static_cast<size_t>(shape.attend_rows), ending = static_cast<size_t>(shape.token_rows);
+  w->attend_rows = shape.attend_rows;
+  w->token_rows = shape.token_rows;
+  cutter.take(&w->parts, attending * attend_parts(shape.q_heads, shape.head_dim));
+  cutter.take(&w->attend_arrived, attending * static_cast<size_t>(shape.q_heads));
+  cutter.take(&w->scores, ending * kTokenBlocks);
+  cutter.take(&w->ids, ending * kTokenBlocks);
+  cutter.take(&w->token_arrived, ending);
   return cutter.bytes();
 }
 
@@ -89,13 +103,18 @@ WorkspaceShape workspace_shape(const Tape& step, int max_rows) {
       for (const Linear* w : {o.wq, o.wk, o.wv}) add(w, o.x.rows);
       shape.kv_cols = std::max(shape.kv_cols, o.kv.heads * o.kv.head_dim);
     }
-    void operator()(const Attend&) const {}
+    void operator()(const Attend& o) const {
+      constexpr int kMostRows = 8;  // of these there are enough blocks without sharing out positions
+      if (o.q.rows <= kMostRows) shape.attend_rows = std::max(shape.attend_rows, o.q.rows);
+      shape.q_heads = std::max(shape.q_heads, o.q.cols / o.kv.head_dim);
+      shape.head_dim = std::max(shape.head_dim, o.kv.head_dim);
+    }
     void operator()(const AddLinear& o) const { add(o.w, o.x.rows); }
     void operator()(const GatedUp& o) const {
       for (const Linear* w : {o.gate, o.up}) add(w, o.x.rows);
     }
     void operator()(const Project& o) const { add(o.w, o.x.rows); }
-    void operator()(const NextToken&) const {}
+    void operator()(const NextToken& o) const { shape.token_rows = std::max(shape.token_rows, o.logits.rows); }
   };
   for (const Op& op : step) std::visit(Visitor{product, shape}, op);
   return shape;
@@ -113,22 +132,18 @@ Workspace cut_workspace(const WorkspaceShape& shape, std::byte* buffer) {
 
 Input CudaOps::make_input(Tensor x, const Norm* norm, bool int8, bool dense) {
   const Workspace& w = workspace_;
-  const Stream stream = runtime_.stream();
   const int stride = padded_k(x.cols);
   if (int8) runtime_.zero(w.marks, static_cast<size_t>(x.cols));
   prepare({.x = x.f32(),
-           .weight = norm ? norm->weight : nullptr,
-           .bias = norm ? norm->bias : nullptr,
-           .eps = norm ? norm->eps : 0,
-           .centered = norm && norm->centered,
+           .norm = view(norm),
            .rows = x.rows,
            .k = x.cols,
            .stride = stride,
            .x32 = dense && norm ? w.x32 : nullptr,
            .x16 = w.x16,
            .marks = int8 ? w.marks : nullptr},
-          stream);
-  if (int8) quantize({w.x16, w.marks, x.rows, x.cols, stride, w.codes, w.absmax, w.outliers}, stream);
+          runtime_.stream());
+  if (int8) quantize({w.x16, w.marks, x.rows, x.cols, stride, w.codes, w.absmax, w.outliers}, runtime_.stream());
   return {.rows = x.rows,
           .k = x.cols,
           .stride = stride,
@@ -139,17 +154,37 @@ Input CudaOps::make_input(Tensor x, const Norm* norm, bool int8, bool dense) {
           .outliers = w.outliers};
 }
 
-void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act) {
-  const auto is_int8 = [](const Output& o) { return std::holds_alternative<Int8Matrix>(o.w->weight); };
-  const bool int8 = std::any_of(outputs.begin(), outputs.end(), is_int8);
-  const bool dense = !std::all_of(outputs.begin(), outputs.end(), is_int8);
-  const Input input = make_input(x, norm, int8, dense);
+bool CudaOps::makes_own_rows(Tensor x, const Weight& weight) const {
+  // Beside it a block keeps its sums and nf4's table.
+  constexpr size_t kOther = size_t{41} << 10;
+  return x.rows == 1 && has_tiles(weight.format, x.cols) &&
+         own_row_bytes(weight.format, x.cols) + kOther <= runtime_.shared_bytes();
+}
+
+void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
+                       const Qkv* qkv) {
+  ProductArgs args{.finish = finish, .act = view(act), .nested_code = nested_code_};
+  bool int8 = false, dense = false, own_rows = true;
+  for (const Output& output : outputs) {
+    const Weight weight = view(output.w->weight);
+    int8 |= weight.format == WeightFormat::int8;
+    dense |= weight.format != WeightFormat::int8;
+    own_rows &= makes_own_rows(x, weight);
+  }
+  args.own_rows = own_rows;
+  args.norm = view(norm);
+  args.x = own_rows ? Input{.rows = 1, .k = x.cols, .stride = padded_k(x.cols), .x = x.f32()}
+                    : make_input(x, norm, int8, dense);
+  if (qkv) {
+    args.kv = view(qkv->kv);
+    args.rotation = view(qkv->rope);
+    args.places = {qkv->rows.position, qkv->rows.sequence};
+  }
   const int blocks = kBlocksPerMultiprocessor * runtime_.multiprocessors();
-  ProductArgs args{.x = input, .finish = finish, .act = view(act), .nested_code = nested_code_};
   for (const Output& output : outputs) {
     const Weight weight = view(output.w->weight);
     if (args.job_count != 0 && args.jobs[0].w.format != weight.format) {  // one format a launch
-      assert(finish != Finish::gate);
+      assert(finish == Finish::store);
       QB_CUDA::multiply(args, blocks, runtime_.stream());
       args.job_count = 0;
     }
@@ -166,25 +201,40 @@ void CudaOps::embed(const Embed& op) {
 
 void CudaOps::qkv(const Qkv& op) {
   const Workspace& w = workspace_;
+  const Cache kv = view(op.kv);
+  const Rotation rotation = view(op.rope);
+  const auto tiled = [&](const Linear* l) { return has_tiles(view(l->weight).format, op.x.cols); };
+  const bool same =
+      format_of(op.wq->weight) == format_of(op.wk->weight) && format_of(op.wq->weight) == format_of(op.wv->weight);
+  if (same && tiled(op.wq) && can_place_qkv(kv, rotation)) {
+    multiply(op.x, op.norm, {{op.wq, op.q.f32()}, {op.wk, nullptr}, {op.wv, nullptr}}, Finish::qkv, Act::none, &op);
+    return;
+  }
   multiply(op.x, op.norm, {{op.wq, op.q.f32()}, {op.wk, w.keys}, {op.wv, w.values}}, Finish::store, Act::none);
   rotate_and_store({.q = op.q.f32(),
                     .k = w.keys,
                     .v = w.values,
-                    .cos = op.rope ? op.rope->cos : nullptr,
-                    .sin = op.rope ? op.rope->sin : nullptr,
-                    .rope_dims = op.rope ? op.rope->dims : 0,
+                    .rotation = rotation,
                     .rows = op.rows.count,
                     .q_heads = op.q.cols / op.kv.head_dim,
-                    .position = op.rows.position,
-                    .sequence = op.rows.sequence,
-                    .kv = view(op.kv)},
+                    .places = {op.rows.position, op.rows.sequence},
+                    .kv = kv},
                    runtime_.stream());
 }
 
 void CudaOps::attend(const Attend& op) {
   assert(op.kv.head_dim <= kMostHeadDim);
-  QB_CUDA::attend({op.a.f32(), op.q.f32(), op.rows.count, op.q.cols / op.kv.head_dim, op.rows.position,
-                   op.rows.sequence, view(op.kv), op.scale},
+  const Workspace& w = workspace_;
+  const bool shared_out = op.rows.count <= w.attend_rows;
+  QB_CUDA::attend({.a = op.a.f32(),
+                   .q = op.q.f32(),
+                   .rows = op.rows.count,
+                   .q_heads = op.q.cols / op.kv.head_dim,
+                   .places = {op.rows.position, op.rows.sequence},
+                   .kv = view(op.kv),
+                   .scale = op.scale,
+                   .parts = shared_out ? w.parts : nullptr,
+                   .arrived = w.attend_arrived},
                   runtime_.stream());
 }
 
@@ -197,6 +247,7 @@ void CudaOps::gated_up(const GatedUp& op) {
 void CudaOps::project(const Project& op) { multiply(op.x, op.norm, {{op.w, op.y.f32()}}, Finish::store, op.act); }
 
 void CudaOps::next_token(const NextToken& op) {
+  assert(op.rows.count <= workspace_.token_rows);
   QB_CUDA::next_token({.logits = op.logits.f32(),
                        .rows = op.rows.count,
                        .vocab = op.logits.cols,
@@ -206,7 +257,10 @@ void CudaOps::next_token(const NextToken& op) {
                        .history = op.history,
                        .history_positions = op.history_positions,
                        .temperature = op.sampling.temperature,
-                       .seed = op.sampling.seed},
+                       .seed = op.sampling.seed,
+                       .scores = workspace_.scores,
+                       .ids = workspace_.ids,
+                       .arrived = workspace_.token_arrived},
                       runtime_.stream());
 }
 

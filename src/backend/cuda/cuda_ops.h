@@ -8,11 +8,14 @@
 namespace quantbench::QB_CUDA {
 
 struct WorkspaceShape {
-  int rows = 1;        // the most of one call
-  int k = 1;           // the largest input of a product
-  int kv_cols = 0;     // outputs of a key or value projection
-  bool int8 = false;   // whether any product is LLM.int8
-  bool dense = false;  // whether any product needs its rows in fp32
+  int rows = 1;         // the most of one call
+  int k = 1;            // the largest input of a product
+  int kv_cols = 0;      // outputs of a key or value projection
+  bool int8 = false;    // whether any product is LLM.int8
+  bool dense = false;   // whether any product needs its rows in fp32
+  int attend_rows = 0;  // of a step's attention, where they are few enough to share out their positions
+  int token_rows = 0;   // of a step's next token
+  int q_heads = 0, head_dim = 0;
 };
 WorkspaceShape workspace_shape(const Tape& step, int max_rows);
 
@@ -25,6 +28,10 @@ struct Workspace {
   uint8_t* marks = nullptr;                  // [k]
   int32_t* outliers = nullptr;               // [1 + k]
   float *keys = nullptr, *values = nullptr;  // [rows, kv_cols] before they are rotated and stored
+  // For so many rows at the most (kernels.h); counters are zero between calls.
+  int attend_rows = 0, token_rows = 0;
+  float *parts = nullptr, *scores = nullptr;
+  int32_t *attend_arrived = nullptr, *ids = nullptr, *token_arrived = nullptr;
 };
 size_t workspace_bytes(const WorkspaceShape& shape);
 Workspace cut_workspace(const WorkspaceShape& shape, std::byte* buffer);
@@ -49,8 +56,11 @@ class CudaOps final : public Ops {
     float* y;
   };
   // Jobs of one op, which may differ in format.
-  void multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act);
+  void multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
+                const Qkv* qkv = nullptr);
   Input make_input(Tensor x, const Norm* norm, bool int8, bool dense);
+  // Whether one row is made ready by the blocks that multiply it, so that the op needs no kernel before that.
+  bool makes_own_rows(Tensor x, const Weight& weight) const;
 
   Runtime& runtime_;
   const float* nested_code_;

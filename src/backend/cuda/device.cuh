@@ -21,10 +21,44 @@ QB_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 QB_DEVICE int block_threads() { return static_cast<int>(blockDim.x); }
 QB_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
 QB_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
+QB_DEVICE int block_z() { return static_cast<int>(blockIdx.z); }
 QB_DEVICE int blocks_x() { return static_cast<int>(gridDim.x); }
+QB_DEVICE int blocks_z() { return static_cast<int>(gridDim.z); }
 QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
 QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
 QB_DEVICE void sync_block() { __syncthreads(); }
+// The block's dynamic shared memory, aligned to 16 bytes.
+QB_DEVICE std::byte* dynamic_shared() {
+  extern __shared__ uint4 dynamic_shared_memory[];
+  return reinterpret_cast<std::byte*>(dynamic_shared_memory);
+}
+
+// --- between kernels -------------------------------------------------------------------------------------------------
+// Everything that the kernels before this one wrote may be read after it. Every kernel calls it in every thread, or the
+// order would not be transitive.
+QB_DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+// The next kernel may start, up to its own wait_for_previous().
+QB_DEVICE void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+QB_DEVICE void prefetch_to_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+// --- between blocks --------------------------------------------------------------------------------------------------
+// What this thread wrote is seen before anything that it writes later.
+QB_DEVICE void publish() { __threadfence(); }
+// Counts one up; what this thread wrote before is seen by whoever sees the count. Returns the count before.
+QB_DEVICE int arrive(int* counter) {
+  __threadfence();
+  const int before = atomicAdd(counter, 1);
+  __threadfence();
+  return before;
+}
 
 // --- between the lanes of a warp: all 32 take part -------------------------------------------------------------------
 template <typename T>
@@ -66,6 +100,9 @@ QB_DEVICE Bytes16 load16(const void* p) {
   const uint4 v = *static_cast<const uint4*>(p);
   return {{v.x, v.y, v.z, v.w}};
 }
+// What another block wrote during this kernel: not from the first-level cache.
+QB_DEVICE float load_fresh(const float* p) { return __ldcg(p); }
+QB_DEVICE int load_fresh(const int* p) { return __ldcg(p); }
 
 // --- matrix products of a warp ---------------------------------------------------------------------------------------
 // Lane 4g + t. c += A·B with A [16, K] and B [K, 8]: c holds rows g, g + 8 of columns 2t, 2t + 1 as {(g, 2t), (g, 2t +

@@ -8,7 +8,8 @@
 
 namespace quantbench::QB_CUDA {
 
-// The rows of one product, made ready: normalised or as they are, and rounded to what the weights are multiplied with.
+// --- rows on their way into a product --------------------------------------------------------------------------------
+// Ready rows: normalised or as they are, and rounded to what the weights are multiplied with.
 struct Input {
   int rows = 0, k = 0, stride = 0;    // stride: numbers from row to row of x16 and codes, k rounded up; the rest is 0
   const float* x = nullptr;           // [rows, k]
@@ -20,18 +21,21 @@ struct Input {
 // Rows are padded to whole pieces of any product below: 64 numbers.
 constexpr int padded_k(int k) { return (k + 63) / 64 * 64; }
 
-struct PrepareArgs {    // x → x32 and x16, through a norm if there is one; columns with |x16| ≥ 6 marked
-  const float* x;       // [rows, k]
-  const float* weight;  // of the norm [k]; null: no norm
-  const float* bias;    // [k] or null
-  float eps;
-  bool centered;
+struct RowNorm {
+  const float* weight = nullptr;  // [k]; null: no norm
+  const float* bias = nullptr;    // [k] or null
+  float eps = 0;
+  bool centered = false;
+};
+struct PrepareArgs {  // x → x32 and x16, through the norm; columns with |x16| ≥ 6 marked
+  const float* x;     // [rows, k]
+  RowNorm norm;
   int rows, k, stride;
   float* x32;      // [rows, k] or null
   uint16_t* x16;   // [rows, stride]
   uint8_t* marks;  // [k], zeroed before; or null
 };
-void prepare(const PrepareArgs& args, Stream stream);
+void prepare(const PrepareArgs& args, const Stream& stream);
 
 struct QuantizeArgs {    // x16 and marks → LLM.int8's codes, absmax and the list of outlier columns (quant/int8.h)
   const uint16_t* x16;   // [rows, stride]
@@ -41,11 +45,12 @@ struct QuantizeArgs {    // x16 and marks → LLM.int8's codes, absmax and the l
   float* absmax;      // [rows]
   int32_t* outliers;  // [1 + k]
 };
-void quantize(const QuantizeArgs& args, Stream stream);
+void quantize(const QuantizeArgs& args, const Stream& stream);
 
+// --- products --------------------------------------------------------------------------------------------------------
 enum class WeightFormat : uint8_t { f16, f32, int8, nf4 };
 enum class Activation : uint8_t { none, silu, gelu_tanh };
-enum class Finish : uint8_t { store, add, gate };
+enum class Finish : uint8_t { store, add, gate, qkv };
 
 struct Weight {  // as Matrix (quant/matrix.h), canonical layout
   WeightFormat format = WeightFormat::f16;
@@ -61,18 +66,71 @@ struct Job {  // y (=, +=) act(x·Wᵀ + b)
   const float* bias = nullptr;  // [n] or null
   float* y = nullptr;           // [rows, n]
 };
+struct Cache {  // fp16 [sequences, heads, positions, head_dim]
+  uint16_t *k = nullptr, *v = nullptr;
+  int positions = 0, heads = 0, head_dim = 0;
+};
+struct Rotation {
+  const float *cos = nullptr, *sin = nullptr;  // [positions, dims / 2]; null: no rotation
+  int dims = 0;
+};
+struct RowPlaces {
+  const int32_t *position = nullptr, *sequence = nullptr;  // [rows]
+};
+
 constexpr int kMostJobs = 3;
 struct ProductArgs {
   Input x;
-  Job jobs[kMostJobs];  // of one format and k; gate: jobs[0] is the gate, jobs[1] what it gates, y is jobs[1]'s
+  // Own rows: nothing of x but x.x [1, k] is there yet; every block makes the row ready for itself, through this norm.
+  bool own_rows = false;
+  RowNorm norm;
+  // Of one format and k. gate: jobs[0] is the gate, jobs[1] what it gates, y is jobs[1]'s. qkv: q, k and v; q is
+  // rotated into y, k rotated and v as it is go into the cache.
+  Job jobs[kMostJobs];
   int job_count = 0;
   Finish finish = Finish::store;
   Activation act = Activation::none;
   const float* nested_code = nullptr;  // [256] (quant/nf4.h)
+  Cache kv;                            // qkv, as are the next two
+  Rotation rotation;
+  RowPlaces places;
 };
+// Whether multiply() has tiles for this format and k; only then can it do the next two.
+bool has_tiles(WeightFormat format, int k);
+// Dynamic shared memory that own rows take.
+size_t own_row_bytes(WeightFormat format, int k);
+bool can_place_qkv(const Cache& kv, const Rotation& rotation);
 // blocks: as many as the device can run at once, for a share of the work each.
-void multiply(const ProductArgs& args, int blocks, Stream stream);
+void multiply(const ProductArgs& args, int blocks, const Stream& stream);
 
+// --- attention -------------------------------------------------------------------------------------------------------
+struct StoreArgs {     // rotates q in place, rotates and stores k, stores v
+  float* q;            // [rows, q_heads · head_dim]
+  const float *k, *v;  // [rows, kv.heads · head_dim]
+  Rotation rotation;
+  int rows, q_heads;
+  RowPlaces places;
+  Cache kv;
+};
+void rotate_and_store(const StoreArgs& args, const Stream& stream);
+
+constexpr int kMostHeadDim = 256;
+struct AttendArgs {
+  float* a;        // [rows, q_heads · head_dim]
+  const float* q;  // [rows, q_heads · head_dim]
+  int rows, q_heads;
+  RowPlaces places;
+  Cache kv;
+  float scale;
+  // Workspace of rows whose positions are shared out among blocks: attend_parts() floats and q_heads counters a row,
+  // these zero before and after; or null, and a block takes all positions.
+  float* parts;
+  int32_t* arrived;
+};
+size_t attend_parts(int q_heads, int head_dim);
+void attend(const AttendArgs& args, const Stream& stream);
+
+// --- tokens ----------------------------------------------------------------------------------------------------------
 struct EmbedArgs {
   float* x;               // [rows, d]
   const uint16_t* table;  // [vocab, d]
@@ -80,33 +138,7 @@ struct EmbedArgs {
   int rows, d;
   float scale;
 };
-void embed(const EmbedArgs& args, Stream stream);
-
-struct Cache {  // fp16 [sequences, heads, positions, head_dim]
-  uint16_t *k, *v;
-  int positions, heads, head_dim;
-};
-struct StoreArgs {         // rotates q in place, rotates and stores k, stores v
-  float* q;                // [rows, q_heads · head_dim]
-  const float *k, *v;      // [rows, kv.heads · head_dim]
-  const float *cos, *sin;  // [positions, rope_dims / 2]; null: no rotation
-  int rope_dims;
-  int rows, q_heads;
-  const int32_t *position, *sequence;  // [rows]
-  Cache kv;
-};
-void rotate_and_store(const StoreArgs& args, Stream stream);
-
-constexpr int kMostHeadDim = 256;
-struct AttendArgs {
-  float* a;        // [rows, q_heads · head_dim]
-  const float* q;  // [rows, q_heads · head_dim]
-  int rows, q_heads;
-  const int32_t *position, *sequence;  // [rows]
-  Cache kv;
-  float scale;
-};
-void attend(const AttendArgs& args, Stream stream);
+void embed(const EmbedArgs& args, const Stream& stream);
 
 struct NextTokenArgs {
   const float* logits;  // [rows, vocab]
@@ -117,7 +149,11 @@ struct NextTokenArgs {
   int history_positions;
   float temperature;
   uint64_t seed;
+  // Workspace: kTokenBlocks scores and ids, and a counter, for each row; counters are zero before and after.
+  float* scores;
+  int32_t *ids, *arrived;
 };
-void next_token(const NextTokenArgs& args, Stream stream);
+constexpr int kTokenBlocks = 64;
+void next_token(const NextTokenArgs& args, const Stream& stream);
 
 }  // namespace quantbench::QB_CUDA

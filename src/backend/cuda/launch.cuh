@@ -1,4 +1,5 @@
-// The only place that launches kernels. A kernel takes one struct of arguments.
+// The only place that launches kernels. A kernel takes one struct of arguments and begins with wait_for_previous(), or
+// with what does not depend on the kernel before it.
 #pragma once
 
 #include "backend/cuda/device.cuh"
@@ -10,21 +11,35 @@
 namespace quantbench::QB_CUDA {
 
 struct Grid {
-  int x = 1, y = 1;
+  int x = 1, y = 1, z = 1;
 };
 
 #if defined(QB_CUDA_EMULATED)
 template <typename Args>
-void launch(void (*kernel)(Args), Grid grid, int threads, Stream, const Args& args) {
-  run_grid({static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), 1}, threads, 0, [&] { kernel(args); });
+void launch(void (*kernel)(Args), Grid grid, int threads, const Stream&, const Args& args, size_t shared_bytes = 0) {
+  run_grid({static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)}, threads,
+           shared_bytes, [&] { kernel(args); });
 }
 #else
+// shared_bytes: dynamic, for each block.
 template <typename Args>
-void launch(void (*kernel)(Args), Grid grid, int threads, Stream stream, const Args& args) {
+void launch(void (*kernel)(Args), Grid grid, int threads, const Stream& stream, const Args& args,
+            size_t shared_bytes = 0) {
+  if (shared_bytes > 0) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "cudaFuncSetAttribute");
+  }
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), 1);
+  config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
   config.blockDim = dim3(static_cast<unsigned>(threads), 1, 1);
-  config.stream = stream;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream.handle;
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = stream.overlap ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, args), "cudaLaunchKernelEx");
 }
 #endif

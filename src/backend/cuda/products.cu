@@ -8,6 +8,7 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/products_plain.h"
+#include "backend/cuda/row.cuh"
 
 namespace quantbench::QB_CUDA {
 namespace {
@@ -28,18 +29,39 @@ struct SumOf<WeightFormat::int8> {
   using Type = int32_t;
 };
 
+// The weight rows of a tile: eight from `low` on and eight from `high` on, the partners of the first where a head is
+// rotated.
+struct Tile {
+  int low, high;
+  bool rotates;  // row low + i pairs with row high + i
+};
+QB_DEVICE Tile plain_tile(int tile) { return {tile * kTileRows, tile * kTileRows + 8, false}; }
+// Of the rows of q or k: in each head the pairs first, then what is not rotated.
+QB_DEVICE Tile rotated_tile(int tile, int head_dim, const Rotation& rotation) {
+  const int tiles_of_head = head_dim / kTileRows, head = tile / tiles_of_head, own = tile % tiles_of_head;
+  const int half = rotation.dims / 2, pairs = half / 8, start = head * head_dim;
+  if (own < pairs) return {start + own * 8, start + own * 8 + half, true};
+  const int low = start + rotation.dims + (own - pairs) * kTileRows;
+  return {low, low + 8, false};
+}
+// Where output i of a tile stands.
+QB_DEVICE int row_of(const Tile& tile, int i) { return i < 8 ? tile.low + i : tile.high + i - 8; }
+
 // The lane's place in a tile and the slice of k that is its warp's.
 struct Place {
-  int g, t;  // lane = 4g + t
-  int row;   // of the activations, the lane's column of B
+  int low, high;  // weight rows
+  int t;          // lane = 4g + t
+  int row;        // of the activations, the lane's column of B
   bool has_row;
   int first, last;  // pieces of k
 };
-QB_DEVICE Place place_of(const Input& x, int k_of_piece) {
+QB_DEVICE Place place_of(const Input& x, const Tile& tile, int k_of_piece) {
   Place p;
-  p.g = lane_index() / 4;
+  const int g = lane_index() / 4;
+  p.low = tile.low + g;
+  p.high = tile.high + g;
   p.t = lane_index() % 4;
-  p.row = block_y() * kColumns + p.g;
+  p.row = block_y() * kColumns + g;
   p.has_row = p.row < x.rows;
   const int pieces = (x.k + k_of_piece - 1) / k_of_piece, share = (pieces + kWarps - 1) / kWarps;
   p.first = warp_index() * share;
@@ -51,10 +73,10 @@ QB_DEVICE Bytes16 load16_or_zero(const void* p, bool real) { return real ? load1
 QB_DEVICE Bytes16 activations(const void* p, bool real) { return real ? load16(p) : Bytes16{}; }
 
 // 32 k a piece: a lane has eight of them.
-QB_DEVICE void accumulate_f16(float (&acc)[4], const Input& x, const Weight& w, int tile) {
+QB_DEVICE void accumulate_f16(float (&acc)[4], const Input& x, const Weight& w, const Tile& tile) {
   constexpr int kPiece = 32, kLane = 8;
-  const Place p = place_of(x, kPiece);
-  const int low = tile * kTileRows + p.g, high = low + 8;
+  const Place p = place_of(x, tile, kPiece);
+  const int low = p.low, high = p.high;
   const auto* const weights = static_cast<const uint16_t*>(w.w);
   const uint16_t* const row_low = weights + static_cast<size_t>(low) * w.k;
   const uint16_t* const row_high = weights + static_cast<size_t>(high) * w.k;
@@ -72,10 +94,10 @@ QB_DEVICE void accumulate_f16(float (&acc)[4], const Input& x, const Weight& w, 
 }
 
 // 64 k a piece: a lane has 16 of them.
-QB_DEVICE void accumulate_int8(int32_t (&acc)[4], const Input& x, const Weight& w, int tile) {
+QB_DEVICE void accumulate_int8(int32_t (&acc)[4], const Input& x, const Weight& w, const Tile& tile) {
   constexpr int kPiece = 64, kLane = 16;
-  const Place p = place_of(x, kPiece);
-  const int low = tile * kTileRows + p.g, high = low + 8;
+  const Place p = place_of(x, tile, kPiece);
+  const int low = p.low, high = p.high;
   const auto* const weights = static_cast<const int8_t*>(w.w);
   const int8_t* const row_low = weights + static_cast<size_t>(low) * w.k;
   const int8_t* const row_high = weights + static_cast<size_t>(high) * w.k;
@@ -93,11 +115,11 @@ QB_DEVICE void accumulate_int8(int32_t (&acc)[4], const Input& x, const Weight& 
 }
 
 // A block of 64 codes a piece, so that its sum gets one scale: a lane has 16 of them. table: kTableWords.
-QB_DEVICE void accumulate_nf4(float (&acc)[4], const Input& x, const Weight& w, int tile, const float* nested_code,
-                              const uint32_t* table) {
+QB_DEVICE void accumulate_nf4(float (&acc)[4], const Input& x, const Weight& w, const Tile& tile,
+                              const float* nested_code, const uint32_t* table) {
   constexpr int kPiece = 64, kLane = 16;
-  const Place p = place_of(x, kPiece);
-  const int low = tile * kTileRows + p.g, high = low + 8;
+  const Place p = place_of(x, tile, kPiece);
+  const int low = p.low, high = p.high;
   const auto* const weights = static_cast<const uint8_t*>(w.w);
   const size_t row_bytes = static_cast<size_t>(w.k) / 2, blocks = static_cast<size_t>(w.k) / kPiece;
   const uint8_t* const row_low = weights + low * row_bytes;
@@ -129,48 +151,102 @@ QB_DEVICE void accumulate_nf4(float (&acc)[4], const Input& x, const Weight& w, 
 }
 
 template <WeightFormat kFormat>
-QB_DEVICE void accumulate(typename SumOf<kFormat>::Type (&acc)[4], const ProductArgs& a, const Weight& w, int tile,
-                          const uint32_t* table) {
-  if constexpr (kFormat == WeightFormat::f16) accumulate_f16(acc, a.x, w, tile);
-  if constexpr (kFormat == WeightFormat::int8) accumulate_int8(acc, a.x, w, tile);
-  if constexpr (kFormat == WeightFormat::nf4) accumulate_nf4(acc, a.x, w, tile, a.nested_code, table);
+QB_DEVICE void accumulate(typename SumOf<kFormat>::Type (&acc)[4], const Input& x, const ProductArgs& a,
+                          const Weight& w, const Tile& tile, const uint32_t* table) {
+  if constexpr (kFormat == WeightFormat::f16) accumulate_f16(acc, x, w, tile);
+  if constexpr (kFormat == WeightFormat::int8) accumulate_int8(acc, x, w, tile);
+  if constexpr (kFormat == WeightFormat::nf4) accumulate_nf4(acc, x, w, tile, a.nested_code, table);
 }
 
 template <WeightFormat kFormat>
-QB_DEVICE float finished(const typename SumOf<kFormat>::Type (&parts)[kWarps][kOutputs], const ProductArgs& a,
-                         const Job& job, int output, int row, int n) {
+QB_DEVICE float finished(const typename SumOf<kFormat>::Type (&parts)[kWarps][kOutputs], const Input& x, const Job& job,
+                         int output, int row, int n) {
   typename SumOf<kFormat>::Type sum = 0;
   for (int i = 0; i < kWarps; ++i) sum += parts[i][output];
   if constexpr (kFormat == WeightFormat::int8)
-    return finish_int8(sum, a.x, row, job, n);
+    return finish_int8(sum, x, row, job, n);
   else
     return finish_float(sum, job, n);
 }
 
 QB_DEVICE int tiles_of(const Job& job) { return (job.w.n + kTileRows - 1) / kTileRows; }
 
-template <WeightFormat kFormat, int kMatrices>
+// Asks for the weights of a tile before they are needed, so that they come while the row is made ready.
+QB_DEVICE void prefetch(const Weight& w, const Tile& tile, size_t row_bytes) {
+  constexpr size_t kLine = 128;
+  const size_t lines = (row_bytes + kLine - 1) / kLine;
+  for (size_t i = static_cast<size_t>(thread_index()); i < kTileRows * lines; i += kThreads) {
+    const int row = row_of(tile, static_cast<int>(i / lines));
+    if (row < w.n) prefetch_to_l2(static_cast<const std::byte*>(w.w) + row * row_bytes + i % lines * kLine);
+  }
+}
+
+template <WeightFormat kFormat>
+QB_DEVICE size_t row_bytes(int k) {
+  const size_t count = static_cast<size_t>(k);
+  return kFormat == WeightFormat::f16 ? 2 * count : kFormat == WeightFormat::int8 ? count : count / 2;
+}
+
+// Output `n` of q, k or v: q to y, k and v to the cache.
+QB_DEVICE void place(const ProductArgs& a, int job, int row, int n, float value) {
+  if (job == 0) {
+    a.jobs[0].y[static_cast<size_t>(row) * a.jobs[0].w.n + n] = value;
+    return;
+  }
+  const Cache& kv = a.kv;
+  const size_t head = static_cast<size_t>(a.places.sequence[row]) * kv.heads + n / kv.head_dim;
+  const size_t at = (head * kv.positions + a.places.position[row]) * kv.head_dim + n % kv.head_dim;
+  (job == 1 ? kv.k : kv.v)[at] = half_of_float(value);
+}
+
+template <WeightFormat kFormat, int kMatrices, bool kOwnRows>
 __global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant__ ProductArgs a) {
   using Sum = typename SumOf<kFormat>::Type;
   __shared__ Sum parts[kMatrices][kWarps][kOutputs];
   __shared__ uint32_t table[kFormat == WeightFormat::nf4 ? kTableWords : 1];
+  __shared__ float own_absmax;
+  constexpr bool kGate = kMatrices == 2;
+  let_next_start();
+  const bool qkv = a.finish == Finish::qkv;
+  int tiles = 0;
+  for (int i = 0; i < (kGate ? 1 : a.job_count); ++i) tiles += tiles_of(a.jobs[i]);
+  const auto find = [&](int work, int* job) {
+    int tile = work;
+    *job = 0;
+    while (!kGate && tile >= tiles_of(a.jobs[*job])) tile -= tiles_of(a.jobs[(*job)++]);
+    const bool rotates = qkv && *job < 2 && a.rotation.cos;
+    return rotates ? rotated_tile(tile, a.kv.head_dim, a.rotation) : plain_tile(tile);
+  };
+  // Weights depend on no kernel.
+  if (block_x() < tiles) {
+    int job;
+    const Tile tile = find(block_x(), &job);
+    for (int m = 0; m < kMatrices; ++m) prefetch(a.jobs[job + m].w, tile, row_bytes<kFormat>(a.x.k));
+  }
   if constexpr (kFormat == WeightFormat::nf4) {
     for (int i = thread_index(); i < kTableWords; i += kThreads) {
       const int byte = i / kWarpSize;  // bitsandbytes puts the first code of a byte into its high half
       table[i] = halves(nf4_code(byte >> 4), nf4_code(byte & 15));
     }
-    sync_block();
   }
-  int tiles = 0;
-  for (int i = 0; i < (kMatrices == 2 ? 1 : a.job_count); ++i) tiles += tiles_of(a.jobs[i]);
+  wait_for_previous();
+  Input x = a.x;
+  if constexpr (kOwnRows) {
+    const OwnRow own = own_row(x.stride);
+    const float absmax = make_row<kThreads, kFormat == WeightFormat::int8>(own, x.x, x.k, x.stride, a.norm);
+    if (thread_index() == 0) own_absmax = absmax;
+    x.x16 = own.x16;
+    x.codes = own.codes;
+    x.outliers = own.outliers;
+    x.absmax = &own_absmax;
+  }
+  sync_block();
   for (int work = block_x(); work < tiles; work += blocks_x()) {
-    int job = 0, tile = work;
-    if (kMatrices == 1) {
-      while (tile >= tiles_of(a.jobs[job])) tile -= tiles_of(a.jobs[job++]);
-    }
+    int job;
+    const Tile tile = find(work, &job);
     for (int m = 0; m < kMatrices; ++m) {
       Sum acc[4] = {};
-      accumulate<kFormat>(acc, a, a.jobs[job + m].w, tile, table);
+      accumulate<kFormat>(acc, x, a, a.jobs[job + m].w, tile, table);
       Sum* const own = parts[m][warp_index()];
       const int g = lane_index() / 4, t = lane_index() % 4;
       own[g * kColumns + 2 * t] = acc[0];
@@ -179,14 +255,24 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant
       own[(g + 8) * kColumns + 2 * t + 1] = acc[3];
     }
     sync_block();
-    const int output = thread_index();
-    const int n = tile * kTileRows + output / kColumns, row = block_y() * kColumns + output % kColumns;
-    if (output < kOutputs && n < a.jobs[job].w.n && row < a.x.rows) {
-      const float first = finished<kFormat>(parts[0], a, a.jobs[job], output, row, n);
-      if constexpr (kMatrices == 2) {
-        put_gated(a, row, n, first, finished<kFormat>(parts[1], a, a.jobs[1], output, row, n));
-      } else {
+    const int output = thread_index(), i = output / kColumns, row = block_y() * kColumns + output % kColumns;
+    const int n = row_of(tile, i);
+    if (output < kOutputs && n < a.jobs[job].w.n && row < x.rows) {
+      const float first = finished<kFormat>(parts[0], x, a.jobs[job], output, row, n);
+      if constexpr (kGate) {
+        put_gated(a, row, n, first, finished<kFormat>(parts[1], x, a.jobs[1], output, row, n));
+      } else if (!qkv) {
         put(a, a.jobs[job], row, n, first);
+      } else if (!tile.rotates) {
+        place(a, job, row, n, first);
+      } else if (i < 8) {
+        // The pair's other half stands eight outputs further.
+        const int partner = output + 8 * kColumns, other_n = row_of(tile, i + 8), half = a.rotation.dims / 2;
+        const float second = finished<kFormat>(parts[0], x, a.jobs[job], partner, row, other_n);
+        const size_t angle = static_cast<size_t>(a.places.position[row]) * half + n % a.kv.head_dim;
+        const float cos = a.rotation.cos[angle], sin = a.rotation.sin[angle];
+        place(a, job, row, n, first * cos - second * sin);
+        place(a, job, row, other_n, second * cos + first * sin);
       }
     }
     sync_block();
@@ -194,36 +280,52 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant
 }
 
 template <WeightFormat kFormat>
-void multiply_tiles(const ProductArgs& args, int blocks, Stream stream) {
+void multiply_tiles(const ProductArgs& args, int blocks, const Stream& stream) {
   int tiles = 0;
   const bool gate = args.finish == Finish::gate;
   for (int i = 0; i < (gate ? 1 : args.job_count); ++i) tiles += (args.jobs[i].w.n + kTileRows - 1) / kTileRows;
   const Grid grid{tiles < blocks ? tiles : blocks, (args.x.rows + kColumns - 1) / kColumns};
-  if (gate)
-    launch(product_kernel<kFormat, 2>, grid, kThreads, stream, args);
-  else
-    launch(product_kernel<kFormat, 1>, grid, kThreads, stream, args);
+  const size_t shared = args.own_rows ? own_row_bytes(kFormat, args.x.k) : 0;
+  if (gate && args.own_rows) return launch(product_kernel<kFormat, 2, true>, grid, kThreads, stream, args, shared);
+  if (gate) return launch(product_kernel<kFormat, 2, false>, grid, kThreads, stream, args, shared);
+  if (args.own_rows) return launch(product_kernel<kFormat, 1, true>, grid, kThreads, stream, args, shared);
+  launch(product_kernel<kFormat, 1, false>, grid, kThreads, stream, args, shared);
 }
 
 }  // namespace
 
-void multiply(const ProductArgs& args, int blocks, Stream stream) {
-  // A lane's piece of a weight row must be whole and aligned.
+// A lane's piece of a weight row must be whole and aligned.
+bool has_tiles(WeightFormat format, int k) {
   constexpr int kWholeF16 = 8, kWholeInt8 = 16, kWholeNf4 = 64;
-  const int k = args.x.k;
-  switch (args.jobs[0].w.format) {
-    case WeightFormat::f16:
-      if (k % kWholeF16 == 0) return multiply_tiles<WeightFormat::f16>(args, blocks, stream);
-      break;
-    case WeightFormat::int8:
-      if (k % kWholeInt8 == 0) return multiply_tiles<WeightFormat::int8>(args, blocks, stream);
-      break;
-    case WeightFormat::nf4:
-      if (k % kWholeNf4 == 0) return multiply_tiles<WeightFormat::nf4>(args, blocks, stream);
-      break;
-    case WeightFormat::f32: break;
+  switch (format) {
+    case WeightFormat::f16: return k % kWholeF16 == 0;
+    case WeightFormat::int8: return k % kWholeInt8 == 0;
+    case WeightFormat::nf4: return k % kWholeNf4 == 0;
+    case WeightFormat::f32: return false;
   }
-  multiply_plain(args, blocks, stream);
+  return false;
+}
+
+size_t own_row_bytes(WeightFormat format, int k) {
+  const size_t stride = static_cast<size_t>(padded_k(k));
+  if (format != WeightFormat::int8) return stride * sizeof(uint16_t);
+  return stride * (sizeof(uint16_t) + sizeof(int8_t)) + (1 + static_cast<size_t>(k)) * sizeof(int32_t);
+}
+
+bool can_place_qkv(const Cache& kv, const Rotation& rotation) {
+  if (!rotation.cos) return kv.head_dim % kTileRows == 0;
+  return rotation.dims / 2 % 8 == 0 && (kv.head_dim - rotation.dims) % kTileRows == 0;
+}
+
+void multiply(const ProductArgs& args, int blocks, const Stream& stream) {
+  const WeightFormat format = args.jobs[0].w.format;
+  if (!has_tiles(format, args.x.k)) return multiply_plain(args, blocks, stream);
+  switch (format) {
+    case WeightFormat::f16: return multiply_tiles<WeightFormat::f16>(args, blocks, stream);
+    case WeightFormat::int8: return multiply_tiles<WeightFormat::int8>(args, blocks, stream);
+    case WeightFormat::nf4: return multiply_tiles<WeightFormat::nf4>(args, blocks, stream);
+    case WeightFormat::f32: return;
+  }
 }
 
 }  // namespace quantbench::QB_CUDA

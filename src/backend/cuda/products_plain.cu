@@ -53,6 +53,8 @@ QB_DEVICE float output(const ProductArgs& a, const Job& job, int row, int n) {
 }
 
 __global__ void __launch_bounds__(kThreads) plain_kernel(const __grid_constant__ ProductArgs a) {
+  wait_for_previous();
+  let_next_start();
   const int jobs = a.finish == Finish::gate ? 1 : a.job_count, row = block_y();
   int outputs = 0;
   for (int i = 0; i < jobs; ++i) outputs += a.jobs[i].w.n;
@@ -71,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) plain_kernel(const __grid_constant__
 
 }  // namespace
 
-void multiply_plain(const ProductArgs& args, int blocks, Stream stream) {
+void multiply_plain(const ProductArgs& args, int blocks, const Stream& stream) {
   launch(plain_kernel, {blocks, args.x.rows}, kThreads, stream, args);
 }
 

@@ -5,6 +5,6 @@
 
 namespace quantbench::QB_CUDA {
 
-void multiply_plain(const ProductArgs& args, int blocks, Stream stream);
+void multiply_plain(const ProductArgs& args, int blocks, const Stream& stream);
 
 }  // namespace quantbench::QB_CUDA

@@ -16,6 +16,7 @@ class Runtime {
   virtual ~Runtime() = default;
   virtual DeviceInfo device() const = 0;  // available_bytes: free now
   virtual int multiprocessors() const = 0;
+  virtual size_t shared_bytes() const = 0;  // the most that a block can have
   virtual Stream stream() const = 0;
 
   virtual void* allocate(size_t bytes) = 0;  // zeroed. Error out_of_memory

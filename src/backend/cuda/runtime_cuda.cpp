@@ -90,7 +90,10 @@ class CudaRuntime final : public Runtime {
       choose_gpu(answer, gpu_);
     }
     name_ = gpu.name;
+    constexpr int kOverlapMajor = 9;
+    overlap_ = gpu.major >= kOverlapMajor;
     features_ = fmt::format("sm_{}{}", gpu.major, gpu.minor);
+    shared_bytes_ = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, gpu_));
     multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount, gpu_);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
@@ -108,7 +111,8 @@ class CudaRuntime final : public Runtime {
     return info;
   }
   int multiprocessors() const override { return multiprocessors_; }
-  Stream stream() const override { return stream_; }
+  size_t shared_bytes() const override { return shared_bytes_; }
+  Stream stream() const override { return {stream_, overlap_}; }
 
   void* allocate(size_t bytes) override {
     void* data = nullptr;
@@ -147,6 +151,8 @@ class CudaRuntime final : public Runtime {
   static double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
   int gpu_ = 0, multiprocessors_ = 0;
+  bool overlap_ = false;
+  size_t shared_bytes_ = 0;
   std::string name_, features_;
   cudaStream_t stream_ = nullptr;
 };

@@ -23,10 +23,22 @@ QB_DEVICE int thread_index() { return static_cast<int>(current_thread().thread.x
 QB_DEVICE int block_threads() { return static_cast<int>(current_thread().block_size.x); }
 QB_DEVICE int block_x() { return static_cast<int>(current_thread().block.x); }
 QB_DEVICE int block_y() { return static_cast<int>(current_thread().block.y); }
+QB_DEVICE int block_z() { return static_cast<int>(current_thread().block.z); }
 QB_DEVICE int blocks_x() { return static_cast<int>(current_thread().grid_size.x); }
+QB_DEVICE int blocks_z() { return static_cast<int>(current_thread().grid_size.z); }
 QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
 QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
 QB_DEVICE void sync_block() { block_barrier(); }
+
+// --- between kernels and blocks: they run one after the other here
+// -----------------------------------------------------
+QB_DEVICE void wait_for_previous() {}
+QB_DEVICE void let_next_start() {}
+QB_DEVICE void prefetch_to_l2(const void*) {}
+QB_DEVICE void publish() {}
+QB_DEVICE int arrive(int* counter) { return (*counter)++; }
+QB_DEVICE float load_fresh(const float* p) { return *p; }
+QB_DEVICE int load_fresh(const int* p) { return *p; }
 
 // --- between the lanes of a warp: all 32 take part -------------------------------------------------------------------
 template <typename T>

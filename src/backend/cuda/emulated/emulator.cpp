@@ -39,7 +39,8 @@ struct Thread {
 
 class Block {
  public:
-  Block(Index grid, int threads, size_t shared_bytes) : threads_(static_cast<size_t>(threads)), shared_(shared_bytes) {
+  Block(Index grid, int threads, size_t shared_bytes)
+      : threads_(static_cast<size_t>(threads)), shared_((shared_bytes + 15) / 16) {
     warps_.resize(threads_.size() / kWarpSize);
     for (size_t i = 0; i < threads_.size(); ++i) {
       threads_[i].context.thread.x = static_cast<unsigned>(i);
@@ -53,7 +54,7 @@ class Block {
   void run(Index index, FunctionRef<void()> body, context::pooled_fixedsize_stack& stacks, std::minstd_rand& random);
 
   Thread& running() { return *running_; }
-  std::byte* shared() { return shared_.data(); }
+  std::byte* shared() { return reinterpret_cast<std::byte*>(shared_.data()); }
   void wait(Barrier& barrier, int size);
   const std::byte* exchange(const void* mine, size_t bytes);
   void sync() { wait(barrier_, static_cast<int>(threads_.size())); }
@@ -61,7 +62,10 @@ class Block {
  private:
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
-  std::vector<std::byte> shared_;
+  struct alignas(16) Piece {
+    std::byte bytes[16];
+  };
+  std::vector<Piece> shared_;
   std::vector<size_t> order_;
   Barrier barrier_;
   Thread* running_ = nullptr;
@@ -72,7 +76,7 @@ thread_local Block* block_here = nullptr;
 
 void Block::run(Index index, FunctionRef<void()> body, context::pooled_fixedsize_stack& stacks,
                 std::minstd_rand& random) {
-  std::memset(shared_.data(), 0xff, shared_.size());
+  if (!shared_.empty()) std::memset(shared_.data(), 0xff, shared_.size() * sizeof(Piece));
   barrier_ = {};
   for (Warp& warp : warps_) warp.barrier = {};
   for (Thread& t : threads_) {
@@ -147,8 +151,10 @@ void run_grid(Index grid, int threads, size_t shared_bytes, FunctionRef<void()> 
     explicit Here(Block* b) { block_here = b; }
     ~Here() { block_here = nullptr; }
   } here(&block);
-  for (unsigned y = 0; y < grid.y; ++y) {
-    for (unsigned x = 0; x < grid.x; ++x) block.run({x, y, 0}, body, stacks, random);
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) block.run({x, y, z}, body, stacks, random);
+    }
   }
 }
 

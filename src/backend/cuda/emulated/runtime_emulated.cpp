@@ -20,8 +20,9 @@ class Repeat final : public Program {
 class EmulatedRuntime final : public Runtime {
  public:
   DeviceInfo device() const override { return host_device("cuda", "emulated", 1); }
-  int multiprocessors() const override { return 3; }  // few and odd, so that blocks take several turns
-  Stream stream() const override { return nullptr; }
+  int multiprocessors() const override { return 1; }                 // so that blocks take several turns
+  size_t shared_bytes() const override { return size_t{64} << 10; }  // as the oldest card has
+  Stream stream() const override { return {}; }
 
   void* allocate(size_t bytes) override {
     os::Block block(bytes);

@@ -1,0 +1,50 @@
+// Sums and maxima over a block, the same in all its threads and in an order that does not depend on timing.
+#pragma once
+
+#include "backend/cuda/device.cuh"
+
+namespace quantbench::QB_CUDA {
+
+template <int kThreads>
+QB_DEVICE double block_sum(double value) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  __shared__ double parts[kWarps];
+  value = warp_sum(value);
+  sync_block();  // parts may still be read from the sum before
+  if (lane_index() == 0) parts[warp_index()] = value;
+  sync_block();
+  double total = 0;
+  for (int i = 0; i < kWarps; ++i) total += parts[i];
+  return total;
+}
+
+template <int kThreads>
+QB_DEVICE float block_max(float value) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  __shared__ float parts[kWarps];
+  value = warp_max(value);
+  sync_block();
+  if (lane_index() == 0) parts[warp_index()] = value;
+  sync_block();
+  float most = parts[0];
+  for (int i = 1; i < kWarps; ++i) most = parts[i] > most ? parts[i] : most;
+  return most;
+}
+
+// How many of all threads' `own` lie before this thread's; the sum of all in *total.
+template <int kThreads>
+QB_DEVICE int block_rank(int own, int* total) {
+  __shared__ int counts[kThreads];
+  sync_block();
+  counts[thread_index()] = own;
+  sync_block();
+  int before = 0, all = 0;
+  for (int i = 0; i < kThreads; ++i) {
+    if (i == thread_index()) before = all;
+    all += counts[i];
+  }
+  *total = all;
+  return before;
+}
+
+}  // namespace quantbench::QB_CUDA
