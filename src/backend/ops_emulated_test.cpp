@@ -1,5 +1,6 @@
 // The kernels of the CUDA backend, run on the host by the emulator, against the reference: every op × format of the
 // case table that is small enough for that.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "backend/ops_comparison.h"
@@ -32,6 +33,14 @@ TEST_P(EmulatedOpsTest, AgreesWithTheReference) {
   std::vector<Candidate> emulated;
   emulated.push_back({"cuda, emulated", make_test_backend(kEmulatedCuda), Activations::fp16});
   expect_agreement(GetParam(), emulated_sizes(GetParam()), emulated);
+}
+
+TEST(EmulatedReadProbe, TakesBytesThatAreNoWholeNumberOfPieces) {
+  const auto backend = make_test_backend(kEmulatedCuda);
+  constexpr size_t kBytes = 200'000;  // no whole number of pieces
+  const auto probe = backend->read_probe(kBytes);
+  EXPECT_GT(probe->measure(), 0);
+  EXPECT_THAT(probe->kernel(), testing::HasSubstr("16-byte loads"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Ops, EmulatedOpsTest, testing::ValuesIn(small_cases()), op_test_name);

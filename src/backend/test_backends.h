@@ -9,6 +9,7 @@
 #include "backend/backend.h"
 #include "backend/cuda/cuda.h"
 #include "core/error.h"
+#include "core/os.h"
 
 namespace quantbench {
 
@@ -32,10 +33,13 @@ inline std::string why_not(std::string_view name) {
   }
 }
 
+// Where there is a GPU, or must be one (tools/gpu_check.sh says so): then a missing one is a failure.
+inline bool tests_cuda() { return os::environment("QB_REQUIRE_GPU") || why_not("cuda").empty(); }
+
 inline std::vector<std::string> test_backend_names() {
   std::vector<std::string> names;
   for (const std::string& name : backend_names()) {
-    if (name != "cuda" || why_not(name).empty()) names.push_back(name);
+    if (name != "cuda" || tests_cuda()) names.push_back(name);
   }
 #if defined(QB_HAS_CUDA_EMULATOR)
   names.emplace_back(kEmulatedCuda);

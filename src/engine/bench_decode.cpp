@@ -26,7 +26,7 @@ namespace {
 
 struct Options {
   std::vector<std::string> models{"meta-llama/Llama-3.2-1B"}, precisions{"fp16", "int8", "4bit"};
-  std::string isa = "auto";
+  std::string device = "cpu", isa = "auto";
   int threads = 0, rounds = 12, new_tokens = 17, prompt = 8, prefill = 512, prefill_rounds = 5, outliers = 0;
   size_t read_bytes = size_t{1} << 30;
 };
@@ -108,7 +108,7 @@ Precision precision_of(const std::string& name) {
 void print(const std::string& text) { std::cout << text << '\n' << std::flush; }
 
 void measure(const std::string& id, Precision precision, const Options& o) {
-  const auto backend = make_backend("cpu", {.threads = o.threads, .isa = o.isa});
+  const auto backend = make_backend(o.device, {.threads = o.threads, .isa = o.isa});
   const auto model = make_model(published_config(id), precision);
   const Plan plan = backend->plan(decode_shapes(*model), std::max(o.prefill, o.prompt));
   const RandomWeights weights(42, tensors_of(*model), o.outliers);
@@ -177,7 +177,9 @@ int bench(int argc, char** argv) {
   CLI::App app("Measures decoding and prefill of published shapes with random weights against this machine's limits.");
   app.add_option("--model-id", o.models, "built-in configurations")->delimiter(',');
   app.add_option("--precision", o.precisions, "fp16, int8, 4bit")->delimiter(',');
+  app.add_option("--device", o.device, "a backend of this build");
   app.add_option("--isa", o.isa, "auto, avx2, avx512");
+  app.add_option("--read-bytes", o.read_bytes, "of the read that shares are of");
   app.add_option("--threads", o.threads, "0: one per physical core");
   app.add_option("--rounds", o.rounds, "of read, decode, read")->check(CLI::Range(1, 1000));
   app.add_option("-n,--new-tokens", o.new_tokens, "a round")->check(CLI::Range(2, 4096));

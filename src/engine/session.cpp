@@ -160,6 +160,8 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
     last_ns = end_ns;
   }
   p.backend.synchronize();
+  // Where steps are only asked for (a GPU), the last one is done now and not when it was asked for.
+  if (run.spans.back().phase == Phase::decode) run.spans.back().end_ns = now_ns();
   run.tokens.resize(static_cast<size_t>(made));
   p.backend.download(run.tokens.data(), prompt.history + run.prompt_tokens, run.tokens.size() * sizeof(int32_t));
   run.total_ns = now_ns();

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -11,6 +13,44 @@ namespace quantbench::QB_CUDA {
 namespace {
 
 constexpr size_t kStagingBytes = size_t{16} << 20;  // of a weight on its way from the host
+
+// Reads its bytes with as many blocks as are in flight at once; the best of a few numbers of them is kept.
+class DeviceReadProbe final : public ReadProbe {
+ public:
+  DeviceReadProbe(Runtime& runtime, size_t bytes)
+      : runtime_(runtime),
+        bytes_((bytes + kReadBytes - 1) / kReadBytes * kReadBytes),
+        data_(runtime.allocate(bytes_ + kReadBytes)) {
+    const int processors = runtime_.multiprocessors();
+    fill({static_cast<uint32_t*>(data_), bytes_ / sizeof(uint32_t)}, kBlocks[0] * processors, runtime_.stream());
+    double best = 0;
+    for (const int blocks : kBlocks) {
+      constexpr int kTrials = 3;
+      for (int i = 0; i < kTrials; ++i) {
+        const double rate = pass(blocks);
+        if (rate > best) best = rate, chosen_ = blocks;
+      }
+    }
+  }
+  ~DeviceReadProbe() override { runtime_.release(data_); }
+  double measure() override { return pass(chosen_); }
+  std::string kernel() const override { return fmt::format("16-byte loads, {} blocks a multiprocessor", chosen_); }
+
+ private:
+  static constexpr int kBlocks[] = {8, 4, 16};  // a multiprocessor
+
+  double pass(int blocks) {
+    const ReadArgs args{data_, bytes_, reinterpret_cast<uint32_t*>(static_cast<std::byte*>(data_) + bytes_)};
+    const double seconds =
+        runtime_.seconds([&] { read(args, blocks * runtime_.multiprocessors(), runtime_.stream()); });
+    return static_cast<double>(bytes_) / seconds;
+  }
+
+  Runtime& runtime_;
+  size_t bytes_;
+  void* data_;
+  int chosen_ = kBlocks[0];
+};
 
 class CudaBackend final : public Backend {
  public:
@@ -52,6 +92,9 @@ class CudaBackend final : public Backend {
   }
   void synchronize() override { runtime_->synchronize(); }
   MemoryUse memory() const override { return memory_.use(); }
+  std::unique_ptr<ReadProbe> read_probe(size_t bytes) override {
+    return std::make_unique<DeviceReadProbe>(*runtime_, bytes);
+  }
 
  private:
   Matrix keep(const HostF16& m, Role role) { return F16Matrix{m.n, m.k, stream_rows<f16>(m, role)}; }

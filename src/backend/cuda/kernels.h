@@ -130,6 +130,20 @@ struct AttendArgs {
 size_t attend_parts(int q_heads, int head_dim);
 void attend(const AttendArgs& args, const Stream& stream);
 
+// --- reading ---------------------------------------------------------------------------------------------------------
+struct FillArgs {  // numbers that look random
+  uint32_t* data;
+  size_t count;
+};
+void fill(const FillArgs& args, int blocks, const Stream& stream);
+struct ReadArgs {    // reads all bytes once
+  const void* data;  // aligned to 16
+  size_t bytes;      // a multiple of kReadBytes
+  uint32_t* sink;    // [1] written if what was read adds up to a number that it never does
+};
+constexpr size_t kReadBytes = size_t{64} << 10;
+void read(const ReadArgs& args, int blocks, const Stream& stream);
+
 // --- tokens ----------------------------------------------------------------------------------------------------------
 struct EmbedArgs {
   float* x;               // [rows, d]

@@ -96,8 +96,14 @@ class CudaRuntime final : public Runtime {
     shared_bytes_ = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, gpu_));
     multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount, gpu_);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaEventCreate(&start_), "cudaEventCreate");
+    check(cudaEventCreate(&end_), "cudaEventCreate");
   }
-  ~CudaRuntime() override { cudaStreamDestroy(stream_); }
+  ~CudaRuntime() override {
+    cudaEventDestroy(start_);
+    cudaEventDestroy(end_);
+    cudaStreamDestroy(stream_);
+  }
 
   DeviceInfo device() const override {
     size_t free_bytes = 0, total_bytes = 0;
@@ -142,6 +148,15 @@ class CudaRuntime final : public Runtime {
     synchronize();
   }
   void synchronize() override { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  double seconds(const std::function<void()>& work) override {
+    check(cudaEventRecord(start_, stream_), "cudaEventRecord");
+    work();
+    check(cudaEventRecord(end_, stream_), "cudaEventRecord");
+    check(cudaEventSynchronize(end_), "cudaEventSynchronize");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, start_, end_), "cudaEventElapsedTime");
+    return static_cast<double>(ms) * 1e-3;
+  }
   std::unique_ptr<Program> record(std::function<void()> step) override {
     synchronize();
     return std::make_unique<Graph>(stream_, step);
@@ -155,6 +170,7 @@ class CudaRuntime final : public Runtime {
   size_t shared_bytes_ = 0;
   std::string name_, features_;
   cudaStream_t stream_ = nullptr;
+  cudaEvent_t start_ = nullptr, end_ = nullptr;
 };
 
 }  // namespace

@@ -35,6 +35,11 @@ class EmulatedRuntime final : public Runtime {
   void to_device(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void from_device(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void synchronize() override {}
+  double seconds(const std::function<void()>& work) override {
+    const int64_t start_ns = os::steady_now_ns();
+    work();
+    return static_cast<double>(os::steady_now_ns() - start_ns) * 1e-9;
+  }
   std::unique_ptr<Program> record(std::function<void()> step) override {
     return std::make_unique<Repeat>(std::move(step));
   }
