@@ -67,7 +67,7 @@ class Loader {
     check_resident();
     report_.bytes_read = done_;
     report_.duration_ns = os::steady_now_ns() - start_ns;
-    return std::move(report_);
+    return report_;
   }
 
  private:
