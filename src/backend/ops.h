@@ -4,7 +4,8 @@
 //  - ops neither allocate nor synchronise with the host, and shapes never depend on the data;
 //  - activations are fp32 tensors; rows are independent unless the op mixes them (attend, and LLM.int8's rule below);
 //  - one thread at a time calls into an Ops.
-// Linears: fp16 weights multiply fp32 activations, accumulated in fp32. int8 is LLM.int8 at threshold 6.0: its input
+// Linears: fp16 weights multiply fp32 activations, which a backend may round to fp16 first (tensor cores), accumulated
+// in fp32. int8 is LLM.int8 at threshold 6.0: its input
 // is rounded to fp16 first, its output is rounded to fp16 twice (bitsandbytes' arithmetic, see quant/int8.h), and with
 // more than one row an outlier column is one for all rows of the call. nf4 multiplies unscaled codes, scales each block
 // of 64 in fp32 and accumulates in fp32; code and activation may be rounded to whole numbers inside a block as long as
