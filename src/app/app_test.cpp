@@ -304,6 +304,8 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"run", "-p", "4", "--max-new-tokens", "5"}, "--max-new-tokens: the rows of -p, -n and -pg do not use it"},
       {{"run", "-p", "4", "--stop-at-eos"}, "generates nothing that could stop"},
       {{"run", "--model-id", "bundled,bundled"}, "is named twice"},
+      {{"run", "--model-id", kTiny, "-p", "0"}, "nothing else is asked for"},
+      {{"run", "--model-id", kTiny, "-p", "4", "-p", "8,4"}, "pp4 is asked for twice"},
       {{"run", "--threads", "4000"}, "more than the"},
       {{"generate", "--temperature", "-1"}, "--temperature"},
       {{"quantize"}, "--out"},

@@ -99,6 +99,8 @@ class Sweep {
     }
   }
 
+  bool interrupted() const { return interrupted_; }
+
   // Throws what the exit code and the last line are made of, if anything was not as it should be.
   void conclude(Output output) {
     if (output != Output::table && output != Output::markdown && !written_.empty()) {
@@ -198,7 +200,11 @@ int run_benchmark(const RunFlags& flags, const std::string& output_name, const s
   os::catch_stop_signals();
   Sweep sweep(flags, plan_run(flags));
   sweep.measure_all();
-  sweep.print(output, schema);
+  try {
+    sweep.print(output, schema);
+  } catch (const Error&) {
+    if (!sweep.interrupted()) throw;  // else the terminal may be what went away
+  }
   sweep.conclude(output);
   return 0;
 }
@@ -235,7 +241,8 @@ void add_run(CLI::App& app, Action* action) {
     command->add_option(name, *into, help)->type_name(type)->group(kWhat)->allow_extra_args(false)->take_all();
   };
   list("-p", &flags->prompt_counts,
-       "measure prefill of N seeded ids, a row each (pp512); with random weights and no -n: the length of the prompt",
+       "measure prefill of N seeded ids, a row each (pp512); with random weights, no -n and no --prompt: the length of "
+       "the prompt",
        "N[,...]");
   list("-n", &flags->new_counts, "measure generating N tokens from one, a row each (tg64)", "N[,...]");
   list("--pg", &flags->pairs, "one generation of N tokens after P seeded ids; also spelt -pg; may be repeated", "P,N");

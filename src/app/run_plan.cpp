@@ -79,6 +79,10 @@ std::vector<Test> requested_tests(const RunFlags& flags) {
     const auto [p, n] = parse_pair(pair);
     tests.push_back({TestKind::generation, p, n});
   }
+  const bool counts_given = !flags.prompt_counts.empty() || !flags.new_counts.empty();
+  if (tests.empty() && counts_given && !flags.prompt_given) {
+    fail(ErrorKind::usage, "-p and -n: 0 asks for none, and nothing else is asked for; give a number above 0");
+  }
   const bool from_prompt = tests.empty() || flags.prompt_given;
   if (from_prompt) {
     const bool seeded = flags.random_weights && flags.tokenizer.empty();
@@ -88,6 +92,12 @@ std::vector<Test> requested_tests(const RunFlags& flags) {
   if (flags.max_new_tokens_given && !from_prompt && !from_lengths) {
     fail(ErrorKind::usage,
          "--max-new-tokens: the rows of -p, -n and -pg do not use it; -n N or -pg P,N say how many tokens to generate");
+  }
+  for (size_t i = 0; i < tests.size(); ++i) {
+    const auto same = [&](const Test& other) { return other.name() == tests[i].name(); };
+    if (std::any_of(tests.begin(), tests.begin() + static_cast<std::ptrdiff_t>(i), same)) {
+      fail(ErrorKind::usage, "-p, -n and -pg: {} is asked for twice", tests[i].name());
+    }
   }
   if (flags.stop_at_eos &&
       std::all_of(tests.begin(), tests.end(), [](const Test& test) { return test.kind == TestKind::prefill; })) {
@@ -137,8 +147,9 @@ std::vector<Precision> wanted_precisions(const RunFlags& flags, const ModelSourc
 std::shared_ptr<const Tokenizer> tokenizer_of(const RunFlags& flags, const PlannedModel& model) {
   if (!flags.tokenizer.empty()) return open_tokenizer(flags.tokenizer, model.shape, flags.allow_symlinks);
   if (model.source.random_weights) return nullptr;
+  const std::vector<Test> tests = requested_tests(flags);
   const bool ids_only =
-      !flags.prompt_given && !(flags.prompt_counts.empty() && flags.new_counts.empty() && flags.pairs.empty());
+      std::none_of(tests.begin(), tests.end(), [](const Test& test) { return test.prompt_tokens == kPromptDecides; });
   if (ids_only && !find_model_file(model.source.folder, "tokenizer.json", flags.allow_symlinks)) return nullptr;
   return open_tokenizer(model.source.folder, model.shape, flags.allow_symlinks);
 }
@@ -254,6 +265,11 @@ namespace {
 void plan_model(const std::string& id, const RunFlags& flags, const EngineOptions& engine, RunPlan* plan) {
   PlannedModel model;
   model.source = find_model(id, flags);
+  for (const PlannedModel& other : plan->models) {
+    if (model.source.folder.empty() || other.source.folder.empty()) continue;
+    if (os::real_path(model.source.folder) != os::real_path(other.source.folder)) continue;
+    fail(ErrorKind::usage, "--model-id: {} is the same folder as {}; name it once", id, other.source.name);
+  }
   std::vector<Precision> fine;
   std::vector<std::pair<Precision, Error>> refused;
   for (const Precision precision : wanted_precisions(flags, model.source)) {

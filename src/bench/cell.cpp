@@ -15,7 +15,9 @@ std::string_view name_of(TestKind kind) {
 
 std::string Test::name() const {
   switch (kind) {
-    case TestKind::generation: return fmt::format("p{}+n{}", prompt_tokens, new_tokens);
+    case TestKind::generation:
+      if (prompt_tokens == 0) return fmt::format("prompt+n{}", new_tokens);  // of a model that could not be opened
+      return fmt::format("p{}+n{}", prompt_tokens, new_tokens);
     case TestKind::prefill: return fmt::format("pp{}", prompt_tokens);
     case TestKind::decode: return fmt::format("tg{}", new_tokens);
   }

@@ -72,7 +72,7 @@ GenerateReport EngineWorker::generate(std::span<const int32_t> prompt, int new_t
     // Of all CPUs of the machine: /proc/stat counts those that this process may not use as well.
     static const double cpus = std::max(1, logical_cpus_of_machine());
     const double others_s = (after->all_s - before->all_s) - (after->own_s - before->own_s);
-    report.other_cpu = others_s / (wall_s * cpus);
+    report.other_cpu = std::clamp(others_s / (wall_s * cpus), 0.0, 1.0);  // the kernel counts in ticks of 10 ms
   }
   return report;
 }

@@ -91,7 +91,7 @@ std::optional<std::string> find_model_file(const std::string& folder, const std:
   if (!link->is_symlink) {
     if (!link->is_regular) {
       fail(ErrorKind::bad_model, "{}: expected a file, found {}; put the file that belongs there in its place", path,
-           link->is_directory ? "a folder" : "a device");
+           link->is_directory ? "a folder" : "a special file");
     }
     return path;
   }

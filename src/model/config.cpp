@@ -138,6 +138,10 @@ RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction) 
   if (!scaling) return rope;
   if (!scaling->is_object()) reader.fail_key(name, "an object");
 
+  for (const json& value : *scaling) {
+    if (value.is_object())
+      reader.fail_key(name, "one set of parameters for all layers (sets a layer type are not built)");
+  }
   const ModelConfig inner{*scaling, nullptr, fmt::format("{}, '{}'", reader.source().where, name)};
   const ConfigReader values(inner);
   // A model may be saved with one set of parameters a layer type; none of the families here has layer types.

@@ -206,6 +206,7 @@ TEST(Rope, TheObjectCountsBeforeTheTopAndScalingBeforeParameters) {
   EXPECT_EQ(
       theta(R"({"rope_scaling": {"rope_type": "default", "rope_theta": 7}, "rope_parameters": {"rope_theta": 8}})"), 7);
   EXPECT_EQ(theta(R"({"rope_scaling": {}, "rope_parameters": {"rope_theta": 8}})"), 8);
+  EXPECT_THROW(theta(R"({"rope_theta": 5, "rope_parameters": {"full_attention": {"rope_theta": 77}}})"), Error);
   const ModelConfig phi{
       json::parse(R"({"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.4}})"), nullptr,
       "m/config.json"};
