@@ -44,44 +44,40 @@ void products(float* y, size_t ldy, const float* x, size_t ldx, const Weight* w,
   }
 }
 
-// One activation row against long weight rows: kSegment activations stay in the first-level cache (32 KB of them at
-// k = 8192 would not) while 16 weight rows pass by, each in pieces of 4 KB. The next piece is prefetched, since the
-// order of pieces is not one that the hardware foresees.
+// One activation row against long weight rows: at k = 8192 its 32 KB and one stream of weights push each other out of
+// the first-level cache. So the weight rows are cut into kStreams runs that are read side by side: each activation that
+// is loaded serves four of them, and four streams keep more lines of memory on the way than one.
 template <typename Weight>
 void products_of_one(float* y, const float* x, const Weight* w, int k, int count) {
-  constexpr int kUnroll = 4, kStep = kUnroll * kLanes, kSegment = 2048, kGroup = 16;
-  for (int i = 0; i < count; i += kGroup) {
-    const int rows = least(kGroup, count - i);
-    alignas(64) float partial[kGroup * kLanes] = {};
-    const Weight* const group = w + static_cast<size_t>(i) * k;
-    for (int begin = 0; begin < k; begin += kSegment) {
-      const int end = least(k, begin + kSegment), whole = begin + (end - begin) / kStep * kStep;
-      for (int r = 0; r < rows; ++r) {
-        const Weight* const row = group + static_cast<size_t>(r) * k;
-        // The piece that comes next, less `begin`: of the next row, the next segment or the next group.
-        const Weight* ahead = row + k;
-        if (r + 1 == rows) ahead = (end < k ? group + end : ahead) - begin;
-        F32 acc[kUnroll];
-        acc[0] = load(partial + r * kLanes);
-        for (int u = 1; u < kUnroll; ++u) acc[u] = zero();
-        int j = begin;
-        for (; j < whole; j += kStep) {
-          for (int u = 0; u < kUnroll; ++u) {
-            acc[u] = fma(weights_at(row + j + u * kLanes), load(x + j + u * kLanes), acc[u]);
-            if (u * kLanes * sizeof(Weight) % kCacheLine == 0) {
-              _mm_prefetch(reinterpret_cast<const char*>(ahead + j + u * kLanes), _MM_HINT_T0);
-            }
-          }
-        }
-        for (; j < end; j += kLanes) {
-          const int left = least(end - j, kLanes);
-          acc[0] = fma(first_weights_at(row + j, left), load_first(x + j, left), acc[0]);
-        }
-        store(partial + r * kLanes, add(add(acc[0], acc[1]), add(acc[2], acc[3])));
+  constexpr int kStreams = 4, kUnroll = 2, kStep = kUnroll * kLanes, kAhead = 2048;
+  const int run = count / kStreams;
+  const size_t stride = static_cast<size_t>(run) * k;
+  const int whole = k / kStep * kStep;
+  for (int i = 0; i < run; ++i) {
+    const Weight* const row = w + static_cast<size_t>(i) * k;
+    F32 acc[kStreams][kUnroll];
+    for (int s = 0; s < kStreams; ++s) acc[s][0] = acc[s][1] = zero();
+    int j = 0;
+    for (; j < whole; j += kStep) {
+      const F32 x0 = load(x + j), x1 = load(x + j + kLanes);
+      for (int s = 0; s < kStreams; ++s) {
+        const Weight* const at = row + s * stride + j;
+        for (size_t line = 0; line < kStep * sizeof(Weight); line += kCacheLine)
+          prefetch<kAhead>(at + line / sizeof(Weight));
+        acc[s][0] = fma(weights_at(at), x0, acc[s][0]);
+        acc[s][1] = fma(weights_at(at + kLanes), x1, acc[s][1]);
       }
     }
-    for (int r = 0; r < rows; ++r) y[i + r] = sum(load(partial + r * kLanes));
+    for (; j < k; j += kLanes) {
+      const int left = least(k - j, kLanes);
+      for (int s = 0; s < kStreams; ++s) {
+        acc[s][0] = fma(first_weights_at(row + s * stride + j, left), load_first(x + j, left), acc[s][0]);
+      }
+    }
+    for (int s = 0; s < kStreams; ++s) y[s * run + i] = sum(add(acc[s][0], acc[s][1]));
   }
+  const int done = run * kStreams;
+  products<1, 4>(y + done, 0, x, 0, w + static_cast<size_t>(done) * k, k, count - done);
 }
 
 constexpr int kLongRow = 4096;  // activations that fill a third of a 48 KB first-level cache
