@@ -57,6 +57,7 @@ class Program {
  public:
   virtual ~Program() = default;
   virtual void run() = 0;
+  virtual std::string_view engine() const { return "tape"; }  // how it repeats the step: "graph", "persistent"
 };
 
 // How fast the device's memory can be read, for shares of that. Owns the memory that it reads, outside the ledger.
@@ -96,6 +97,8 @@ class Backend {
 struct BackendOptions {
   int threads = 0;           // 0: one per physical core
   std::string isa = "auto";  // cpu only: "auto", "avx2", "avx512"; also QUANTBENCH_ISA
+  // cuda only: "graph", "persistent", or "auto" for the second where device and model allow it.
+  std::string engine = "auto";
 };
 // "reference" | "cpu" | "auto". Error usage for an unknown name (lists those built in), device where it cannot run.
 std::unique_ptr<Backend> make_backend(std::string_view name, const BackendOptions& options);

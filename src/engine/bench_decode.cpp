@@ -26,10 +26,13 @@ namespace {
 
 struct Options {
   std::vector<std::string> models{"meta-llama/Llama-3.2-1B"}, precisions{"fp16", "int8", "4bit"};
-  std::string device = "cpu", isa = "auto";
-  int threads = 0, rounds = 12, new_tokens = 17, prompt = 8, prefill = 512, prefill_rounds = 5, outliers = 0;
+  std::string device = "cpu", isa = "auto", engine = "auto";
+  int threads = 0, rounds = 12, new_tokens = 17, prompt = 8, prefill = 512, prefill_rounds = 5, outliers = 0,
+      checked = 0;
   size_t read_bytes = size_t{1} << 30;
 };
+
+void print(const std::string& text) { std::cout << text << '\n' << std::flush; }
 
 std::vector<RandomTensor> tensors_of(Model& model) {
   std::vector<RandomTensor> tensors;
@@ -105,14 +108,72 @@ Precision precision_of(const std::string& name) {
   fail(ErrorKind::usage, "--precision: expected fp16, int8 or 4bit, found '{}'", name);
 }
 
-void print(const std::string& text) { std::cout << text << '\n' << std::flush; }
+// A model of random weights on a backend.
+struct Loaded {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+  Plan plan;
+  LoadReport report;
+
+  Loaded(const std::string& id, Precision precision, const Options& o, const std::string& engine)
+      : backend(make_backend(o.device, {.threads = o.threads, .isa = o.isa, .engine = engine})),
+        model(make_model(published_config(id), precision)),
+        plan(backend->plan(decode_shapes(*model), std::max(o.prefill, o.prompt))),
+        report(load(*model, RandomWeights(42, tensors_of(*model), o.outliers), *backend, plan)) {}
+};
+
+std::vector<int32_t> some_ids(int count, int vocab) {
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = static_cast<int32_t>((i * 7919 + 13) % static_cast<size_t>(vocab));
+  }
+  return ids;
+}
+
+// The engine's logits, one token a step, beside those of the graph engine, and beside its own of a second run: nothing
+// is timed that does not agree.
+void check_engine(const std::string& id, Precision precision, const Options& o) {
+  const StateShape shape{.rows = o.checked, .logit_rows = 1, .sequences = 1, .positions = o.checked};
+  const auto logits = [&](const std::string& engine, int runs) {
+    std::vector<std::vector<float>> out;
+    const Loaded loaded(id, precision, o, engine);
+    Session session(*loaded.backend, *loaded.model, shape);
+    for (int i = 0; i < runs; ++i) {
+      out.push_back(session.logits(some_ids(o.checked, loaded.model->shape().vocab), true));
+    }
+    return out;
+  };
+  const auto expected = logits("graph", 1), found = logits(o.engine, 2);
+  const size_t vocab = expected[0].size() / static_cast<size_t>(o.checked);
+  double worst = 0;
+  int same = 0;
+  for (size_t row = 0; row < static_cast<size_t>(o.checked); ++row) {
+    const std::span<const float> a(found[0].data() + row * vocab, vocab), b(expected[0].data() + row * vocab, vocab);
+    double difference = 0, square = 0;
+    for (size_t i = 0; i < vocab; ++i) {
+      difference += (a[i] - b[i]) * (a[i] - b[i]);
+      square += b[i] * b[i];
+    }
+    const double error = std::sqrt(difference / square);
+    if (!(error <= worst)) worst = error;
+    same += std::max_element(a.begin(), a.end()) - a.begin() == std::max_element(b.begin(), b.end()) - b.begin();
+  }
+  const bool repeats = found[0] == found[1];
+  print(
+      fmt::format("  {} positions beside the graph engine: relative error at most {:.1e}, same best token {} times; a "
+                  "second run is {}",
+                  o.checked, worst, same, repeats ? "the same to the bit" : "DIFFERENT"));
+  const double most = precision == Precision::int8 ? 5e-2 : 1e-2;  // int8: an activation's code may fall the other way
+  if (!(worst <= most) || !repeats)
+    fail(ErrorKind::internal, "{}: the engine's logits are wrong; nothing is timed", id);
+}
 
 void measure(const std::string& id, Precision precision, const Options& o) {
-  const auto backend = make_backend(o.device, {.threads = o.threads, .isa = o.isa});
-  const auto model = make_model(published_config(id), precision);
-  const Plan plan = backend->plan(decode_shapes(*model), std::max(o.prefill, o.prompt));
-  const RandomWeights weights(42, tensors_of(*model), o.outliers);
-  const LoadReport loaded = load(*model, weights, *backend, plan);
+  if (o.checked > 0) check_engine(id, precision, o);
+  const Loaded loaded(id, precision, o, o.engine);
+  Backend* const backend = loaded.backend.get();
+  Model* const model = loaded.model.get();
+  const Plan& plan = loaded.plan;
   const StateShape shape{.rows = std::max(o.prefill, o.prompt),
                          .logit_rows = 1,
                          .sequences = 1,
@@ -121,13 +182,10 @@ void measure(const std::string& id, Precision precision, const Options& o) {
   const auto probe = backend->read_probe(o.read_bytes);
   print(fmt::format("{} {}: {}, {}, {} threads; {:.2f} GB resident, made in {:.1f} s; reads with {}", id,
                     long_name_of(precision), backend->device().name, backend->device().features,
-                    backend->device().threads, static_cast<double>(loaded.resident.total()) / 1e9,
-                    static_cast<double>(loaded.duration_ns) / 1e9, probe->kernel()));
+                    backend->device().threads, static_cast<double>(loaded.report.resident.total()) / 1e9,
+                    static_cast<double>(loaded.report.duration_ns) / 1e9, probe->kernel()));
 
-  std::vector<int32_t> ids(static_cast<size_t>(shape.rows));
-  for (size_t i = 0; i < ids.size(); ++i) {
-    ids[i] = static_cast<int32_t>((i * 7919 + 13) % static_cast<size_t>(model->shape().vocab));
-  }
+  const std::vector<int32_t> ids = some_ids(shape.rows, model->shape().vocab);
   const std::span<const int32_t> all(ids);
   const int steps = o.new_tokens - 1;  // the first token comes out of the prefill
   const int context = o.prompt + (steps + 1) / 2;
@@ -178,6 +236,9 @@ int bench(int argc, char** argv) {
   app.add_option("--model-id", o.models, "built-in configurations")->delimiter(',');
   app.add_option("--precision", o.precisions, "fp16, int8, 4bit")->delimiter(',');
   app.add_option("--device", o.device, "a backend of this build");
+  app.add_option("--engine", o.engine, "of a GPU: auto, graph, persistent");
+  app.add_option("--check", o.checked, "positions whose logits are compared with the graph engine's before timing")
+      ->check(CLI::Range(0, 1024));
   app.add_option("--isa", o.isa, "auto, avx2, avx512");
   app.add_option("--read-bytes", o.read_bytes, "of the read that shares are of");
   app.add_option("--threads", o.threads, "0: one per physical core");

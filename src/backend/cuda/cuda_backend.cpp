@@ -1,18 +1,29 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/cuda_ops.h"
 #include "backend/cuda/device_memory.h"
 #include "backend/host_memory.h"
+#include "core/error.h"
 #include "quant/nf4.h"
 
 namespace quantbench::QB_CUDA {
 namespace {
 
 constexpr size_t kStagingBytes = size_t{16} << 20;  // of a weight on its way from the host
+
+// A byte's two codes as fp16, the first in the low half; bitsandbytes puts the first into the byte's high half.
+std::array<uint32_t, 256> code_pairs() {
+  std::array<uint32_t, 256> pairs{};
+  for (uint32_t byte = 0; byte < pairs.size(); ++byte) {
+    pairs[byte] = to_f16(kNf4Code[byte >> 4]).bits | uint32_t{to_f16(kNf4Code[byte & 15]).bits} << 16;
+  }
+  return pairs;
+}
 
 // Reads its bytes with as many blocks as are in flight at once; the best of a few numbers of them is kept.
 class DeviceReadProbe final : public ReadProbe {
@@ -55,10 +66,14 @@ class DeviceReadProbe final : public ReadProbe {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(const BackendOptions& options)
-      : runtime_(open_runtime()), pool_(options.threads), memory_(*runtime_), device_(runtime_->device()) {
-    auto* const code = static_cast<float*>(memory_.keep(Use::tables, nested_code().size() * sizeof(float)));
-    runtime_->to_device(code, nested_code().data(), nested_code().size() * sizeof(float));
-    ops_ = std::make_unique<CudaOps>(*runtime_, code);
+      : runtime_(open_runtime()),
+        pool_(options.threads),
+        memory_(*runtime_),
+        device_(runtime_->device()),
+        engine_(options.engine) {
+    tables_.nested_code = copy<float>(Use::tables, nested_code());
+    tables_.code_pairs = copy<uint32_t>(Use::tables, code_pairs());
+    ops_ = std::make_unique<CudaOps>(*runtime_, tables_);
   }
 
   const DeviceInfo& device() const override { return device_; }
@@ -67,7 +82,9 @@ class CudaBackend final : public Backend {
   Plan plan(const Tape& step, int max_rows) override {
     Plan plan{step, weight_bytes(step), max_rows};
     plan.predicted[Use::tables] += piece_bytes(nested_code().size() * sizeof(float));
+    plan.predicted[Use::tables] += piece_bytes(sizeof(code_pairs()));
     plan.predicted[Use::workspace] += piece_bytes(workspace_bytes(workspace_shape(step, max_rows)));
+    if (const size_t bytes = persistent_bytes(step)) plan.predicted[Use::workspace] += piece_bytes(bytes);
     return plan;
   }
   Matrix pack(const HostMatrix& weight, Role role, const Plan&) override {
@@ -86,6 +103,11 @@ class CudaBackend final : public Backend {
     workspace_.reset();  // before the next is taken, so that the ledger never holds two
     workspace_ = memory_.allocate(Use::workspace, workspace_bytes(shape));
     ops_->use(cut_workspace(shape, static_cast<std::byte*>(workspace_->data())));
+    persistent_.reset();
+    if (const size_t bytes = persistent_bytes(plan.tape)) {
+      persistent_ = memory_.allocate(Use::workspace, bytes);
+      return runtime_->record_persistent(plan.tape, tables_, static_cast<std::byte*>(persistent_->data()));
+    }
     return runtime_->record([this, tape = plan.tape] {
       for (const Op& op : tape) quantbench::run(op, *ops_);
     });
@@ -97,6 +119,13 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  size_t persistent_bytes(const Tape& step) const {
+    const size_t bytes = engine_ == "graph" ? 0 : runtime_->persistent_bytes(step);
+    if (bytes == 0 && engine_ == "persistent") {
+      fail(ErrorKind::device, "--engine persistent: this GPU or this model cannot run so; use --engine graph or auto");
+    }
+    return bytes;
+  }
   Matrix keep(const HostF16& m, Role role) { return F16Matrix{m.n, m.k, stream_rows<f16>(m, role)}; }
   Matrix keep(const HostF32& m, Role role) { return F32Matrix{m.n, m.k, stream_rows<float>(m, role)}; }
   Matrix keep(const HostInt8& m, Role role) {
@@ -145,7 +174,9 @@ class CudaBackend final : public Backend {
   ThreadPool pool_;
   DeviceMemory memory_;
   DeviceInfo device_;
-  std::unique_ptr<Buffer> workspace_;
+  std::string engine_;
+  Tables tables_;
+  std::unique_ptr<Buffer> workspace_, persistent_;
   std::unique_ptr<CudaOps> ops_;
 };
 

@@ -3,45 +3,13 @@
 #include <algorithm>
 #include <cassert>
 
+#include "backend/cuda/views.h"
 #include "backend/host_memory.h"
 
 namespace quantbench::QB_CUDA {
 namespace {
 
 constexpr int kBlocksPerMultiprocessor = 4;  // of products
-
-Weight view(const Matrix& matrix) {
-  struct Viewer {
-    Weight operator()(const F16Matrix& m) const { return {WeightFormat::f16, m.n, m.k, m.w}; }
-    Weight operator()(const F32Matrix& m) const { return {WeightFormat::f32, m.n, m.k, m.w}; }
-    Weight operator()(const Int8Matrix& m) const {
-      return {.format = WeightFormat::int8, .n = m.n, .k = m.k, .w = m.w, .absmax = m.absmax};
-    }
-    Weight operator()(const Nf4Matrix& m) const {
-      return {WeightFormat::nf4, m.n, m.k, m.w, m.absmax8, m.nested_absmax, m.absmax, m.offset};
-    }
-  };
-  return std::visit(Viewer{}, matrix);
-}
-
-Activation view(Act act) {
-  switch (act) {
-    case Act::none: return Activation::none;
-    case Act::silu: return Activation::silu;
-    case Act::gelu_tanh: return Activation::gelu_tanh;
-  }
-  return Activation::none;
-}
-
-RowNorm view(const Norm* norm) {
-  return norm ? RowNorm{norm->weight, norm->bias, norm->eps, norm->centered} : RowNorm{};
-}
-
-Rotation view(const Rope* rope) { return rope ? Rotation{rope->cos, rope->sin, rope->dims} : Rotation{}; }
-
-Cache view(const KvLayer& kv) {
-  return {reinterpret_cast<uint16_t*>(kv.k), reinterpret_cast<uint16_t*>(kv.v), kv.positions, kv.heads, kv.head_dim};
-}
 
 // Pieces of one buffer; counts bytes where there is none yet.
 class Cutter {
@@ -163,7 +131,7 @@ bool CudaOps::makes_own_rows(Tensor x, const Weight& weight) const {
 
 void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
                        const Qkv* qkv) {
-  ProductArgs args{.finish = finish, .act = view(act), .nested_code = nested_code_};
+  ProductArgs args{.finish = finish, .act = view(act), .tables = tables_};
   bool int8 = false, dense = false, own_rows = true;
   for (const Output& output : outputs) {
     const Weight weight = view(output.w->weight);

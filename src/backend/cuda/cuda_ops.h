@@ -38,8 +38,7 @@ Workspace cut_workspace(const WorkspaceShape& shape, std::byte* buffer);
 
 class CudaOps final : public Ops {
  public:
-  // nested_code: [256] on the device.
-  CudaOps(Runtime& runtime, const float* nested_code) : runtime_(runtime), nested_code_(nested_code) {}
+  CudaOps(Runtime& runtime, const Tables& tables) : runtime_(runtime), tables_(tables) {}
   void use(const Workspace& workspace) { workspace_ = workspace; }
 
   void embed(const Embed&) override;
@@ -63,7 +62,7 @@ class CudaOps final : public Ops {
   bool makes_own_rows(Tensor x, const Weight& weight) const;
 
   Runtime& runtime_;
-  const float* nested_code_;
+  Tables tables_;
   Workspace workspace_;
 };
 

@@ -78,6 +78,12 @@ struct RowPlaces {
   const int32_t *position = nullptr, *sequence = nullptr;  // [rows]
 };
 
+// NF4's, on the device.
+struct Tables {
+  const float* nested_code = nullptr;    // [256] (quant/nf4.h)
+  const uint32_t* code_pairs = nullptr;  // [256] a byte's two codes as fp16, the first in the low half
+};
+
 constexpr int kMostJobs = 3;
 struct ProductArgs {
   Input x;
@@ -90,8 +96,8 @@ struct ProductArgs {
   int job_count = 0;
   Finish finish = Finish::store;
   Activation act = Activation::none;
-  const float* nested_code = nullptr;  // [256] (quant/nf4.h)
-  Cache kv;                            // qkv, as are the next two
+  Tables tables;
+  Cache kv;  // qkv, as are the next two
   Rotation rotation;
   RowPlaces places;
 };

@@ -42,6 +42,26 @@ void launch(void (*kernel)(Args), Grid grid, int threads, const Stream& stream, 
   config.numAttrs = stream.overlap ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, args), "cudaLaunchKernelEx");
 }
+
+// A block a multiprocessor, all of them running at once, so that they may wait for one another.
+template <typename Args>
+void launch_cooperative(void (*kernel)(Args), int blocks, int threads, const Stream& stream, const Args& args,
+                        size_t shared_bytes) {
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes)),
+        "cudaFuncSetAttribute");
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks), 1, 1);
+  config.blockDim = dim3(static_cast<unsigned>(threads), 1, 1);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream.handle;
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  config.attrs = &together;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, args), "cudaLaunchKernelEx");
+}
 #endif
 
 }  // namespace quantbench::QB_CUDA

@@ -155,7 +155,7 @@ QB_DEVICE void accumulate(typename SumOf<kFormat>::Type (&acc)[4], const Input& 
                           const Weight& w, const Tile& tile, const uint32_t* table) {
   if constexpr (kFormat == WeightFormat::f16) accumulate_f16(acc, x, w, tile);
   if constexpr (kFormat == WeightFormat::int8) accumulate_int8(acc, x, w, tile);
-  if constexpr (kFormat == WeightFormat::nf4) accumulate_nf4(acc, x, w, tile, a.nested_code, table);
+  if constexpr (kFormat == WeightFormat::nf4) accumulate_nf4(acc, x, w, tile, a.tables.nested_code, table);
 }
 
 template <WeightFormat kFormat>
@@ -225,8 +225,7 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant
   }
   if constexpr (kFormat == WeightFormat::nf4) {
     for (int i = thread_index(); i < kTableWords; i += kThreads) {
-      const int byte = i / kWarpSize;  // bitsandbytes puts the first code of a byte into its high half
-      table[i] = halves(nf4_code(byte >> 4), nf4_code(byte & 15));
+      table[i] = a.tables.code_pairs[i / kWarpSize];
     }
   }
   wait_for_previous();

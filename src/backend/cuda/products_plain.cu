@@ -37,7 +37,7 @@ QB_DEVICE float output(const ProductArgs& a, const Job& job, int row, int n) {
       const float sum = dot(x, w.k, [&](int i) {
         const size_t at = start + static_cast<size_t>(i);
         const int pair = codes[at / 2], code = at % 2 == 0 ? pair >> 4 : pair & 15;
-        return nf4_code(code) * nf4_scale(w, a.nested_code, at / kBlock);
+        return nf4_code(code) * nf4_scale(w, a.tables.nested_code, at / kBlock);
       });
       return finish_float(sum, job, n);
     }

@@ -4,6 +4,7 @@
 
 #include "backend/cuda/check.h"
 #include "backend/cuda/gpu_choice.h"
+#include "backend/cuda/persistent/persistent_program.h"
 #include "backend/cuda/runtime.h"
 #include "core/error.h"
 
@@ -70,6 +71,7 @@ class Graph final : public Program {
   }
   ~Graph() override { cudaGraphExecDestroy(graph_); }
   void run() override { check(cudaGraphLaunch(graph_, stream_), "cudaGraphLaunch"); }
+  std::string_view engine() const override { return "graph"; }
 
  private:
   cudaStream_t stream_;
@@ -92,6 +94,7 @@ class CudaRuntime final : public Runtime {
     name_ = gpu.name;
     constexpr int kOverlapMajor = 9;
     overlap_ = gpu.major >= kOverlapMajor;
+    has_persistent_ = gpu.major == kOverlapMajor && attribute(cudaDevAttrCooperativeLaunch, gpu_) != 0;
     features_ = fmt::format("sm_{}{}", gpu.major, gpu.minor);
     shared_bytes_ = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, gpu_));
     multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount, gpu_);
@@ -161,12 +164,19 @@ class CudaRuntime final : public Runtime {
     synchronize();
     return std::make_unique<Graph>(stream_, step);
   }
+  size_t persistent_bytes(const Tape& tape) const override {
+    return has_persistent_ ? persistent_program_bytes(tape, multiprocessors_, shared_bytes_) : 0;
+  }
+  std::unique_ptr<Program> record_persistent(const Tape& tape, const Tables& tables, std::byte* memory) override {
+    synchronize();
+    return make_persistent_program(*this, tape, tables, memory);
+  }
 
  private:
   static double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
   int gpu_ = 0, multiprocessors_ = 0;
-  bool overlap_ = false;
+  bool overlap_ = false, has_persistent_ = false;
   size_t shared_bytes_ = 0;
   std::string name_, features_;
   cudaStream_t stream_ = nullptr;

@@ -1,0 +1,87 @@
+// What the persistent kernel needs of sm_90 beyond device.cuh: barriers in shared memory that count bytes, copies of
+// tensor boxes into it, fragments from it, and words between multiprocessors.
+#pragma once
+
+#include "backend/cuda/device.cuh"
+#include "backend/cuda/persistent/step.h"
+
+namespace quantbench::cuda {
+
+using SharedAddress = uint32_t;
+QB_DEVICE SharedAddress shared_address(const void* p) {
+  return static_cast<SharedAddress>(__cvta_generic_to_shared(p));
+}
+
+// --- barriers
+// ----------------------------------------------------------------------------------------------------------
+QB_DEVICE void barrier_init(SharedAddress barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+QB_DEVICE void barrier_expect(SharedAddress barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+QB_DEVICE void barrier_arrive(SharedAddress barrier) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+QB_DEVICE bool barrier_passed(SharedAddress barrier, uint32_t parity) {
+  uint32_t passed;
+  asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+               : "=r"(passed)
+               : "r"(barrier), "r"(parity)
+               : "memory");
+  return passed != 0;
+}
+// Of the consumers alone.
+QB_DEVICE void sync_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumerWarps * kWarpSize) : "memory"); }
+
+// --- copies
+// -------------------------------------------------------------------------------------------------------------- Box
+// {kChunkBytes, 8 rows, slot_chunks} of a matrix: lies as [chunk][row][128 bytes], the 16-byte columns of row r at
+// column ^ r.
+QB_DEVICE void copy_box(SharedAddress to, const TensorMap* map, int row, int chunk, SharedAddress barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::
+          "r"(to),
+      "l"(map), "r"(0), "r"(row), "r"(chunk), "r"(barrier)
+      : "memory");
+}
+QB_DEVICE void copy_bytes(SharedAddress to, const void* from, int bytes, SharedAddress barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
+// --- shared memory by address
+// ---------------------------------------------------------------------------------------------
+QB_DEVICE void load_fragments(uint32_t (&a)[4], SharedAddress from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(from));
+}
+QB_DEVICE uint32_t load_shared(SharedAddress from) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from));
+  return v;
+}
+
+// --- words between multiprocessors
+// ------------------------------------------------------------------------------------------
+QB_DEVICE Tagged tagged(uint32_t value, uint32_t epoch) { return uint64_t{epoch} << 32 | value; }
+QB_DEVICE void put_word(Tagged* to, Tagged word) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+QB_DEVICE Tagged get_word(const Tagged* from) {
+  Tagged v;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(from) : "memory");
+  return v;
+}
+struct TwoWords {
+  Tagged first, second;
+};
+QB_DEVICE TwoWords get_two_words(const Tagged* from) {
+  TwoWords v;
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(v.first), "=l"(v.second) : "l"(from) : "memory");
+  return v;
+}
+
+}  // namespace quantbench::cuda

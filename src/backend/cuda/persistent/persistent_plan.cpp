@@ -1,0 +1,237 @@
+#include "backend/cuda/persistent/persistent_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <map>
+
+#include "backend/cuda/views.h"
+
+namespace quantbench::cuda {
+namespace {
+
+constexpr int kMostSlots = 13;  // of the ring, if nothing else takes shared memory
+constexpr int kMostNormed = 4096, kMostInput = 16384;
+
+int row_bytes(WeightFormat format, int k) {
+  return format == WeightFormat::f16 ? 2 * k : format == WeightFormat::int8 ? k : k / 2;
+}
+
+struct Needs {  // of all steps
+  int most_k = 0, scale_bytes = 0;
+  bool int8 = false, nf4 = false;
+};
+
+class Builder {
+ public:
+  Builder(int multiprocessors, Tagged* exchange) : multiprocessors_(multiprocessors), exchange_(exchange) {}
+
+  void operator()(const Embed& o) {
+    inputs_[o.x.data] = {
+        .source = Source::table, .table = reinterpret_cast<const uint16_t*>(o.table->w), .scale = o.scale};
+    plan.args.token = o.rows.token;
+    plan.args.position = o.rows.position;
+    plan.args.sequence = o.rows.sequence;
+  }
+  void operator()(const Qkv& o) {
+    Step s = product({o.wq, o.wk, o.wv}, o.x, o.norm, Finish::qkv);
+    s.kv = view(o.kv);
+    s.rotation = view(o.rope);
+    const int q = rows_of(o.wq->weight), kv = rows_of(o.wk->weight);
+    s.out = take(q + 2 * kv);
+    inputs_[o.q.data] = {.source = Source::floats, .words = s.out};
+    new_k_ = s.out + q;
+    new_v_ = new_k_ + kv;
+    push(s);
+  }
+  void operator()(const Attend& o) {
+    Step s;
+    s.kind = StepKind::attend;
+    s.kv = view(o.kv);
+    s.q_heads = s.units = o.q.cols / o.kv.head_dim;
+    s.scale = o.scale;
+    s.in = inputs_[o.q.data];
+    s.new_k = new_k_;
+    s.new_v = new_v_;
+    s.out = halves(o.a.data, o.q.cols);
+    push(s);
+  }
+  void operator()(const AddLinear& o) {
+    Step s = product({o.w}, o.a, nullptr, Finish::add);
+    s.old = inputs_[o.x.data];
+    s.out = take(rows_of(o.w->weight));
+    inputs_[o.x.data] = {.source = Source::floats, .words = s.out};
+    push(s);
+  }
+  void operator()(const GatedUp& o) {
+    Step s = product({o.gate, o.up}, o.x, o.norm, Finish::gate);
+    s.act = view(o.act);
+    s.out = halves(o.h.data, rows_of(o.gate->weight));
+    push(s);
+  }
+  void operator()(const Project& o) {
+    Step s = product({o.w}, o.x, o.norm, Finish::store);
+    s.act = view(o.act);
+    if (&o == logits)
+      s.logits = o.y.f32();
+    else
+      s.out = halves(o.y.data, rows_of(o.w->weight));
+    push(s);
+  }
+  void operator()(const NextToken& o) {
+    plan.args.history = o.history;
+    plan.args.history_positions = o.history_positions;
+    plan.args.temperature = o.sampling.temperature;
+    plan.args.seed = o.sampling.seed;
+    plan.args.best = take(2 * multiprocessors_);
+  }
+
+  const Project* logits = nullptr;
+  PersistentPlan plan;
+  Needs needs;
+
+ private:
+  // Every buffer begins on a line of its own.
+  Tagged* take(int words) {
+    constexpr size_t kLine = 128 / sizeof(Tagged);
+    Tagged* const here = exchange_ + plan.exchange_words;
+    plan.exchange_words += (static_cast<size_t>(words) + kLine - 1) / kLine * kLine;
+    return here;
+  }
+  Tagged* halves(const void* tensor, int count) {
+    Tagged* const words = take(count / 2);
+    inputs_[tensor] = {.source = Source::halves, .words = words};
+    return words;
+  }
+  Step product(std::initializer_list<const Linear*> linears, Tensor x, const Norm* norm, Finish finish) {
+    Step s;
+    s.finish = finish;
+    s.in = inputs_[x.data];
+    s.norm = view(norm);
+    for (const Linear* linear : linears) {
+      Segment& segment = s.segments[s.segment_count++];
+      segment.w = view(linear->weight);
+      segment.bias = linear->bias;
+      s.format = segment.w.format;
+      s.k = segment.w.k;
+      const bool second_of_gate = finish == Finish::gate && s.segment_count == 2;
+      segment.units = second_of_gate ? 0 : segment.w.n / (finish == Finish::gate ? kUnitRows / 2 : kUnitRows);
+      s.units += segment.units;
+      s.chunks = row_bytes(s.format, s.k) / kChunkBytes;
+      s.slots = (s.chunks + kSlotChunks - 1) / kSlotChunks;
+      s.slot_chunks = (s.chunks + s.slots - 1) / s.slots;
+      segment.map = static_cast<int>(plan.maps.size());
+      plan.maps.push_back({segment.w.w, segment.w.n, s.chunks, s.slot_chunks, s.format == WeightFormat::f16});
+    }
+    needs.most_k = std::max(needs.most_k, s.k);
+    needs.int8 |= s.format == WeightFormat::int8;
+    if (s.format == WeightFormat::nf4) {
+      needs.nf4 = true;
+      needs.scale_bytes = std::max(needs.scale_bytes, kUnitRows * (s.k / 64));
+    }
+    return s;
+  }
+  void push(Step& s) {
+    s.turn = turn_ % multiprocessors_;
+    turn_ += s.units;
+    plan.steps.push_back(s);
+  }
+
+  int multiprocessors_, turn_ = 0;
+  Tagged* exchange_;
+  const Tagged *new_k_ = nullptr, *new_v_ = nullptr;
+  std::map<const void*, StepInput> inputs_;  // where a tensor's values are now
+};
+
+// The ring takes what the rest leaves; 0 where that is too little.
+int ring_slots(const Needs& needs, size_t shared_bytes) {
+  constexpr int kLeastSlots = 4;
+  for (int slots = kMostSlots; slots >= kLeastSlots; --slots) {
+    if (shared_layout(slots, needs.most_k, needs.int8, needs.nf4, needs.scale_bytes).bytes <= shared_bytes)
+      return slots;
+  }
+  return 0;
+}
+
+const Project* logits_of(const Tape& tape) {
+  return tape.size() < 2 ? nullptr : std::get_if<Project>(&tape[tape.size() - 2]);
+}
+
+Builder build(const Tape& tape, int multiprocessors, Tagged* exchange) {
+  Builder builder(multiprocessors, exchange);
+  builder.logits = logits_of(tape);
+  for (const Op& op : tape) std::visit(builder, op);
+  return builder;
+}
+
+struct Obstacle {
+  std::string operator()(const Embed& o) const { return rows(o.rows.count); }
+  std::string operator()(const Qkv& o) const {
+    if (!can_place_qkv(view(o.kv), view(o.rope))) return "the rotated dimensions of a head are not whole tiles";
+    return product({o.wq, o.wk, o.wv}, o.norm, kUnitRows);
+  }
+  std::string operator()(const Attend& o) const {
+    const int d = o.kv.head_dim;
+    for (const int known : {16, 32, 64, 80, 96, 128}) {
+      if (d == known) return {};
+    }
+    return fmt::format("heads of {} dimensions", d);
+  }
+  std::string operator()(const AddLinear& o) const { return product({o.w}, nullptr, kUnitRows); }
+  std::string operator()(const GatedUp& o) const { return product({o.gate, o.up}, o.norm, kUnitRows / 2); }
+  std::string operator()(const Project& o) const { return product({o.w}, o.norm, kUnitRows); }
+  std::string operator()(const NextToken& o) const { return rows(o.rows.count); }
+
+  static std::string rows(int count) { return count == 1 ? "" : fmt::format("{} rows", count); }
+  static std::string product(std::initializer_list<const Linear*> linears, const Norm* norm, int unit_rows) {
+    const Weight first = view((*linears.begin())->weight);
+    for (const Linear* linear : linears) {
+      const Weight w = view(linear->weight);
+      if (w.format != first.format) return "matrices of one op in different formats";
+      if (w.format == WeightFormat::f32) return "fp32 weights";
+      const auto* nf4 = std::get_if<Nf4Matrix>(&linear->weight);
+      if (nf4 && !nf4->double_quantized) return "NF4 without double quantisation";
+      if (w.n % unit_rows != 0) return fmt::format("{} outputs", w.n);
+      if (w.k % 64 != 0 || row_bytes(w.format, w.k) % kChunkBytes != 0 || w.k > kMostInput ||
+          (norm && w.k > kMostNormed)) {
+        return fmt::format("{} inputs", w.k);
+      }
+      constexpr int kPairOfRowScales = 2 * 64;  // so that the scales of eight rows are whole 16 bytes
+      if (nf4 && w.k % kPairOfRowScales != 0) return fmt::format("{} inputs", w.k);
+    }
+    return {};
+  }
+};
+
+}  // namespace
+
+std::string persistent_obstacle(const Tape& tape, size_t shared_bytes) {
+  if (tape.size() < 3 || !std::get_if<Embed>(&tape.front()) || !std::get_if<NextToken>(&tape.back()) ||
+      !logits_of(tape)) {
+    return "a step that is not a token's";
+  }
+  for (const Op& op : tape) {
+    std::string obstacle = std::visit(Obstacle{}, op);
+    if (!obstacle.empty()) return obstacle;
+  }
+  if (ring_slots(build(tape, 1, nullptr).needs, shared_bytes) == 0) return "rows that leave no room in shared memory";
+  return {};
+}
+
+PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_t shared_bytes, Tagged* exchange) {
+  Builder builder = build(tape, multiprocessors, exchange);
+  PersistentPlan plan = std::move(builder.plan);
+  const Needs& needs = builder.needs;
+  PersistentArgs& args = plan.args;
+  args.step_count = static_cast<int>(plan.steps.size());
+  args.most_k = needs.most_k;
+  args.int8 = needs.int8;
+  args.nf4 = needs.nf4;
+  args.scale_bytes = (needs.scale_bytes + kChunkBytes - 1) / kChunkBytes * kChunkBytes;
+  args.slots = ring_slots({needs.most_k, args.scale_bytes, needs.int8, needs.nf4}, shared_bytes);
+  plan.shared_bytes = shared_layout(args.slots, args.most_k, args.int8, args.nf4, args.scale_bytes).bytes;
+  return plan;
+}
+
+}  // namespace quantbench::cuda

@@ -1,0 +1,34 @@
+// From a decode step's tape to the steps of the persistent kernel: which there are, who does what, what they exchange.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend/cuda/persistent/step.h"
+#include "backend/ops.h"
+
+namespace quantbench::cuda {
+
+struct MapShape {  // of a tensor map: the weight rows as [chunk][row][128 bytes]
+  const void* w = nullptr;
+  int rows = 0, chunks = 0, slot_chunks = 0;
+  bool half = false;  // elements are fp16, else bytes
+};
+
+struct PersistentPlan {
+  std::vector<Step> steps;  // pointers into the exchange are offsets from null, made real by place()
+  std::vector<MapShape> maps;
+  size_t exchange_words = 0;
+  PersistentArgs args;  // all but device pointers
+  size_t shared_bytes = 0;
+};
+
+// Why a tape cannot be run so, or nothing. Looks at shapes alone.
+std::string persistent_obstacle(const Tape& tape, size_t shared_bytes);
+// tape: one row, without an obstacle. exchange: exchange_words of device memory, or null to learn how many.
+PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_t shared_bytes, Tagged* exchange);
+// Device memory that a program takes: exchange, steps, maps and tables.
+size_t persistent_bytes(const PersistentPlan& plan, int multiprocessors);
+
+}  // namespace quantbench::cuda

@@ -1,0 +1,18 @@
+// A decode step as one launch of the persistent kernel.
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.h"
+#include "backend/cuda/runtime.h"
+#include "backend/ops.h"
+
+namespace quantbench::cuda {
+
+// Bytes of device memory that a program for this tape takes; 0 where the tape has an obstacle (persistent_plan.h).
+size_t persistent_program_bytes(const Tape& tape, int multiprocessors, size_t shared_bytes);
+// memory: that many bytes. Launches are numbered from `*epoch` on, which must only grow while the memory is in use.
+std::unique_ptr<Program> make_persistent_program(Runtime& runtime, const Tape& tape, const Tables& tables,
+                                                 std::byte* memory);
+
+}  // namespace quantbench::cuda

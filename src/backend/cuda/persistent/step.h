@@ -1,0 +1,128 @@
+// What the persistent kernel walks through: one token's ops as a list of steps, each a product or an attention. A
+// step's outputs go into an exchange buffer of its own, as words that carry the number of the launch they belong to, so
+// that a reader knows by a word itself that it has arrived: no barrier, no counter, nothing to reset.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/cuda/kernels.h"
+
+namespace quantbench::cuda {
+
+// Low half: fp32, or two fp16 of which the first is lower. High half: the launch (epoch) that wrote it.
+using Tagged = uint64_t;
+
+constexpr int kConsumerWarps = 16;
+constexpr int kUnitRows = 16;     // outputs of a unit of work: eight rows from `low` on and eight from `high` on
+constexpr int kChunkBytes = 128;  // of a weight row; rows are whole chunks
+constexpr int kSlotChunks = 8;    // the most of a slot of the ring
+constexpr int kSlotBytes = kUnitRows * kChunkBytes * kSlotChunks;
+
+enum class StepKind : uint8_t { product, attend };
+// How a step's input comes: a row of an fp16 table, tagged fp32, or tagged pairs of fp16.
+enum class Source : uint8_t { table, floats, halves };
+
+struct StepInput {
+  Source source = Source::floats;
+  const Tagged* words = nullptr;
+  const uint16_t* table = nullptr;  // [vocab, k]
+  float scale = 1;                  // of the table's numbers
+};
+
+struct Segment {  // rows of one matrix; a step's units go through its segments in order
+  Weight w;
+  const float* bias = nullptr;
+  int map = 0;    // index of the matrix's tensor map
+  int units = 0;  // 0: the second matrix of a gate, which shares the units of the first
+};
+
+struct alignas(128) Step {
+  StepKind kind = StepKind::product;
+  WeightFormat format = WeightFormat::f16;
+  Finish finish = Finish::store;
+  Activation act = Activation::none;
+  int turn = 0;   // unit u is done by multiprocessor (turn + u) mod their number: work goes round across steps
+  int units = 0;  // attend: q heads
+  // Products.
+  int k = 0;
+  int chunks = 0, slots = 0, slot_chunks = 0;  // of a unit's rows; slots · slot_chunks ≥ chunks
+  int segment_count = 0;
+  Segment segments[kMostJobs];
+  StepInput in;   // attend: words are q, [q_heads · head_dim] floats
+  RowNorm norm;   // of `in`; weight null: none
+  StepInput old;  // add: what is added to
+  // store, gate: [n / 2] pairs of halves; add: [n] floats; qkv: floats of q, k and v one after the other
+  Tagged* out = nullptr;
+  float* logits = nullptr;  // store: plain fp32 instead of `out`, and their best is the next token
+  // qkv and attend
+  Cache kv;
+  Rotation rotation;
+  int q_heads = 0;
+  float scale = 1;
+  const Tagged *new_k = nullptr, *new_v = nullptr;  // attend: of this token, floats
+};
+
+struct alignas(128) TensorMap {  // CUtensorMap
+  uint64_t words[16];
+};
+
+struct PersistentArgs {
+  const Step* steps = nullptr;
+  int step_count = 0;
+  const TensorMap* maps = nullptr;
+  uint32_t epoch = 0;
+  int slots = 0;   // of the ring
+  int most_k = 0;  // of all steps
+  bool int8 = false, nf4 = false;
+  int scale_bytes = 0;                   // nf4: of the largest unit
+  const float* nested_code = nullptr;    // [256]
+  const uint32_t* code_pairs = nullptr;  // [256] nf4: a byte's two codes as fp16
+  int32_t *token = nullptr, *position = nullptr;
+  const int32_t* sequence = nullptr;
+  int32_t* history = nullptr;
+  int history_positions = 0;
+  float temperature = 0;
+  uint64_t seed = 0;
+  Tagged* best = nullptr;     // [multiprocessors, 2] score and id
+  uint32_t* stuck = nullptr;  // [4] on the host: what a wait that never ended waited for
+};
+
+// Where things lie in the kernel's dynamic shared memory; offsets in bytes.
+struct SharedLayout {
+  size_t ring, scales, table, code, x, codes, outliers, parts, sums, places, barriers, bytes;
+};
+#if defined(__CUDACC__)
+#define QB_BOTH __host__ __device__
+#else
+#define QB_BOTH
+#endif
+constexpr int kPartBuffers = 2;
+QB_BOTH constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4, int scale_bytes) {
+  constexpr size_t kLanes = 32, kBytes = 256, kPieces = 16;
+  SharedLayout at{};
+  const size_t k = static_cast<size_t>(most_k);
+  const auto take = [&at](size_t bytes) {
+    const size_t here = at.bytes;
+    at.bytes += (bytes + 127) / 128 * 128;
+    return here;
+  };
+  at.ring = take(static_cast<size_t>(slots) * kSlotBytes);
+  at.scales = take(nf4 ? static_cast<size_t>(slots + 1) * static_cast<size_t>(scale_bytes) : 0);
+  at.table = take(nf4 ? kBytes * kLanes * sizeof(uint32_t) : 0);
+  at.code = take(nf4 ? kBytes * sizeof(float) : 0);
+  // Attention works where the row lies between products.
+  constexpr size_t kAttention = (kConsumerWarps * (128 + 2) + 2 * 128) * sizeof(float);
+  at.x = take(k * sizeof(uint16_t) > kAttention ? k * sizeof(uint16_t) : kAttention);
+  at.codes = take(int8 ? k : 0);
+  at.outliers = take(int8 ? (k + 2) * sizeof(uint16_t) : 0);
+  at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float));
+  at.sums = take(kConsumerWarps * kPieces * 2);
+  at.places = take(2 * sizeof(int));
+  at.barriers = take(2 * static_cast<size_t>(slots) * sizeof(uint64_t));
+  return at;
+}
+
+void launch_persistent(const PersistentArgs& args, size_t shared_bytes, int multiprocessors, const Stream& stream);
+
+}  // namespace quantbench::cuda
