@@ -12,8 +12,7 @@ QB_DEVICE SharedAddress shared_address(const void* p) {
   return static_cast<SharedAddress>(__cvta_generic_to_shared(p));
 }
 
-// --- barriers
-// ----------------------------------------------------------------------------------------------------------
+// --- barriers -------------------------------------------------------------------------------------
 QB_DEVICE void barrier_init(SharedAddress barrier, int arrivals) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
@@ -34,8 +33,8 @@ QB_DEVICE bool barrier_passed(SharedAddress barrier, uint32_t parity) {
 // Of the consumers alone.
 QB_DEVICE void sync_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumerWarps * kWarpSize) : "memory"); }
 
-// --- copies
-// -------------------------------------------------------------------------------------------------------------- Box
+// --- copies ---------------------------------------------------------------------------------------
+// Box
 // {kChunkBytes, 8 rows, slot_chunks} of a matrix: lies as [chunk][row][128 bytes], the 16-byte columns of row r at
 // column ^ r.
 QB_DEVICE void copy_box(SharedAddress to, const TensorMap* map, int row, int chunk, SharedAddress barrier) {
@@ -51,8 +50,7 @@ QB_DEVICE void copy_bytes(SharedAddress to, const void* from, int bytes, SharedA
                : "memory");
 }
 
-// --- shared memory by address
-// ---------------------------------------------------------------------------------------------
+// --- shared memory by address ---------------------------------------------------------------------
 QB_DEVICE void load_fragments(uint32_t (&a)[4], SharedAddress from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
@@ -64,8 +62,16 @@ QB_DEVICE uint32_t load_shared(SharedAddress from) {
   return v;
 }
 
-// --- words between multiprocessors
-// ------------------------------------------------------------------------------------------
+// Volatile, so that it stays where it is and what it loads takes no registers before.
+QB_DEVICE float4 load_shared_floats(SharedAddress from) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from));
+  return v;
+}
+
+QB_DEVICE void prefetch_to_l1(const void* p) { asm volatile("prefetch.global.L1 [%0];" ::"l"(p)); }
+
+// --- words between multiprocessors ----------------------------------------------------------------
 QB_DEVICE Tagged tagged(uint32_t value, uint32_t epoch) { return uint64_t{epoch} << 32 | value; }
 QB_DEVICE void put_word(Tagged* to, Tagged word) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");

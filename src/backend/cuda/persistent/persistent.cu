@@ -18,59 +18,73 @@ constexpr uint32_t kMostPolls = 1u << 24;  // seconds: a word that has not come 
 
 #if __CUDA_ARCH__ >= 900
 
+// Read where it is used, not once for the whole kernel: what follows from it would live in registers all along.
+QB_DEVICE int thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
+QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
+
+// A barrier for full and one for empty, a slot.
+constexpr SharedAddress kSlotBarriers = 16, kEmpty = 8;
 struct Shared {
-  SharedLayout at;
+  const SharedLayout& at;
   std::byte* base;
   template <typename T>
-  QB_DEVICE T* pointer(size_t offset) const {
+  QB_DEVICE T* pointer(uint32_t offset) const {
     return reinterpret_cast<T*>(base + offset);
   }
-  QB_DEVICE SharedAddress full(int slot) const {
-    return shared_address(base + at.barriers) + static_cast<SharedAddress>(slot) * 16;
-  }
-  QB_DEVICE SharedAddress empty(int slot) const { return full(slot) + 8; }
+  QB_DEVICE SharedAddress barriers() const { return shared_address(base + at.barriers); }
+  QB_DEVICE SharedAddress part_barriers() const { return shared_address(base + at.part_barriers); }
   QB_DEVICE int* token() const { return pointer<int>(at.places); }
   QB_DEVICE int* position() const { return token() + 1; }
 };
 
+struct Wait {
+  uint32_t* stuck;
+  uint32_t epoch;
+  int step;
+};
 // A wait that never ends is a fault of this kernel; it says where and ends the launch with an error.
-__device__ __noinline__ void give_up(const PersistentArgs& a, int what, int step) {
-  if (atomicCAS(a.stuck, 0u, static_cast<uint32_t>(what)) == 0u) {
-    a.stuck[1] = static_cast<uint32_t>(step);
-    a.stuck[2] = blockIdx.x;
-    a.stuck[3] = threadIdx.x;
+__device__ __noinline__ void give_up(uint32_t* stuck, int what, int step) {
+  if (atomicCAS(stuck, 0u, static_cast<uint32_t>(what)) == 0u) {
+    stuck[1] = static_cast<uint32_t>(step);
+    stuck[2] = blockIdx.x;
+    stuck[3] = threadIdx.x;
     __threadfence_system();
   }
   __trap();
 }
 
-QB_DEVICE void wait_barrier(const PersistentArgs& a, SharedAddress barrier, uint32_t parity, int step) {
+QB_DEVICE void wait_barrier(const Wait& w, SharedAddress barrier, uint32_t parity) {
   for (uint32_t i = 0; !barrier_passed(barrier, parity); ++i) {
-    if (i > kMostPolls) give_up(a, 1, step);
+    if (i > kMostPolls) give_up(w.stuck, 1, w.step);
   }
 }
-QB_DEVICE uint32_t wait_word(const PersistentArgs& a, const Tagged* from, int step) {
+QB_DEVICE uint32_t wait_word(const Wait& w, const Tagged* from) {
   for (uint32_t i = 0;; ++i) {
     const Tagged word = get_word(from);
-    if (static_cast<uint32_t>(word >> 32) == a.epoch) return static_cast<uint32_t>(word);
-    if (i > kMostPolls) give_up(a, 2, step);
+    if (static_cast<uint32_t>(word >> 32) == w.epoch) return static_cast<uint32_t>(word);
+    if (i > kMostPolls) give_up(w.stuck, 2, w.step);
   }
 }
 // Until both words, which were read once, are of this launch.
-QB_DEVICE void wait_two(const PersistentArgs& a, const Tagged* from, int step, TwoWords* words) {
+QB_DEVICE void wait_two(const Wait& w, const Tagged* from, TwoWords* words) {
   for (uint32_t i = 0;
-       static_cast<uint32_t>(words->first >> 32) != a.epoch || static_cast<uint32_t>(words->second >> 32) != a.epoch;
+       static_cast<uint32_t>(words->first >> 32) != w.epoch || static_cast<uint32_t>(words->second >> 32) != w.epoch;
        ++i) {
     *words = get_two_words(from);
-    if (i > kMostPolls) give_up(a, 3, step);
+    if (i > kMostPolls) give_up(w.stuck, 3, w.step);
   }
 }
 struct TwoValues {
   uint32_t first, second;
 };
-QB_DEVICE TwoValues wait_two(const PersistentArgs& a, const Tagged* from, int step) {
+QB_DEVICE TwoValues wait_two(const Wait& w, const Tagged* from) {
   TwoWords words = get_two_words(from);
-  wait_two(a, from, step, &words);
+  wait_two(w, from, &words);
   return {static_cast<uint32_t>(words.first), static_cast<uint32_t>(words.second)};
 }
 QB_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
@@ -92,15 +106,16 @@ QB_DEVICE Tile tile_of(const Step& s, int segment, int unit) {
   if (s.finish == Finish::gate) return {unit * 8, unit * 8, false};
   if (s.finish != Finish::qkv || segment == 2 || !s.rotation.cos)
     return {unit * kUnitRows, unit * kUnitRows + 8, false};
-  const int head_dim = s.kv.head_dim, tiles_of_head = head_dim / kUnitRows, head = unit / tiles_of_head;
-  const int own = unit % tiles_of_head, half = s.rotation.dims / 2, pairs = half / 8, start = head * head_dim;
+  const unsigned tiles_of_head = static_cast<unsigned>(s.kv.head_dim) / kUnitRows;
+  const int head_dim = s.kv.head_dim, head = static_cast<int>(static_cast<unsigned>(unit) / tiles_of_head);
+  const int own = unit - head * static_cast<int>(tiles_of_head), half = s.rotation.dims / 2, pairs = half / 8,
+            start = head * head_dim;
   if (own < pairs) return {start + own * 8, start + own * 8 + half, true};
   const int low = start + s.rotation.dims + (own - pairs) * kUnitRows;
   return {low, low + 8, false};
 }
 QB_DEVICE int first_unit(const Step& s) {
-  const int n = blocks_x(), turn = s.turn % n;
-  return block_x() >= turn ? block_x() - turn : block_x() - turn + n;
+  return block_x() >= s.turn ? block_x() - s.turn : block_x() - s.turn + blocks_x();
 }
 QB_DEVICE int find_segment(const Step& s, int* unit) {
   int segment = 0;
@@ -110,48 +125,51 @@ QB_DEVICE int find_segment(const Step& s, int* unit) {
   return segment;
 }
 
-// --- the producer
-// ------------------------------------------------------------------------------------------------------
+// --- the producer -----------------------------------------------------------------------------------
 QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
   Ring ring;
   int scale_area = 0;
+  const int ring_slots = a.slots, scale_bytes = a.scale_bytes;
+  const SharedAddress barriers = m.barriers(), data = shared_address(m.base + m.at.ring);
+  const SharedAddress scale_data = shared_address(m.base + m.at.scales);
   for (int i = 0; i < a.step_count; ++i) {
     const Step& s = a.steps[i];
     if (s.kind != StepKind::product) continue;
-    const int slots = s.slots, slot_chunks = s.slot_chunks, box_bytes = 8 * kChunkBytes * slot_chunks;
-    for (int work = first_unit(s); work < s.units; work += blocks_x()) {
+    const int slots = s.slots, slot_chunks = s.slot_chunks, box_bytes = 8 * kChunkBytes * slot_chunks, units = s.units;
+    const bool gate = s.finish == Finish::gate, nf4 = s.format == WeightFormat::nf4;
+    const int row_blocks = s.k / 64, piece = 8 * row_blocks;
+    for (int work = first_unit(s); work < units; work += blocks_x()) {
       int unit = work;
       const int segment = find_segment(s, &unit);
       const Tile tile = tile_of(s, segment, unit);
       const Segment& low = s.segments[segment];
-      const Segment& high = s.segments[s.finish == Finish::gate ? 1 : segment];
+      const Segment& high = s.segments[gate ? 1 : segment];
+      const TensorMap* const low_map = a.maps + low.map;
+      const TensorMap* const high_map = a.maps + high.map;
+      const uint8_t* const low_scales = nf4 ? low.w.absmax8 + static_cast<size_t>(tile.low) * row_blocks : nullptr;
+      const uint8_t* const high_scales = nf4 ? high.w.absmax8 + static_cast<size_t>(tile.high) * row_blocks : nullptr;
       for (int j = 0; j < slots; ++j) {
-        wait_barrier(a, m.empty(ring.slot), ring.parity ^ 1, i);
-        const SharedAddress to =
-            shared_address(m.base + m.at.ring) + static_cast<SharedAddress>(ring.slot) * kSlotBytes;
-        const SharedAddress full = m.full(ring.slot);
-        int bytes = 2 * box_bytes;
-        if (s.format == WeightFormat::nf4 && j == 0) {
-          const int row_blocks = s.k / 64, piece = 8 * row_blocks;
-          barrier_expect(full, bytes + 2 * piece);
-          const SharedAddress scales =
-              shared_address(m.base + m.at.scales) + static_cast<SharedAddress>(scale_area) * a.scale_bytes;
-          copy_bytes(scales, low.w.absmax8 + static_cast<size_t>(tile.low) * row_blocks, piece, full);
-          copy_bytes(scales + piece, high.w.absmax8 + static_cast<size_t>(tile.high) * row_blocks, piece, full);
-          if (++scale_area > a.slots) scale_area = 0;
-        } else {
-          barrier_expect(full, bytes);
+        const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
+        wait_barrier({a.stuck, a.epoch, i}, full + kEmpty, ring.parity ^ 1);
+        const SharedAddress to = data + static_cast<SharedAddress>(ring.slot) * kSlotBytes;
+        const bool has_scales = nf4 && j == 0;
+        barrier_expect(full, 2 * box_bytes + (has_scales ? 2 * piece : 0));
+        copy_box(to, low_map, tile.low, j * slot_chunks, full);
+        copy_box(to + box_bytes, high_map, tile.high, j * slot_chunks, full);
+        if (has_scales) {
+          const SharedAddress scales = scale_data + static_cast<SharedAddress>(scale_area * scale_bytes);
+          copy_bytes(scales, low_scales, piece, full);
+          copy_bytes(scales + piece, high_scales, piece, full);
+          if (++scale_area > ring_slots) scale_area = 0;
         }
-        copy_box(to, a.maps + low.map, tile.low, j * slot_chunks, full);
-        copy_box(to + box_bytes, a.maps + high.map, tile.high, j * slot_chunks, full);
-        ring.next(a.slots);
+        ring.next(ring_slots);
       }
     }
   }
 }
 
-// --- the row that is multiplied
-// ------------------------------------------------------------------------------------------ Offset in bytes of number
+// --- the row that is multiplied -------------------------------------------------------------------
+// Offset in bytes of number
 // k (even) in the order in which a lane takes its part of a product: for 16 numbers of fp16, lane t has 2t, 2t + 1, 2t
 // + 8, 2t + 9.
 QB_DEVICE int place_f16(int k) { return (k / 16) * 32 + (k % 8) / 2 * 8 + (k % 16) / 8 * 4; }
@@ -238,7 +256,7 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, float most, bool found) {
 
 // A row of floats, through the norm.
 template <WeightFormat kFormat>
-QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, const Step& s, int step) {
+QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
   constexpr int kMostPairs = 4;  // k ≤ 4096
   constexpr bool kInt8 = kFormat == WeightFormat::int8;
   float x[2 * kMostPairs], weight[2 * kMostPairs], bias[2 * kMostPairs];
@@ -277,7 +295,7 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
 #pragma unroll
     for (int j = 0; j < kMostPairs; ++j) {
       const int p = thread_index() + j * kConsumers;
-      if (p < pairs) wait_two(a, words + 2 * p, step, &v[j]);
+      if (p < pairs) wait_two(wait, words + 2 * p, &v[j]);
       x[2 * j] = as_float(static_cast<uint32_t>(v[j].first));
       x[2 * j + 1] = as_float(static_cast<uint32_t>(v[j].second));
     }
@@ -314,6 +332,7 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
     const int p = thread_index() + j * kConsumers;
     if (p >= pairs) continue;
     float y[2];
+#pragma unroll
     for (int i = 0; i < 2; ++i) {
       y[i] = x[2 * j + i];
       if (has_norm) {
@@ -334,36 +353,38 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
 
 // A row that comes as fp16.
 template <WeightFormat kFormat>
-QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, const Step& s, int step) {
-  constexpr int kMost = 8;  // k ≤ 16384
+QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
+  constexpr int kAtOnce = 4;
   const int count = s.k / 4;
   const Tagged* const words = s.in.words;
-  TwoWords v[kMost];
-#pragma unroll
-  for (int j = 0; j < kMost; ++j) {
-    const int i = thread_index() + j * kConsumers;
-    if (i < count) v[j] = get_two_words(words + 2 * i);
-  }
-#pragma unroll
-  for (int j = 0; j < kMost; ++j) {
-    const int i = thread_index() + j * kConsumers;
-    if (i < count) wait_two(a, words + 2 * i, step, &v[j]);
-  }
   float most = 0;
   bool found = false;
-  if (kFormat == WeightFormat::int8) sync_consumers();  // the row before is used up
+  for (int begin = thread_index(); begin - thread_index() < count; begin += kAtOnce * kConsumers) {
+    TwoWords v[kAtOnce];
 #pragma unroll
-  for (int j = 0; j < kMost; ++j) {
-    const int i = thread_index() + j * kConsumers;
-    if (i >= count) continue;
-    const auto first = static_cast<Half2>(v[j].first), second = static_cast<Half2>(v[j].second);
-    put_pair<kFormat>(m, 4 * i, first);
-    put_pair<kFormat>(m, 4 * i + 2, second);
-    if (kFormat == WeightFormat::int8) {
-      look_for_outlier(half_low(first), &most, &found);
-      look_for_outlier(half_high(first), &most, &found);
-      look_for_outlier(half_low(second), &most, &found);
-      look_for_outlier(half_high(second), &most, &found);
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = begin + j * kConsumers;
+      if (i < count) v[j] = get_two_words(words + 2 * i);
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = begin + j * kConsumers;
+      if (i < count) wait_two(wait, words + 2 * i, &v[j]);
+    }
+    if (begin == thread_index()) sync_consumers();  // the row before is used up
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = begin + j * kConsumers;
+      if (i >= count) continue;
+      const auto first = static_cast<Half2>(v[j].first), second = static_cast<Half2>(v[j].second);
+      put_pair<kFormat>(m, 4 * i, first);
+      put_pair<kFormat>(m, 4 * i + 2, second);
+      if (kFormat == WeightFormat::int8) {
+        look_for_outlier(half_low(first), &most, &found);
+        look_for_outlier(half_high(first), &most, &found);
+        look_for_outlier(half_low(second), &most, &found);
+        look_for_outlier(half_high(second), &most, &found);
+      }
     }
   }
   if constexpr (kFormat == WeightFormat::int8) return make_codes(m, s.k, most, found);
@@ -371,8 +392,7 @@ QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, c
   return {};
 }
 
-// --- products
-// --------------------------------------------------------------------------------------------------------------
+// --- products -------------------------------------------------------------------------------------
 struct Best {
   float score = -INFINITY;
   int32_t id = 0;
@@ -382,41 +402,53 @@ QB_DEVICE Best better(Best a, Best b) { return b.score > a.score || (b.score == 
 struct Consumer {
   Ring ring;
   int scale_area = 0;
-  int units = 0;  // done so far
-  Best best;
+  uint32_t units = 0;  // done so far
 };
 
-QB_DEVICE float old_value(const PersistentArgs& a, const Shared& m, const StepInput& old, int k, int n, int step) {
-  if (old.source == Source::table) {
-    return float_of_half(old.table[static_cast<size_t>(*m.token()) * k + n]) * old.scale;
+// What a unit's outputs need beside their sums, asked for while the sums are made. Of lane i < 16: row low + i, or
+// high + i - 8; lanes from 16 on do the same as those.
+struct Ahead {
+  int n = 0;
+  float bias = 0, absmax = 0, old = 0, cos = 1, sin = 0;
+};
+template <WeightFormat kFormat>
+QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, const Wait& wait, int segment, const Tile& tile) {
+  const int i = lane_index() % kUnitRows;
+  const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : segment];
+  Ahead ahead;
+  const int n = ahead.n = i < 8 ? tile.low + i : tile.high + i - 8;
+  if (own.bias) ahead.bias = own.bias[n];
+  if constexpr (kFormat == WeightFormat::int8) ahead.absmax = own.w.absmax[n];
+  if (s.finish == Finish::add) {
+    ahead.old = s.old.source == Source::table
+                    ? float_of_half(s.old.table[static_cast<size_t>(*m.token()) * own.w.n + n]) * s.old.scale
+                    : as_float(wait_word(wait, s.old.words + n));
   }
-  return as_float(wait_word(a, old.words + n, step));
+  if (tile.rotates) {
+    const int half = s.rotation.dims / 2;
+    const size_t angle = static_cast<size_t>(*m.position()) * half + tile.low % s.kv.head_dim + i % 8;
+    ahead.cos = s.rotation.cos[angle];
+    ahead.sin = s.rotation.sin[angle];
+  }
+  return ahead;
 }
 
-// Output of lane i < 16: row low + i, or high + i - 8. All lanes of the warp take part.
+__device__ __noinline__ float noisy_score(float logit, float temperature, uint64_t seed, int position, int id) {
+  return sampling_score(logit, temperature, seed, position, id);
+}
+
+// By one warp.
 template <WeightFormat kFormat, typename Sum>
-QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step& s, int step, int segment,
-                           const Tile& tile, const Sum* parts, const Int8Row& row, Best* best) {
-  const int i = lane_index() % kUnitRows;
+QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step& s, int segment, const Tile& tile,
+                           const Ahead& ahead, Sum sum, const Int8Row& row) {
+  const int i = lane_index() % kUnitRows, n = ahead.n;
   const bool active = lane_index() < kUnitRows;
-  const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : segment];
-  const int n = i < 8 ? tile.low + i : tile.high + i - 8;
-  const bool real = n < own.w.n;
-  float old = 0;
-  if (s.finish == Finish::add && active && real) old = old_value(a, m, s.old, own.w.n, n, step);
-  // Half of the warps' sums each; then both halves, in a fixed order.
-  Sum sum = 0;
-  const int first = lane_index() / kUnitRows * (kConsumerWarps / 2);
-  for (int w = first; w < first + kConsumerWarps / 2; ++w) sum += parts[w * kUnitRows + i];
-  const Sum other = from_lane_xor(sum, kUnitRows);
-  sum = lane_index() < kUnitRows ? sum + other : other + sum;
   float value = 0;
-  const float bias = own.bias && real ? own.bias[n] : 0.0f;
   if constexpr (kFormat == WeightFormat::int8) {
-    const float absmax = real ? own.w.absmax[n] : 0.0f;
-    const float scaled = mul_rn(mul_rn(static_cast<float>(sum), row.absmax), absmax);
-    value = float_of_half(half_of_float(fmaf(scaled, kOutputScale, bias)));
-    if (row.outliers != 0 && real && active) {
+    const float scaled = mul_rn(mul_rn(static_cast<float>(sum), row.absmax), ahead.absmax);
+    value = float_of_half(half_of_float(fmaf(scaled, kOutputScale, ahead.bias)));
+    if (row.outliers != 0) {
+      const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : segment];
       const int8_t* const codes = static_cast<const int8_t*>(own.w.w) + static_cast<size_t>(n) * s.k;
       const auto* const list = m.pointer<uint16_t>(m.at.outliers);
       const auto* const x = m.pointer<uint16_t>(m.at.x);
@@ -424,138 +456,153 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
 #pragma unroll 8
       for (int o = 0; o < row.outliers; ++o) {
         const int column = list[o];
-        const float weight = float_of_half(half_of_float(mul_rn(mul_rn(codes[column], absmax), kInverse127)));
+        const float weight = float_of_half(half_of_float(mul_rn(mul_rn(codes[column], ahead.absmax), kInverse127)));
         outliers = fmaf(float_of_half(x[column]), weight, outliers);
       }
       value = float_of_half(half_of_float(add_rn(value, outliers)));
     }
-    __syncwarp();
   } else {
-    value = sum + bias;
+    value = sum + ahead.bias;
   }
   switch (s.finish) {
     case Finish::store: {
       value = activate(value, s.act);
       if (s.logits) {
-        if (active && real) {
-          s.logits[n] = value;
-          *best = better(*best, {sampling_score(value, a.temperature, a.seed, *m.position(), n), n});
-        }
+        if (!active) return;
+        s.logits[n] = value;
+        Best* const best = m.pointer<Best>(m.at.best) + warp_index() * kUnitRows + i;
+        const float score = a.temperature > 0 ? noisy_score(value, a.temperature, a.seed, *m.position(), n) : value;
+        *best = better(*best, {score, n});
         return;
       }
       const float next = __shfl_down_sync(0xffffffffu, value, 1);
-      if (active && real && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
+      if (active && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
       return;
     }
     case Finish::add:
-      if (active && real) put_word(s.out + n, tagged(__float_as_uint(old + value), a.epoch));
+      if (active) put_word(s.out + n, tagged(__float_as_uint(ahead.old + value), a.epoch));
       return;
     case Finish::gate: {
       const float up = __shfl_down_sync(0xffffffffu, value, 8);
       value = activate(value, s.act) * up;
       const float next = __shfl_down_sync(0xffffffffu, value, 1);
-      if (i < 8 && active && i % 2 == 0 && real) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
+      if (lane_index() < 8 && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
       return;
     }
     case Finish::qkv: {
-      const int head_dim = s.kv.head_dim;
       if (tile.rotates) {
-        const float other_value = from_lane_xor(value, 8);
-        const int half = s.rotation.dims / 2, pair = tile.low % head_dim + i % 8;
-        const size_t angle = static_cast<size_t>(*m.position()) * half + pair;
-        const float cos = s.rotation.cos[angle], sin = s.rotation.sin[angle];
-        value = i < 8 ? value * cos - other_value * sin : value * cos + other_value * sin;
+        const float other = from_lane_xor(value, 8);
+        value = i < 8 ? value * ahead.cos - other * ahead.sin : value * ahead.cos + other * ahead.sin;
       }
-      if (!active || !real) return;
+      if (!active) return;
       Tagged* out = s.out;
       for (int j = 0; j < segment; ++j) out += s.segments[j].w.n;
       put_word(out + n, tagged(__float_as_uint(value), a.epoch));
       if (segment == 0) return;
       const Cache& kv = s.kv;
-      const size_t head = static_cast<size_t>(a.sequence[0]) * kv.heads + n / head_dim;
-      (segment == 1 ? kv.k : kv.v)[(head * kv.positions + *m.position()) * head_dim + n % head_dim] =
+      const unsigned head_dim = static_cast<unsigned>(kv.head_dim), own_head = static_cast<unsigned>(n) / head_dim;
+      const size_t head = static_cast<size_t>(a.sequence[0]) * kv.heads + own_head;
+      (segment == 1 ? kv.k : kv.v)[(head * kv.positions + *m.position()) * head_dim + n - own_head * head_dim] =
           half_of_float(value);
       return;
     }
   }
 }
 
+// nf4: the scales of this warp's items of a slot, each lane one: of row lane % 16 of item lane / 16.
+struct ScaleOfRow {
+  const uint8_t* bytes;
+  float nested_first, nested_then, offset;
+  int first;  // blocks of the row before the second nested scale
+};
+QB_DEVICE ScaleOfRow scale_of_row(const PersistentArgs& a, const Shared& m, const Step& s, int segment,
+                                  const Tile& tile, int row_blocks, int area) {
+  constexpr int kNestedBlock = 256;
+  const int r = lane_index() % kUnitRows;
+  const Segment& own = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment];
+  const int at = (r < 8 ? tile.low + r : tile.high + r - 8) * row_blocks;
+  ScaleOfRow out;
+  out.nested_first = own.w.nested_absmax[at / kNestedBlock];
+  out.nested_then = own.w.nested_absmax[(at + row_blocks - 1) / kNestedBlock];
+  out.offset = own.w.offset;
+  out.first = kNestedBlock - at % kNestedBlock;
+  out.bytes = m.pointer<uint8_t>(m.at.scales) + area * a.scale_bytes + r * row_blocks;
+  return out;
+}
+
 template <WeightFormat kFormat>
-__device__ __noinline__ void product(const PersistentArgs& a, const Shared& m, const Step& s, int step, Consumer* c) {
+QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, Consumer& c) {
   using Sum = std::conditional_t<kFormat == WeightFormat::int8, int32_t, float>;
   constexpr int kLanesOfChunk = 4;  // items of a chunk: 32 bytes of each of 16 rows
-  const int first = first_unit(s);
-  if (first >= s.units) return;
-  const Int8Row row = s.in.source == Source::halves ? make_row_of_halves<kFormat>(a, m, s, step)
-                                                    : make_row_of_floats<kFormat>(a, m, s, step);
-  const int lane = lane_index(), warp = warp_index(), g = lane / 4, t = lane % 4;
+  constexpr int kChunkStep = kConsumerWarps / kLanesOfChunk;
+  const int first = first_unit(s), units = s.units;
+  if (first >= units) return;
+  const Int8Row row = s.in.source == Source::halves ? make_row_of_halves<kFormat>(a, m, s, wait)
+                                                    : make_row_of_floats<kFormat>(a, m, s, wait);
+  const int lane = lane_index(), warp = warp_index(), t = lane % 4;
   const int quarter = warp % kLanesOfChunk;  // of a chunk: this warp's item
-  const int box_bytes = 8 * kChunkBytes * s.slot_chunks;
-  const SharedAddress fragment = static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes +
-                                                            ((2 * quarter + lane / 16) ^ lane % 8) * 16);
-  const SharedAddress ring = shared_address(m.base + m.at.ring);
+  const int ring_slots = a.slots, slots = s.slots, slot_chunks = s.slot_chunks, chunks = s.chunks,
+            row_blocks = s.k / 64;
+  const int box_bytes = 8 * kChunkBytes * slot_chunks;
+  const SharedAddress ring = shared_address(m.base + m.at.ring) +
+                             static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes +
+                                                        ((2 * quarter + lane / 16) ^ lane % 8) * 16);
+  const SharedAddress barriers = m.barriers(), part_barriers = m.part_barriers();
   const std::byte* const x = m.base + (kFormat == WeightFormat::int8 ? m.at.codes : m.at.x);
-  const int row_blocks = s.k / 64, slots = s.slots, slot_chunks = s.slot_chunks, chunks = s.chunks, units = s.units;
   const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
-  const float* const code = m.pointer<float>(m.at.code);
   for (int work = first; work < units; work += blocks_x()) {
     int unit = work;
     const int segment = find_segment(s, &unit);
     const Tile tile = tile_of(s, segment, unit);
-    Sum acc[4] = {};
-    // nf4: at most two nested scales a row.
-    float nested_low[2], nested_high[2], offset_low = 0, offset_high = 0;
-    int blocks_low = 0, blocks_high = 0;  // of the row, before the second scale
-    const uint8_t* scales = nullptr;
+    const bool finishes = warp == static_cast<int>(c.units % kConsumerWarps);
+    Ahead ahead;
+    if (finishes) ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
+    ScaleOfRow own_scale;
     if constexpr (kFormat == WeightFormat::nf4) {
-      constexpr int kNestedBlock = 256;
-      const Segment& low = s.segments[segment];
-      const Segment& high = s.segments[s.finish == Finish::gate ? 1 : segment];
-      const int at_low = (tile.low + g) * row_blocks, at_high = (tile.high + g) * row_blocks;
-      const int last_low = (at_low + row_blocks - 1) / kNestedBlock,
-                last_high = (at_high + row_blocks - 1) / kNestedBlock;
-      nested_low[0] = low.w.nested_absmax[at_low / kNestedBlock];
-      nested_low[1] = low.w.nested_absmax[last_low];
-      nested_high[0] = high.w.nested_absmax[at_high / kNestedBlock];
-      nested_high[1] = high.w.nested_absmax[last_high];
-      blocks_low = kNestedBlock - at_low % kNestedBlock;
-      blocks_high = kNestedBlock - at_high % kNestedBlock;
-      offset_low = low.w.offset;
-      offset_high = high.w.offset;
-      scales = m.pointer<uint8_t>(m.at.scales) + static_cast<size_t>(c->scale_area) * a.scale_bytes + g * row_blocks;
-      if (++c->scale_area > a.slots) c->scale_area = 0;
+      own_scale = scale_of_row(a, m, s, segment, tile, row_blocks, c.scale_area);
+      if (++c.scale_area > ring_slots) c.scale_area = 0;
     }
+    Sum acc[4] = {};
     int chunk = warp / kLanesOfChunk;
     for (int j = 0; j < slots; ++j) {
-      wait_barrier(a, m.full(c->ring.slot), c->ring.parity, step);
+      const SharedAddress full = barriers + static_cast<SharedAddress>(c.ring.slot) * kSlotBarriers;
+      wait_barrier(wait, full, c.ring.parity);
       const int begin = j * slot_chunks, end = begin + slot_chunks < chunks ? begin + slot_chunks : chunks;
-      SharedAddress from = ring + static_cast<SharedAddress>(c->ring.slot) * kSlotBytes + fragment;
-      for (; chunk < end; chunk += kConsumerWarps / kLanesOfChunk) {
+      const SharedAddress from = ring + static_cast<SharedAddress>(c.ring.slot) * kSlotBytes;
+      float scale = 0;
+      if constexpr (kFormat == WeightFormat::nf4) {
+        const int mine = chunk + lane / kUnitRows * kChunkStep, item = mine * kLanesOfChunk + quarter;
+        if (mine < end) {
+          const float code = m.pointer<float>(m.at.code)[own_scale.bytes[item]];
+          scale = add_rn(mul_rn(code, item < own_scale.first ? own_scale.nested_first : own_scale.nested_then),
+                         own_scale.offset);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kSlotChunks / kChunkStep; ++i) {
+        if (chunk >= end) continue;
         uint32_t w[4];
         load_fragments(w, from + static_cast<SharedAddress>(chunk - begin) * (8 * kChunkBytes));
         const int item = chunk * kLanesOfChunk + quarter;
+        chunk += kChunkStep;
         if constexpr (kFormat == WeightFormat::nf4) {
           const auto* const at = reinterpret_cast<const Bytes16*>(x + item * 128 + t * 16);
           const Bytes16 b0 = at[0], b1 = at[4];
-          const float scale_low =
-              add_rn(mul_rn(code[scales[item]], item < blocks_low ? nested_low[0] : nested_low[1]), offset_low);
-          const float scale_high =
-              add_rn(mul_rn(code[scales[8 * row_blocks + item]], item < blocks_high ? nested_high[0] : nested_high[1]),
-                     offset_high);
+          const float scale_low = __shfl_sync(0xffffffffu, scale, lane / 4 + kUnitRows * i);
+          const float scale_high = __shfl_sync(0xffffffffu, scale, lane / 4 + 8 + kUnitRows * i);
           float sum[4] = {};
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const uint32_t pick = 0x80u << (8 * i);  // byte i times 128, the size of an entry in all its copies
+          for (int b = 0; b < 4; ++b) {
+            const uint32_t pick = 0x80u << (8 * b);  // byte b times 128, the size of an entry in all its copies
             mma_f16(sum,
                     {load_shared(__dp4a(w[0], pick, pairs)), load_shared(__dp4a(w[1], pick, pairs)),
                      load_shared(__dp4a(w[2], pick, pairs)), load_shared(__dp4a(w[3], pick, pairs))},
-                    {b0.word[i], b1.word[i]});
+                    {b0.word[b], b1.word[b]});
           }
           acc[0] = fmaf(sum[0], scale_low, acc[0]);
           acc[2] = fmaf(sum[2], scale_high, acc[2]);
         } else {
-          const auto* const at = reinterpret_cast<const Bytes8*>(x + item * 32 + t * 8);
-          const Bytes8 b = *at;
+          const Bytes8 b = *reinterpret_cast<const Bytes8*>(x + item * 32 + t * 8);
           if constexpr (kFormat == WeightFormat::int8)
             mma_s8(acc, w, {b.word[0], b.word[1]});
           else
@@ -563,50 +610,55 @@ __device__ __noinline__ void product(const PersistentArgs& a, const Shared& m, c
         }
       }
       __syncwarp();
-      if (lane == 0) barrier_arrive(m.empty(c->ring.slot));
-      c->ring.next(a.slots);
+      if (lane == 0) barrier_arrive(full + kEmpty);
+      c.ring.next(ring_slots);
     }
-    Sum* const parts =
-        m.pointer<Sum>(m.at.parts) + static_cast<size_t>(c->units % kPartBuffers) * kConsumerWarps * kUnitRows;
+    const uint32_t buffer = c.units % kPartBuffers, parity = c.units / kPartBuffers % 2;
+    Sum* const parts = m.pointer<Sum>(m.at.parts) + buffer * (kConsumerWarps * kUnitRows);
+    const SharedAddress written = part_barriers + buffer * kSlotBarriers;
+    wait_barrier(wait, written + kEmpty, parity ^ 1);
     if (t == 0) {
-      parts[warp * kUnitRows + g] = acc[0];
-      parts[warp * kUnitRows + g + 8] = acc[2];
+      parts[warp * kUnitRows + lane / 4] = acc[0];
+      parts[warp * kUnitRows + lane / 4 + 8] = acc[2];
     }
-    sync_consumers();
-    if (warp == c->units % kConsumerWarps) {
-      finish_unit<kFormat, Sum>(a, m, s, step, segment, tile, parts, row, &c->best);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(written);
+    if (finishes) {
+      wait_barrier(wait, written, parity);
+      // Half of the warps' sums each; then both halves, in a fixed order.
+      Sum sum = 0;
+      const Sum* const own = parts + lane / kUnitRows * (kConsumerWarps / 2 * kUnitRows) + lane % kUnitRows;
+#pragma unroll
+      for (int w = 0; w < kConsumerWarps / 2; ++w) sum += own[w * kUnitRows];
+      __syncwarp();
+      if (lane == 0) barrier_arrive(written + kEmpty);
+      const Sum other = from_lane_xor(sum, kUnitRows);
+      finish_unit<kFormat, Sum>(a, m, s, segment, tile, ahead, sum + other, row);
     }
-    ++c->units;
+    ++c.units;
   }
 }
 
-// --- attention
-// ------------------------------------------------------------------------------------------------------------- One q
+// --- attention ------------------------------------------------------------------------------------
+// One q
 // head by the whole block: four lanes a position, each with every fourth piece of four numbers; 128 positions at a
 // time. A lane keeps its own softmax, and all are brought together at the end.
 template <int kPieces>
-__device__ __noinline__ void attend_head(const PersistentArgs& a, const Shared& m, const Step& s, int step, int head) {
+QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequence, Wait wait, int head) {
   constexpr int kLanes = 4, kAtOnce = kConsumers / kLanes, kHeadDim = kPieces * 16;
-  const int group = s.q_heads / s.kv.heads, kv_head = head / group, position = *m.position();
+  const int group = s.q_heads / s.kv.heads, kv_head = head / group;
   const int t = thread_index() % kLanes, own = thread_index() / kLanes;
-  const size_t cache = (static_cast<size_t>(a.sequence[0]) * s.kv.heads + kv_head) * s.kv.positions * kHeadDim;
+  const size_t cache = (static_cast<size_t>(sequence) * s.kv.heads + kv_head) * s.kv.positions * kHeadDim;
   const uint16_t* const keys = s.kv.k + cache;
   const uint16_t* const values = s.kv.v + cache;
-  const auto load = [t](const uint16_t* from, int p, Bytes8(&to)[kPieces]) {
-    const uint16_t* const at = from + static_cast<size_t>(p) * kHeadDim;
-    for (int i = 0; i < kPieces; ++i) {
-      const uint2 v = *reinterpret_cast<const uint2*>(at + (i * kLanes + t) * 4);
-      to[i] = {{v.x, v.y}};
-    }
-  };
-  Bytes8 key[kPieces], value[kPieces];
   int p = own;
-  if (p < position) {  // does not depend on this step
-    load(keys, p, key);
-    load(values, p, value);
+  // The cache was streamed out of the second-level cache since the last token; it does not depend on this step.
+  constexpr int kRowBytes = kHeadDim * 2, kLine = 128, kLines = (kRowBytes + kLine - 1) / kLine;
+  if (p < position && t < 2 * kLines) {
+    const auto* const row = reinterpret_cast<const std::byte*>(t % 2 == 0 ? keys : values);
+    prefetch_to_l1(row + static_cast<size_t>(p) * kRowBytes + t / 2 * kLine);
   }
   // q, and this token's key and value, rounded as in the cache: each word is waited for by one thread.
-  float* const scratch = m.pointer<float>(m.at.x);
   float* const q = scratch;
   auto* const new_key = reinterpret_cast<Half2*>(q + kHeadDim);
   Half2* const new_value = new_key + kHeadDim / 2;
@@ -616,7 +668,7 @@ __device__ __noinline__ void attend_head(const PersistentArgs& a, const Shared& 
     const Tagged* const from = part == 0   ? s.in.words + head * kHeadDim
                                : part == 1 ? s.new_k + kv_head * kHeadDim
                                            : s.new_v + kv_head * kHeadDim;
-    own_words = wait_two(a, from + 2 * pair, step);
+    own_words = wait_two(wait, from + 2 * pair);
   }
   sync_consumers();  // the row before is used up
   if (part == 0) {
@@ -626,23 +678,24 @@ __device__ __noinline__ void attend_head(const PersistentArgs& a, const Shared& 
     (part == 1 ? new_key : new_value)[pair] = halves(as_float(own_words.first), as_float(own_words.second));
   }
   sync_consumers();
+  const auto load = [&](const uint16_t* rows, const Half2* own_row, int at, Bytes8(&to)[kPieces]) {
+    if (at > position) return;
+    const auto* const row =
+        at == position ? own_row : reinterpret_cast<const Half2*>(rows + static_cast<size_t>(at) * kHeadDim);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) to[i] = *reinterpret_cast<const Bytes8*>(row + (i * kLanes + t) * 2);
+  };
   float most = -INFINITY, total = 0, sum[kPieces * 4] = {};
+#pragma unroll 1
   for (int begin = 0; begin <= position; begin += kAtOnce, p += kAtOnce) {
-    if (begin > 0 && p < position) {
-      load(keys, p, key);
-      load(values, p, value);
-    }
-    if (p == position) {
-      for (int i = 0; i < kPieces; ++i) {
-        const int at = (i * kLanes + t) * 2;
-        key[i] = {{new_key[at], new_key[at + 1]}};
-        value[i] = {{new_value[at], new_value[at + 1]}};
-      }
-    }
+    Bytes8 key[kPieces], value[kPieces];
+    load(keys, new_key, p, key);
+    load(values, new_value, p, value);
     float score = 0;
     if (p <= position) {
+#pragma unroll
       for (int i = 0; i < kPieces; ++i) {
-        const float4 four = *reinterpret_cast<const float4*>(q + (i * kLanes + t) * 4);
+        const float4 four = load_shared_floats(shared_address(q + (i * kLanes + t) * 4));
         score = fmaf(four.x, half_low(key[i].word[0]), score);
         score = fmaf(four.y, half_high(key[i].word[0]), score);
         score = fmaf(four.z, half_low(key[i].word[1]), score);
@@ -655,7 +708,9 @@ __device__ __noinline__ void attend_head(const PersistentArgs& a, const Shared& 
       const float now = score > most ? score : most, keep = expf(most - now), weight = expf(score - now);
       total = fmaf(total, keep, weight);
       most = now;
+#pragma unroll
       for (int i = 0; i < kPieces; ++i) {
+#pragma unroll
         for (int j = 0; j < 2; ++j) {
           sum[4 * i + 2 * j] = fmaf(weight, half_low(value[i].word[j]), sum[4 * i + 2 * j] * keep);
           sum[4 * i + 2 * j + 1] = fmaf(weight, half_high(value[i].word[j]), sum[4 * i + 2 * j + 1] * keep);
@@ -675,6 +730,7 @@ __device__ __noinline__ void attend_head(const PersistentArgs& a, const Shared& 
   constexpr int kStride = kHeadDim + 2;
   float* const parts = scratch + 2 * kHeadDim;
   float* const mine = parts + warp_index() * kStride;
+#pragma unroll
   for (int i = 0; i < kPieces * 4; ++i) {
     float v = sum[i] * keep;
     for (int mask = kLanes; mask < kWarpSize; mask *= 2) v += from_lane_xor(v, mask);
@@ -696,27 +752,28 @@ __device__ __noinline__ void attend_head(const PersistentArgs& a, const Shared& 
       first = fmaf(of_warp[2 + 2 * thread_index()], factor, first);
       second = fmaf(of_warp[3 + 2 * thread_index()], factor, second);
     }
-    put_word(s.out + head * (kHeadDim / 2) + thread_index(), tagged(halves(first / all, second / all), a.epoch));
+    put_word(s.out + head * (kHeadDim / 2) + thread_index(), tagged(halves(first / all, second / all), wait.epoch));
   }
   sync_consumers();  // the scratch is used up
 }
 
-QB_DEVICE void attend(const PersistentArgs& a, const Shared& m, const Step& s, int step) {
+QB_DEVICE void attend(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
+  float* const scratch = m.pointer<float>(m.at.x);
+  const int position = *m.position(), sequence = a.sequence[0];
   for (int head = first_unit(s); head < s.units; head += blocks_x()) {
     switch (s.kv.head_dim) {
-      case 16: attend_head<1>(a, m, s, step, head); break;
-      case 32: attend_head<2>(a, m, s, step, head); break;
-      case 64: attend_head<4>(a, m, s, step, head); break;
-      case 80: attend_head<5>(a, m, s, step, head); break;
-      case 96: attend_head<6>(a, m, s, step, head); break;
-      case 128: attend_head<8>(a, m, s, step, head); break;
+      case 16: attend_head<1>(s, scratch, position, sequence, wait, head); break;
+      case 32: attend_head<2>(s, scratch, position, sequence, wait, head); break;
+      case 64: attend_head<4>(s, scratch, position, sequence, wait, head); break;
+      case 80: attend_head<5>(s, scratch, position, sequence, wait, head); break;
+      case 96: attend_head<6>(s, scratch, position, sequence, wait, head); break;
+      case 128: attend_head<8>(s, scratch, position, sequence, wait, head); break;
       default: break;
     }
   }
 }
 
-// --- the next token
-// ----------------------------------------------------------------------------------------------------------
+// --- the next token -------------------------------------------------------------------------------
 QB_DEVICE Best best_of_block(const Shared& m, Best best) {
   for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
     best = better(best, {from_lane_xor(best.score, mask), from_lane_xor(best.id, mask)});
@@ -730,7 +787,10 @@ QB_DEVICE Best best_of_block(const Shared& m, Best best) {
   return best;
 }
 
-QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m, Best best) {
+QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m) {
+  sync_consumers();  // all outputs are finished
+  constexpr int kEntries = kConsumerWarps * kUnitRows;
+  Best best = thread_index() < kEntries ? m.pointer<Best>(m.at.best)[thread_index()] : Best{};
   best = best_of_block(m, best);
   if (thread_index() == 0) {
     put_word(a.best + 2 * block_x(), tagged(__float_as_uint(best.score), a.epoch));
@@ -739,7 +799,7 @@ QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m, Best best)
   if (block_x() != 0) return;
   best = {};
   for (int i = thread_index(); i < blocks_x(); i += kConsumers) {
-    const TwoValues v = wait_two(a, a.best + 2 * i, a.step_count);
+    const TwoValues v = wait_two({a.stuck, a.epoch, a.step_count}, a.best + 2 * i);
     best = better(best, {as_float(v.first), static_cast<int32_t>(v.second)});
   }
   best = best_of_block(m, best);
@@ -758,43 +818,49 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
     for (int i = thread_index(); i < 256 * kWarpSize; i += kConsumers) table[i] = a.code_pairs[i / kWarpSize];
     float* const code = m.pointer<float>(m.at.code);
     for (int i = thread_index(); i < 256; i += kConsumers) code[i] = a.nested_code[i];
-    sync_consumers();
   }
+  if (thread_index() < kConsumerWarps * kUnitRows) m.pointer<Best>(m.at.best)[thread_index()] = {};
+  sync_consumers();
   Consumer c;
   for (int i = 0; i < a.step_count; ++i) {
     const Step& s = a.steps[i];
+    const Wait wait{a.stuck, a.epoch, i};
     if (thread_index() < static_cast<int>(sizeof(Step) / 128) && i + 1 < a.step_count) {
       asm volatile(
           "prefetch.global.L1 [%0];" ::"l"(reinterpret_cast<const std::byte*>(a.steps + i + 1) + thread_index() * 128));
     }
     if (s.kind == StepKind::attend) {
-      attend(a, m, s, i);
+      attend(a, m, s, wait);
     } else {
       switch (s.format) {
-        case WeightFormat::f16: product<WeightFormat::f16>(a, m, s, i, &c); break;
-        case WeightFormat::int8: product<WeightFormat::int8>(a, m, s, i, &c); break;
-        case WeightFormat::nf4: product<WeightFormat::nf4>(a, m, s, i, &c); break;
+        case WeightFormat::f16: product<WeightFormat::f16>(a, m, s, wait, c); break;
+        case WeightFormat::int8: product<WeightFormat::int8>(a, m, s, wait, c); break;
+        case WeightFormat::nf4: product<WeightFormat::nf4>(a, m, s, wait, c); break;
         case WeightFormat::f32: break;
       }
     }
   }
-  choose_token(a, m, c.best);
+  choose_token(a, m);
 }
 #endif
 
 __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_constant__ PersistentArgs a) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(1024) std::byte shared_bytes[];
-  const Shared m{shared_layout(a.slots, a.most_k, a.int8, a.nf4, a.scale_bytes), shared_bytes};
+  const Shared m{a.at, shared_bytes};
   if (thread_index() == 0) {
     for (int i = 0; i < a.slots; ++i) {
-      barrier_init(m.full(i), 1);
-      barrier_init(m.empty(i), kConsumerWarps);
+      barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kSlotBarriers, 1);
+      barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kSlotBarriers + kEmpty, kConsumerWarps);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    for (int i = 0; i < kPartBuffers; ++i) {
+      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kSlotBarriers, kConsumerWarps);
+      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kSlotBarriers + kEmpty, 1);
+    }
     *m.position() = a.position[0];
     *m.token() = a.token[0];
-    if (shared_address(shared_bytes) % 1024 != 0) give_up(a, 4, 0);
+    if (shared_address(shared_bytes) % 1024 != 0) give_up(a.stuck, 4, 0);
   }
   sync_block();
   if (warp_index() < kConsumerWarps)

@@ -225,12 +225,11 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   const Needs& needs = builder.needs;
   PersistentArgs& args = plan.args;
   args.step_count = static_cast<int>(plan.steps.size());
-  args.most_k = needs.most_k;
-  args.int8 = needs.int8;
   args.nf4 = needs.nf4;
   args.scale_bytes = (needs.scale_bytes + kChunkBytes - 1) / kChunkBytes * kChunkBytes;
   args.slots = ring_slots({needs.most_k, args.scale_bytes, needs.int8, needs.nf4}, shared_bytes);
-  plan.shared_bytes = shared_layout(args.slots, args.most_k, args.int8, args.nf4, args.scale_bytes).bytes;
+  args.at = shared_layout(args.slots, needs.most_k, needs.int8, needs.nf4, args.scale_bytes);
+  plan.shared_bytes = args.at.bytes;
   return plan;
 }
 

@@ -67,44 +67,18 @@ struct alignas(128) TensorMap {  // CUtensorMap
   uint64_t words[16];
 };
 
-struct PersistentArgs {
-  const Step* steps = nullptr;
-  int step_count = 0;
-  const TensorMap* maps = nullptr;
-  uint32_t epoch = 0;
-  int slots = 0;   // of the ring
-  int most_k = 0;  // of all steps
-  bool int8 = false, nf4 = false;
-  int scale_bytes = 0;                   // nf4: of the largest unit
-  const float* nested_code = nullptr;    // [256]
-  const uint32_t* code_pairs = nullptr;  // [256] nf4: a byte's two codes as fp16
-  int32_t *token = nullptr, *position = nullptr;
-  const int32_t* sequence = nullptr;
-  int32_t* history = nullptr;
-  int history_positions = 0;
-  float temperature = 0;
-  uint64_t seed = 0;
-  Tagged* best = nullptr;     // [multiprocessors, 2] score and id
-  uint32_t* stuck = nullptr;  // [4] on the host: what a wait that never ended waited for
-};
-
 // Where things lie in the kernel's dynamic shared memory; offsets in bytes.
 struct SharedLayout {
-  size_t ring, scales, table, code, x, codes, outliers, parts, sums, places, barriers, bytes;
+  uint32_t ring, scales, table, code, x, codes, outliers, parts, sums, best, places, part_barriers, barriers, bytes;
 };
-#if defined(__CUDACC__)
-#define QB_BOTH __host__ __device__
-#else
-#define QB_BOTH
-#endif
-constexpr int kPartBuffers = 2;
-QB_BOTH constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4, int scale_bytes) {
+constexpr int kPartBuffers = 4;  // units whose sums wait for being finished
+constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4, int scale_bytes) {
   constexpr size_t kLanes = 32, kBytes = 256, kPieces = 16;
   SharedLayout at{};
   const size_t k = static_cast<size_t>(most_k);
   const auto take = [&at](size_t bytes) {
-    const size_t here = at.bytes;
-    at.bytes += (bytes + 127) / 128 * 128;
+    const uint32_t here = at.bytes;
+    at.bytes += static_cast<uint32_t>((bytes + 127) / 128 * 128);
     return here;
   };
   at.ring = take(static_cast<size_t>(slots) * kSlotBytes);
@@ -118,10 +92,33 @@ QB_BOTH constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, b
   at.outliers = take(int8 ? (k + 2) * sizeof(uint16_t) : 0);
   at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float));
   at.sums = take(kConsumerWarps * kPieces * 2);
+  at.best = take(kConsumerWarps * kUnitRows * 2 * sizeof(float));
   at.places = take(2 * sizeof(int));
+  at.part_barriers = take(2 * kPartBuffers * sizeof(uint64_t));
   at.barriers = take(2 * static_cast<size_t>(slots) * sizeof(uint64_t));
   return at;
 }
+
+struct PersistentArgs {
+  const Step* steps = nullptr;
+  int step_count = 0;
+  const TensorMap* maps = nullptr;
+  uint32_t epoch = 0;
+  int slots = 0;  // of the ring
+  bool nf4 = false;
+  SharedLayout at{};
+  int scale_bytes = 0;                   // nf4: of the largest unit
+  const float* nested_code = nullptr;    // [256]
+  const uint32_t* code_pairs = nullptr;  // [256] nf4: a byte's two codes as fp16
+  int32_t *token = nullptr, *position = nullptr;
+  const int32_t* sequence = nullptr;
+  int32_t* history = nullptr;
+  int history_positions = 0;
+  float temperature = 0;
+  uint64_t seed = 0;
+  Tagged* best = nullptr;     // [multiprocessors, 2] score and id
+  uint32_t* stuck = nullptr;  // [4] on the host: what a wait that never ended waited for
+};
 
 void launch_persistent(const PersistentArgs& args, size_t shared_bytes, int multiprocessors, const Stream& stream);
 
