@@ -50,6 +50,11 @@ QB_DEVICE void copy_bytes(SharedAddress to, const void* from, int bytes, SharedA
                : "memory");
 }
 
+QB_DEVICE void copy16_async(SharedAddress to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+QB_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // --- shared memory by address ---------------------------------------------------------------------
 QB_DEVICE void load_fragments(uint32_t (&a)[4], SharedAddress from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -2,6 +2,7 @@
 // model through a ring in shared memory, as fast as memory gives them and without looking at the ops; and sixteen warps
 // that multiply what arrives. Blocks meet only in the words of the exchange buffers (step.h).
 #include <cmath>
+#include <type_traits>
 
 #include "backend/cuda/finish.cuh"
 #include "backend/cuda/launch.cuh"
@@ -201,12 +202,13 @@ QB_DEVICE void look_for_outlier(float value, float* most, bool* found) {
 
 // x16 lies in m.x, in order; most and found are this thread's.
 QB_DEVICE Int8Row make_codes(const Shared& m, int k, float most, bool found) {
+  const int thread = thread_index();
   float* const sums = m.pointer<float>(m.at.sums);
   most = warp_max(most);
   found = __any_sync(0xffffffffu, found);
-  if (lane_index() == 0) {
-    sums[2 * warp_index()] = most;
-    sums[2 * warp_index() + 1] = found ? 1.0f : 0.0f;
+  if ((thread % kWarpSize) == 0) {
+    sums[2 * (thread / kWarpSize)] = most;
+    sums[2 * (thread / kWarpSize) + 1] = found ? 1.0f : 0.0f;
   }
   sync_consumers();
   bool any = false;
@@ -220,7 +222,7 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, float most, bool found) {
   const auto code = [scale](float value) {
     return fabsf(value) >= kThreshold ? 0u : static_cast<uint32_t>(round_to_int(mul_rn(value, scale))) & 255u;
   };
-  for (int i = thread_index(); i < k / 4; i += kConsumers) {
+  for (int i = thread; i < k / 4; i += kConsumers) {
     const Half2 first = x[2 * i], second = x[2 * i + 1];
     *reinterpret_cast<uint32_t*>(codes + place_s8(4 * i)) = code(half_low(first)) | code(half_high(first)) << 8 |
                                                             code(half_low(second)) << 16 |
@@ -231,22 +233,22 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, float most, bool found) {
     auto* const list = m.pointer<uint16_t>(m.at.outliers);
     const auto* const x16 = m.pointer<uint16_t>(m.at.x);
     int* const counts = m.pointer<int>(m.at.sums) + 2 * kConsumerWarps;
-    const int share = k / kConsumerWarps, first = warp_index() * share;
+    const int share = k / kConsumerWarps, first = (thread / kWarpSize) * share;
     int own = 0;
-    for (int i = first + lane_index(); i < first + share; i += kWarpSize) {
+    for (int i = first + (thread % kWarpSize); i < first + share; i += kWarpSize) {
       own += __popc(__ballot_sync(0xffffffffu, fabsf(float_of_half(x16[i])) >= kThreshold));
     }
-    if (lane_index() == 0) counts[warp_index()] = own;
+    if ((thread % kWarpSize) == 0) counts[(thread / kWarpSize)] = own;
     sync_consumers();
     int at = 0;
     for (int w = 0; w < kConsumerWarps; ++w) {
-      if (w == warp_index()) at = count;
+      if (w == (thread / kWarpSize)) at = count;
       count += counts[w];
     }
-    for (int i = first + lane_index(); i < first + share; i += kWarpSize) {
+    for (int i = first + (thread % kWarpSize); i < first + share; i += kWarpSize) {
       const bool outlier = fabsf(float_of_half(x16[i])) >= kThreshold;
       const uint32_t ballot = __ballot_sync(0xffffffffu, outlier);
-      if (outlier) list[at + __popc(ballot & ((1u << lane_index()) - 1))] = static_cast<uint16_t>(i);
+      if (outlier) list[at + __popc(ballot & ((1u << (thread % kWarpSize)) - 1))] = static_cast<uint16_t>(i);
       at += __popc(ballot);
     }
   }
@@ -254,9 +256,30 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, float most, bool found) {
   return {most, count};
 }
 
+// Of all consumers, the same in each.
+template <typename T>
+QB_DEVICE void sum_of_block(const Shared& m, int thread, T* first, T* second) {
+  T* const sums = m.pointer<T>(m.at.sums);
+  *first = warp_sum(*first);
+  *second = warp_sum(*second);
+  if (thread % kWarpSize == 0) {
+    sums[2 * (thread / kWarpSize)] = *first;
+    sums[2 * (thread / kWarpSize) + 1] = *second;
+  }
+  sync_consumers();
+  const int lane = thread % kConsumerWarps;
+  *first = sums[2 * lane];
+  *second = sums[2 * lane + 1];
+  for (int mask = kConsumerWarps / 2; mask > 0; mask /= 2) {
+    *first += from_lane_xor(*first, mask);
+    *second += from_lane_xor(*second, mask);
+  }
+}
+
 // A row of floats, through the norm.
 template <WeightFormat kFormat>
 QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
+  const int thread = thread_index();
   constexpr int kMostPairs = 4;  // k ≤ 4096
   constexpr bool kInt8 = kFormat == WeightFormat::int8;
   float x[2 * kMostPairs], weight[2 * kMostPairs], bias[2 * kMostPairs];
@@ -264,7 +287,7 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
   const int pairs = s.k / 2;
 #pragma unroll
   for (int j = 0; j < kMostPairs; ++j) {
-    const int p = thread_index() + j * kConsumers;
+    const int p = thread + j * kConsumers;
     weight[2 * j] = weight[2 * j + 1] = bias[2 * j] = bias[2 * j + 1] = 0;
     if (p < pairs && has_norm) {
       const float2 w = *reinterpret_cast<const float2*>(s.norm.weight + 2 * p);
@@ -279,7 +302,7 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
     const auto* const from = reinterpret_cast<const Half2*>(s.in.table + static_cast<size_t>(*m.token()) * s.k);
 #pragma unroll
     for (int j = 0; j < kMostPairs; ++j) {
-      const int p = thread_index() + j * kConsumers;
+      const int p = thread + j * kConsumers;
       const Half2 pair = p < pairs ? from[p] : 0;
       x[2 * j] = half_low(pair) * s.in.scale;
       x[2 * j + 1] = half_high(pair) * s.in.scale;
@@ -289,54 +312,55 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
     TwoWords v[kMostPairs] = {};
 #pragma unroll
     for (int j = 0; j < kMostPairs; ++j) {
-      const int p = thread_index() + j * kConsumers;
+      const int p = thread + j * kConsumers;
       if (p < pairs) v[j] = get_two_words(words + 2 * p);
     }
 #pragma unroll
     for (int j = 0; j < kMostPairs; ++j) {
-      const int p = thread_index() + j * kConsumers;
+      const int p = thread + j * kConsumers;
       if (p < pairs) wait_two(wait, words + 2 * p, &v[j]);
       x[2 * j] = as_float(static_cast<uint32_t>(v[j].first));
       x[2 * j + 1] = as_float(static_cast<uint32_t>(v[j].second));
     }
   }
-  double sum = 0, square = 0;
-#pragma unroll
-  for (int i = 0; i < 2 * kMostPairs; ++i) {
-    sum += x[i];
-    square += static_cast<double>(x[i]) * x[i];
-  }
-  NormFactors f;
-  double* const sums = m.pointer<double>(m.at.sums);
+  // LLM.int8 finds the reference's codes only if its norm is summed in double and rounded once; a mean that is taken
+  // off needs the digits, too.
+  double mean = 0, factor = 1;
   if (has_norm) {
-    sum = warp_sum(sum);
-    square = warp_sum(square);
-    if (lane_index() == 0) {
-      sums[2 * warp_index()] = sum;
-      sums[2 * warp_index() + 1] = square;
+    if (kInt8 || s.norm.centered) {
+      double sum = 0, square = 0;
+#pragma unroll
+      for (int i = 0; i < 2 * kMostPairs; ++i) {
+        sum += x[i];
+        square += static_cast<double>(x[i]) * x[i];
+      }
+      sum_of_block(m, thread, &sum, &square);
+      mean = s.norm.centered ? sum / s.k : 0;
+      factor = 1 / sqrt(square / s.k - mean * mean + static_cast<double>(s.norm.eps));
+    } else {
+      float none = 0, square = 0;
+#pragma unroll
+      for (int i = 0; i < 2 * kMostPairs; ++i) square = fmaf(x[i], x[i], square);
+      sum_of_block(m, thread, &none, &square);
+      factor = rsqrtf(square / static_cast<float>(s.k) + s.norm.eps);
     }
-    sync_consumers();
-    sum = square = 0;
-    for (int w = 0; w < kConsumerWarps; ++w) {
-      sum += sums[2 * w];
-      square += sums[2 * w + 1];
-    }
-    f.mean = s.norm.centered ? sum / s.k : 0;
-    f.factor = 1 / sqrt(square / s.k - f.mean * f.mean + static_cast<double>(s.norm.eps));
   }
-  if (kInt8 || !has_norm) sync_consumers();  // the row before is used up; and `sums` is read
+  if (kInt8 && has_norm) sync_consumers();  // `sums` is read
   float most = 0;
   bool found = false;
 #pragma unroll
   for (int j = 0; j < kMostPairs; ++j) {
-    const int p = thread_index() + j * kConsumers;
+    const int p = thread + j * kConsumers;
     if (p >= pairs) continue;
     float y[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       y[i] = x[2 * j + i];
-      if (has_norm) {
-        y[i] = static_cast<float>((y[i] - f.mean) * f.factor * weight[2 * j + i] + (has_bias ? bias[2 * j + i] : 0.0f));
+      if (!has_norm) continue;
+      if (kInt8) {
+        y[i] = static_cast<float>((y[i] - mean) * factor * weight[2 * j + i] + bias[2 * j + i]);
+      } else {
+        y[i] = fmaf((y[i] - static_cast<float>(mean)) * static_cast<float>(factor), weight[2 * j + i], bias[2 * j + i]);
       }
     }
     const Half2 pair = halves(y[0], y[1]);
@@ -354,12 +378,13 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
 // A row that comes as fp16.
 template <WeightFormat kFormat>
 QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
+  const int thread = thread_index();
   constexpr int kAtOnce = 4;
   const int count = s.k / 4;
   const Tagged* const words = s.in.words;
   float most = 0;
   bool found = false;
-  for (int begin = thread_index(); begin - thread_index() < count; begin += kAtOnce * kConsumers) {
+  for (int begin = thread; begin - thread < count; begin += kAtOnce * kConsumers) {
     TwoWords v[kAtOnce];
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
@@ -371,7 +396,7 @@ QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, c
       const int i = begin + j * kConsumers;
       if (i < count) wait_two(wait, words + 2 * i, &v[j]);
     }
-    if (begin == thread_index()) sync_consumers();  // the row before is used up
+
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       const int i = begin + j * kConsumers;
@@ -413,7 +438,8 @@ struct Ahead {
 };
 template <WeightFormat kFormat>
 QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, const Wait& wait, int segment, const Tile& tile) {
-  const int i = lane_index() % kUnitRows;
+  const int thread = thread_index();
+  const int i = (thread % kWarpSize) % kUnitRows;
   const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : segment];
   Ahead ahead;
   const int n = ahead.n = i < 8 ? tile.low + i : tile.high + i - 8;
@@ -441,8 +467,9 @@ __device__ __noinline__ float noisy_score(float logit, float temperature, uint64
 template <WeightFormat kFormat, typename Sum>
 QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step& s, int segment, const Tile& tile,
                            const Ahead& ahead, Sum sum, const Int8Row& row) {
-  const int i = lane_index() % kUnitRows, n = ahead.n;
-  const bool active = lane_index() < kUnitRows;
+  const int thread = thread_index();
+  const int i = (thread % kWarpSize) % kUnitRows, n = ahead.n;
+  const bool active = (thread % kWarpSize) < kUnitRows;
   float value = 0;
   if constexpr (kFormat == WeightFormat::int8) {
     const float scaled = mul_rn(mul_rn(static_cast<float>(sum), row.absmax), ahead.absmax);
@@ -470,7 +497,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
       if (s.logits) {
         if (!active) return;
         s.logits[n] = value;
-        Best* const best = m.pointer<Best>(m.at.best) + warp_index() * kUnitRows + i;
+        Best* const best = m.pointer<Best>(m.at.best) + (thread / kWarpSize) * kUnitRows + i;
         const float score = a.temperature > 0 ? noisy_score(value, a.temperature, a.seed, *m.position(), n) : value;
         *best = better(*best, {score, n});
         return;
@@ -486,7 +513,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
       const float up = __shfl_down_sync(0xffffffffu, value, 8);
       value = activate(value, s.act) * up;
       const float next = __shfl_down_sync(0xffffffffu, value, 1);
-      if (lane_index() < 8 && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
+      if ((thread % kWarpSize) < 8 && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
       return;
     }
     case Finish::qkv: {
@@ -509,25 +536,19 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
   }
 }
 
-// nf4: the scales of this warp's items of a slot, each lane one: of row lane % 16 of item lane / 16.
+// nf4: what a lane needs for the scales of its row of a unit, row lane % 16. Asked for a unit ahead.
 struct ScaleOfRow {
-  const uint8_t* bytes;
   float nested_first, nested_then, offset;
   int first;  // blocks of the row before the second nested scale
 };
-QB_DEVICE ScaleOfRow scale_of_row(const PersistentArgs& a, const Shared& m, const Step& s, int segment,
-                                  const Tile& tile, int row_blocks, int area) {
+QB_DEVICE ScaleOfRow scale_of_row(const Step& s, int work, int row_blocks) {
   constexpr int kNestedBlock = 256;
-  const int r = lane_index() % kUnitRows;
-  const Segment& own = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment];
+  const int segment = find_segment(s, &work), r = thread_index() % kUnitRows;
+  const Tile tile = tile_of(s, segment, work);
+  const Weight& w = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment].w;
   const int at = (r < 8 ? tile.low + r : tile.high + r - 8) * row_blocks;
-  ScaleOfRow out;
-  out.nested_first = own.w.nested_absmax[at / kNestedBlock];
-  out.nested_then = own.w.nested_absmax[(at + row_blocks - 1) / kNestedBlock];
-  out.offset = own.w.offset;
-  out.first = kNestedBlock - at % kNestedBlock;
-  out.bytes = m.pointer<uint8_t>(m.at.scales) + area * a.scale_bytes + r * row_blocks;
-  return out;
+  return {w.nested_absmax[at / kNestedBlock], w.nested_absmax[(at + row_blocks - 1) / kNestedBlock], w.offset,
+          kNestedBlock - at % kNestedBlock};
 }
 
 template <WeightFormat kFormat>
@@ -537,6 +558,8 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   constexpr int kChunkStep = kConsumerWarps / kLanesOfChunk;
   const int first = first_unit(s), units = s.units;
   if (first >= units) return;
+  ScaleOfRow next_scale;
+  if constexpr (kFormat == WeightFormat::nf4) next_scale = scale_of_row(s, first, s.k / 64);
   const Int8Row row = s.in.source == Source::halves ? make_row_of_halves<kFormat>(a, m, s, wait)
                                                     : make_row_of_floats<kFormat>(a, m, s, wait);
   const int lane = lane_index(), warp = warp_index(), t = lane % 4;
@@ -557,9 +580,11 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     const bool finishes = warp == static_cast<int>(c.units % kConsumerWarps);
     Ahead ahead;
     if (finishes) ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
-    ScaleOfRow own_scale;
+    const ScaleOfRow own_scale = next_scale;
+    const uint8_t* scale_bytes = nullptr;
     if constexpr (kFormat == WeightFormat::nf4) {
-      own_scale = scale_of_row(a, m, s, segment, tile, row_blocks, c.scale_area);
+      if (work + blocks_x() < units) next_scale = scale_of_row(s, work + blocks_x(), row_blocks);
+      scale_bytes = m.pointer<uint8_t>(m.at.scales) + c.scale_area * a.scale_bytes + lane % kUnitRows * row_blocks;
       if (++c.scale_area > ring_slots) c.scale_area = 0;
     }
     Sum acc[4] = {};
@@ -573,7 +598,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
       if constexpr (kFormat == WeightFormat::nf4) {
         const int mine = chunk + lane / kUnitRows * kChunkStep, item = mine * kLanesOfChunk + quarter;
         if (mine < end) {
-          const float code = m.pointer<float>(m.at.code)[own_scale.bytes[item]];
+          const float code = m.pointer<float>(m.at.code)[scale_bytes[item]];
           scale = add_rn(mul_rn(code, item < own_scale.first ? own_scale.nested_first : own_scale.nested_then),
                          own_scale.offset);
         }
@@ -645,9 +670,10 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
 // time. A lane keeps its own softmax, and all are brought together at the end.
 template <int kPieces>
 QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequence, Wait wait, int head) {
+  const int thread = thread_index();
   constexpr int kLanes = 4, kAtOnce = kConsumers / kLanes, kHeadDim = kPieces * 16;
   const int group = s.q_heads / s.kv.heads, kv_head = head / group;
-  const int t = thread_index() % kLanes, own = thread_index() / kLanes;
+  const int t = thread % kLanes, own = thread / kLanes;
   const size_t cache = (static_cast<size_t>(sequence) * s.kv.heads + kv_head) * s.kv.positions * kHeadDim;
   const uint16_t* const keys = s.kv.k + cache;
   const uint16_t* const values = s.kv.v + cache;
@@ -662,7 +688,7 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
   float* const q = scratch;
   auto* const new_key = reinterpret_cast<Half2*>(q + kHeadDim);
   Half2* const new_value = new_key + kHeadDim / 2;
-  const int part = thread_index() / (kHeadDim / 2), pair = thread_index() % (kHeadDim / 2);
+  const int part = thread / (kHeadDim / 2), pair = thread % (kHeadDim / 2);
   TwoValues own_words{};
   if (part < 3) {
     const Tagged* const from = part == 0   ? s.in.words + head * kHeadDim
@@ -670,7 +696,6 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
                                            : s.new_v + kv_head * kHeadDim;
     own_words = wait_two(wait, from + 2 * pair);
   }
-  sync_consumers();  // the row before is used up
   if (part == 0) {
     q[2 * pair] = as_float(own_words.first) * s.scale;
     q[2 * pair + 1] = as_float(own_words.second) * s.scale;
@@ -729,19 +754,19 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
   for (int mask = kLanes; mask < kWarpSize; mask *= 2) total += from_lane_xor(total, mask);
   constexpr int kStride = kHeadDim + 2;
   float* const parts = scratch + 2 * kHeadDim;
-  float* const mine = parts + warp_index() * kStride;
+  float* const mine = parts + (thread / kWarpSize) * kStride;
 #pragma unroll
   for (int i = 0; i < kPieces * 4; ++i) {
     float v = sum[i] * keep;
     for (int mask = kLanes; mask < kWarpSize; mask *= 2) v += from_lane_xor(v, mask);
-    if (lane_index() < kLanes) mine[2 + (i / 4 * kLanes + t) * 4 + i % 4] = v;
+    if ((thread % kWarpSize) < kLanes) mine[2 + (i / 4 * kLanes + t) * 4 + i % 4] = v;
   }
-  if (lane_index() == 0) {
+  if ((thread % kWarpSize) == 0) {
     mine[0] = warp_most;
     mine[1] = total;
   }
   sync_consumers();
-  if (thread_index() < kHeadDim / 2) {
+  if (thread < kHeadDim / 2) {
     float all_most = -INFINITY;
     for (int w = 0; w < kConsumerWarps; ++w) all_most = parts[w * kStride] > all_most ? parts[w * kStride] : all_most;
     float all = 0, first = 0, second = 0;
@@ -749,27 +774,19 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
       const float* const of_warp = parts + w * kStride;
       const float factor = of_warp[0] == -INFINITY ? 0.0f : expf(of_warp[0] - all_most);
       all = fmaf(of_warp[1], factor, all);
-      first = fmaf(of_warp[2 + 2 * thread_index()], factor, first);
-      second = fmaf(of_warp[3 + 2 * thread_index()], factor, second);
+      first = fmaf(of_warp[2 + 2 * thread], factor, first);
+      second = fmaf(of_warp[3 + 2 * thread], factor, second);
     }
-    put_word(s.out + head * (kHeadDim / 2) + thread_index(), tagged(halves(first / all, second / all), wait.epoch));
+    put_word(s.out + head * (kHeadDim / 2) + thread, tagged(halves(first / all, second / all), wait.epoch));
   }
   sync_consumers();  // the scratch is used up
 }
 
+template <int kPieces>
 QB_DEVICE void attend(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
-  float* const scratch = m.pointer<float>(m.at.x);
   const int position = *m.position(), sequence = a.sequence[0];
   for (int head = first_unit(s); head < s.units; head += blocks_x()) {
-    switch (s.kv.head_dim) {
-      case 16: attend_head<1>(s, scratch, position, sequence, wait, head); break;
-      case 32: attend_head<2>(s, scratch, position, sequence, wait, head); break;
-      case 64: attend_head<4>(s, scratch, position, sequence, wait, head); break;
-      case 80: attend_head<5>(s, scratch, position, sequence, wait, head); break;
-      case 96: attend_head<6>(s, scratch, position, sequence, wait, head); break;
-      case 128: attend_head<8>(s, scratch, position, sequence, wait, head); break;
-      default: break;
-    }
+    attend_head<kPieces>(s, m.pointer<float>(m.at.x), position, sequence, wait, head);
   }
 }
 
@@ -812,6 +829,18 @@ QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m) {
   }
 }
 
+// Copies a step to where the consumers read it, beside the one that they are at.
+QB_DEVICE void fetch_step(const PersistentArgs& a, const Shared& m, int step) {
+  constexpr int kPiece = 16;
+  const int thread = thread_index();
+  if (thread >= static_cast<int>(sizeof(Step) / kPiece) || step >= a.step_count) return;
+  const SharedAddress to = shared_address(m.base + m.at.steps) + static_cast<SharedAddress>(step % 2) * sizeof(Step);
+  copy16_async(to + static_cast<SharedAddress>(thread * kPiece),
+               reinterpret_cast<const std::byte*>(a.steps + step) + thread * kPiece);
+}
+QB_DEVICE void step_arrived() { wait_for_copies(); }
+
+template <WeightFormat kFormat, int kPieces>
 QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
   if (a.nf4) {
     auto* const table = m.pointer<uint32_t>(m.at.table);
@@ -820,30 +849,30 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
     for (int i = thread_index(); i < 256; i += kConsumers) code[i] = a.nested_code[i];
   }
   if (thread_index() < kConsumerWarps * kUnitRows) m.pointer<Best>(m.at.best)[thread_index()] = {};
+  fetch_step(a, m, 0);
+  step_arrived();
   sync_consumers();
   Consumer c;
   for (int i = 0; i < a.step_count; ++i) {
-    const Step& s = a.steps[i];
+    const Step& s = m.pointer<Step>(m.at.steps)[i % 2];
     const Wait wait{a.stuck, a.epoch, i};
-    if (thread_index() < static_cast<int>(sizeof(Step) / 128) && i + 1 < a.step_count) {
-      asm volatile(
-          "prefetch.global.L1 [%0];" ::"l"(reinterpret_cast<const std::byte*>(a.steps + i + 1) + thread_index() * 128));
-    }
+    fetch_step(a, m, i + 1);
     if (s.kind == StepKind::attend) {
-      attend(a, m, s, wait);
+      attend<kPieces>(a, m, s, wait);
+    } else if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16) {
+      product<WeightFormat::f16>(a, m, s, wait, c);
     } else {
-      switch (s.format) {
-        case WeightFormat::f16: product<WeightFormat::f16>(a, m, s, wait, c); break;
-        case WeightFormat::int8: product<WeightFormat::int8>(a, m, s, wait, c); break;
-        case WeightFormat::nf4: product<WeightFormat::nf4>(a, m, s, wait, c); break;
-        case WeightFormat::f32: break;
-      }
+      product<kFormat>(a, m, s, wait, c);
     }
+    step_arrived();
+    sync_consumers();  // the next step is there, and the row of this one is used up
   }
   choose_token(a, m);
 }
 #endif
 
+// kFormat: of all products but the head's, or that one's too. kPieces: sixteenths of a head's dimensions.
+template <WeightFormat kFormat, int kPieces>
 __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_constant__ PersistentArgs a) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(1024) std::byte shared_bytes[];
@@ -864,7 +893,7 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
   }
   sync_block();
   if (warp_index() < kConsumerWarps)
-    consume(a, m);
+    consume<kFormat, kPieces>(a, m);
   else if (lane_index() == 0)
     produce(a, m);
 #endif
@@ -872,8 +901,26 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
 
 }  // namespace
 
-void launch_persistent(const PersistentArgs& args, size_t shared_bytes, int multiprocessors, const Stream& stream) {
-  launch_cooperative(persistent_kernel, multiprocessors, kThreads, stream, args, shared_bytes);
+void launch_persistent(const PersistentArgs& args, WeightFormat format, int head_dim, size_t shared_bytes,
+                       int multiprocessors, const Stream& stream) {
+  const auto with = [&](auto kernel) {
+    launch_cooperative(kernel, multiprocessors, kThreads, stream, args, shared_bytes);
+  };
+  const auto with_format = [&](auto pieces) {
+    constexpr int kPieces = decltype(pieces)::value;
+    switch (format) {
+      case WeightFormat::int8: return with(persistent_kernel<WeightFormat::int8, kPieces>);
+      case WeightFormat::nf4: return with(persistent_kernel<WeightFormat::nf4, kPieces>);
+      default: return with(persistent_kernel<WeightFormat::f16, kPieces>);
+    }
+  };
+  switch (head_dim) {
+    case 32: return with_format(std::integral_constant<int, 2>{});
+    case 64: return with_format(std::integral_constant<int, 4>{});
+    case 80: return with_format(std::integral_constant<int, 5>{});
+    case 128: return with_format(std::integral_constant<int, 8>{});
+    default: return;
+  }
 }
 
 }  // namespace quantbench::cuda

@@ -51,6 +51,7 @@ class Builder {
     s.kv = view(o.kv);
     s.q_heads = s.units = o.q.cols / o.kv.head_dim;
     s.scale = o.scale;
+    plan.head_dim = o.kv.head_dim;
     s.in = inputs_[o.q.data];
     s.new_k = new_k_;
     s.new_v = new_v_;
@@ -125,6 +126,7 @@ class Builder {
       plan.maps.push_back({segment.w.w, segment.w.n, s.chunks, s.slot_chunks, s.format == WeightFormat::f16});
     }
     needs.most_k = std::max(needs.most_k, s.k);
+    if (s.format != WeightFormat::f16) plan.format = s.format;
     needs.int8 |= s.format == WeightFormat::int8;
     if (s.format == WeightFormat::nf4) {
       needs.nf4 = true;
@@ -173,7 +175,7 @@ struct Obstacle {
   }
   std::string operator()(const Attend& o) const {
     const int d = o.kv.head_dim;
-    for (const int known : {16, 32, 64, 80, 96, 128}) {
+    for (const int known : {32, 64, 80, 128}) {
       if (d == known) return {};
     }
     return fmt::format("heads of {} dimensions", d);
@@ -215,7 +217,9 @@ std::string persistent_obstacle(const Tape& tape, size_t shared_bytes) {
     std::string obstacle = std::visit(Obstacle{}, op);
     if (!obstacle.empty()) return obstacle;
   }
-  if (ring_slots(build(tape, 1, nullptr).needs, shared_bytes) == 0) return "rows that leave no room in shared memory";
+  const Needs needs = build(tape, 1, nullptr).needs;
+  if (needs.int8 && needs.nf4) return "matrices in more than two formats";
+  if (ring_slots(needs, shared_bytes) == 0) return "rows that leave no room in shared memory";
   return {};
 }
 

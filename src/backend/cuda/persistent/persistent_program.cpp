@@ -87,6 +87,8 @@ class PersistentProgram final : public Program {
     args_.maps = reinterpret_cast<const TensorMap*>(memory + at.maps);
     args_.code_pairs = tables.code_pairs;
     args_.nested_code = tables.nested_code;
+    format_ = plan.format;
+    head_dim_ = plan.head_dim;
     shared_bytes_ = plan.shared_bytes;
     check(cudaHostAlloc(reinterpret_cast<void**>(&stuck_), 4 * sizeof(uint32_t), cudaHostAllocMapped), "cudaHostAlloc");
     std::fill_n(stuck_, 4, 0u);
@@ -101,13 +103,15 @@ class PersistentProgram final : public Program {
   }
   void run() override {
     ++args_.epoch;
-    launch_persistent(args_, shared_bytes_, runtime_.multiprocessors(), runtime_.stream());
+    launch_persistent(args_, format_, head_dim_, shared_bytes_, runtime_.multiprocessors(), runtime_.stream());
   }
   std::string_view engine() const override { return "persistent"; }
 
  private:
   Runtime& runtime_;
   PersistentArgs args_;
+  WeightFormat format_ = WeightFormat::f16;
+  int head_dim_ = 0;
   size_t shared_bytes_ = 0;
   uint32_t* stuck_ = nullptr;
 };

@@ -69,7 +69,8 @@ struct alignas(128) TensorMap {  // CUtensorMap
 
 // Where things lie in the kernel's dynamic shared memory; offsets in bytes.
 struct SharedLayout {
-  uint32_t ring, scales, table, code, x, codes, outliers, parts, sums, best, places, part_barriers, barriers, bytes;
+  uint32_t ring, scales, table, code, x, codes, outliers, parts, sums, best, steps, places, part_barriers, barriers,
+      bytes;
 };
 constexpr int kPartBuffers = 4;  // units whose sums wait for being finished
 constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4, int scale_bytes) {
@@ -93,6 +94,7 @@ constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4,
   at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float));
   at.sums = take(kConsumerWarps * kPieces * 2);
   at.best = take(kConsumerWarps * kUnitRows * 2 * sizeof(float));
+  at.steps = take(2 * sizeof(Step));
   at.places = take(2 * sizeof(int));
   at.part_barriers = take(2 * kPartBuffers * sizeof(uint64_t));
   at.barriers = take(2 * static_cast<size_t>(slots) * sizeof(uint64_t));
@@ -120,6 +122,8 @@ struct PersistentArgs {
   uint32_t* stuck = nullptr;  // [4] on the host: what a wait that never ended waited for
 };
 
-void launch_persistent(const PersistentArgs& args, size_t shared_bytes, int multiprocessors, const Stream& stream);
+// format: of the products, but the head's, which may be fp16 beside any.
+void launch_persistent(const PersistentArgs& args, WeightFormat format, int head_dim, size_t shared_bytes,
+                       int multiprocessors, const Stream& stream);
 
 }  // namespace quantbench::cuda
