@@ -61,9 +61,10 @@ QB_DEVICE void load_fragments(uint32_t (&a)[4], SharedAddress from) {
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
                : "r"(from));
 }
-QB_DEVICE uint32_t load_shared(SharedAddress from) {
+// Not volatile, so that many can be on the way: of what does not change.
+QB_DEVICE uint32_t load_shared_constant(SharedAddress from) {
   uint32_t v;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from));
+  asm("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from));
   return v;
 }
 

@@ -126,6 +126,17 @@ QB_DEVICE int find_segment(const Step& s, int* unit) {
   return segment;
 }
 
+// --- nf4's scales ------------------------------------------------------------------------------------
+// Beside the bytes of eight rows lie the nested scales of their blocks, from a whole 16 bytes on to a whole 16 bytes.
+constexpr int kNestedBlock = 256, kNestedOfCopy = 4;
+QB_DEVICE int nested_start(int block) { return block / kNestedBlock / kNestedOfCopy * kNestedOfCopy; }
+QB_DEVICE int nested_bytes(int block, int blocks) {
+  const int end = (block + blocks - 1) / kNestedBlock / kNestedOfCopy * kNestedOfCopy + kNestedOfCopy;
+  return (end - nested_start(block)) * static_cast<int>(sizeof(float));
+}
+// Of a block, counted from the first block of the first scale that is there.
+QB_DEVICE int nested_offset(int block) { return block - nested_start(block) * kNestedBlock; }
+
 // --- the producer -----------------------------------------------------------------------------------
 QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
   Ring ring;
@@ -147,20 +158,24 @@ QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
       const Segment& high = s.segments[gate ? 1 : segment];
       const TensorMap* const low_map = a.maps + low.map;
       const TensorMap* const high_map = a.maps + high.map;
-      const uint8_t* const low_scales = nf4 ? low.w.absmax8 + static_cast<size_t>(tile.low) * row_blocks : nullptr;
-      const uint8_t* const high_scales = nf4 ? high.w.absmax8 + static_cast<size_t>(tile.high) * row_blocks : nullptr;
+      const int low_block = tile.low * row_blocks, high_block = tile.high * row_blocks;
+      const int low_nested = nf4 ? nested_bytes(low_block, piece) : 0;
+      const int high_nested = nf4 ? nested_bytes(high_block, piece) : 0;
       for (int j = 0; j < slots; ++j) {
         const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
         wait_barrier({a.stuck, a.epoch, i}, full + kEmpty, ring.parity ^ 1);
         const SharedAddress to = data + static_cast<SharedAddress>(ring.slot) * kSlotBytes;
         const bool has_scales = nf4 && j == 0;
-        barrier_expect(full, 2 * box_bytes + (has_scales ? 2 * piece : 0));
+        barrier_expect(full, 2 * box_bytes + (has_scales ? 2 * piece + low_nested + high_nested : 0));
         copy_box(to, low_map, tile.low, j * slot_chunks, full);
         copy_box(to + box_bytes, high_map, tile.high, j * slot_chunks, full);
         if (has_scales) {
           const SharedAddress scales = scale_data + static_cast<SharedAddress>(scale_area * scale_bytes);
-          copy_bytes(scales, low_scales, piece, full);
-          copy_bytes(scales + piece, high_scales, piece, full);
+          const SharedAddress nested = scales + 2 * piece;
+          copy_bytes(scales, low.w.absmax8 + low_block, piece, full);
+          copy_bytes(scales + piece, high.w.absmax8 + high_block, piece, full);
+          copy_bytes(nested, low.w.nested_absmax + nested_start(low_block), low_nested, full);
+          copy_bytes(nested + kNestedBytes, high.w.nested_absmax + nested_start(high_block), high_nested, full);
           if (++scale_area > ring_slots) scale_area = 0;
         }
         ring.next(ring_slots);
@@ -257,23 +272,18 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, float most, bool found) {
 }
 
 // Of all consumers, the same in each.
-template <typename T>
-QB_DEVICE void sum_of_block(const Shared& m, int thread, T* first, T* second) {
-  T* const sums = m.pointer<T>(m.at.sums);
-  *first = warp_sum(*first);
-  *second = warp_sum(*second);
-  if (thread % kWarpSize == 0) {
-    sums[2 * (thread / kWarpSize)] = *first;
-    sums[2 * (thread / kWarpSize) + 1] = *second;
-  }
+template <typename... T>
+QB_DEVICE void sum_of_block(const Shared& m, int thread, T*... values) {
+  using Number = std::common_type_t<T...>;
+  constexpr int kCount = sizeof...(T);
+  Number* const sums = m.pointer<Number>(m.at.sums);
+  int i = 0;
+  ((*values = warp_sum(*values)), ...);
+  if (thread % kWarpSize == 0) ((sums[kCount * (thread / kWarpSize) + i++] = *values), ...);
   sync_consumers();
-  const int lane = thread % kConsumerWarps;
-  *first = sums[2 * lane];
-  *second = sums[2 * lane + 1];
-  for (int mask = kConsumerWarps / 2; mask > 0; mask /= 2) {
-    *first += from_lane_xor(*first, mask);
-    *second += from_lane_xor(*second, mask);
-  }
+  i = 0;
+  ((*values = sums[kCount * (thread % kConsumerWarps) + i++]), ...);
+  for (int mask = kConsumerWarps / 2; mask > 0; mask /= 2) ((*values += from_lane_xor(*values, mask)), ...);
 }
 
 // A row of floats, through the norm.
@@ -282,22 +292,12 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
   const int thread = thread_index();
   constexpr int kMostPairs = 4;  // k ≤ 4096
   constexpr bool kInt8 = kFormat == WeightFormat::int8;
-  float x[2 * kMostPairs], weight[2 * kMostPairs], bias[2 * kMostPairs];
+  float x[2 * kMostPairs];
   const bool has_norm = s.norm.weight != nullptr, has_bias = s.norm.bias != nullptr;
   const int pairs = s.k / 2;
-#pragma unroll
-  for (int j = 0; j < kMostPairs; ++j) {
-    const int p = thread + j * kConsumers;
-    weight[2 * j] = weight[2 * j + 1] = bias[2 * j] = bias[2 * j + 1] = 0;
-    if (p < pairs && has_norm) {
-      const float2 w = *reinterpret_cast<const float2*>(s.norm.weight + 2 * p);
-      weight[2 * j] = w.x, weight[2 * j + 1] = w.y;
-    }
-    if (p < pairs && has_bias) {
-      const float2 b = *reinterpret_cast<const float2*>(s.norm.bias + 2 * p);
-      bias[2 * j] = b.x, bias[2 * j + 1] = b.y;
-    }
-  }
+  constexpr int kLine = 32;  // floats
+  if (has_norm && thread * kLine < s.k) prefetch_to_l1(s.norm.weight + thread * kLine);
+  if (has_bias && thread * kLine < s.k) prefetch_to_l1(s.norm.bias + thread * kLine);
   if (s.in.source == Source::table) {
     const auto* const from = reinterpret_cast<const Half2*>(s.in.table + static_cast<size_t>(*m.token()) * s.k);
 #pragma unroll
@@ -338,10 +338,10 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
       mean = s.norm.centered ? sum / s.k : 0;
       factor = 1 / sqrt(square / s.k - mean * mean + static_cast<double>(s.norm.eps));
     } else {
-      float none = 0, square = 0;
+      float square = 0;
 #pragma unroll
       for (int i = 0; i < 2 * kMostPairs; ++i) square = fmaf(x[i], x[i], square);
-      sum_of_block(m, thread, &none, &square);
+      sum_of_block(m, thread, &square);
       factor = rsqrtf(square / static_cast<float>(s.k) + s.norm.eps);
     }
   }
@@ -352,15 +352,17 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
   for (int j = 0; j < kMostPairs; ++j) {
     const int p = thread + j * kConsumers;
     if (p >= pairs) continue;
-    float y[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      y[i] = x[2 * j + i];
-      if (!has_norm) continue;
+    float y[2] = {x[2 * j], x[2 * j + 1]};
+    if (has_norm) {
+      const float2 weight = *reinterpret_cast<const float2*>(s.norm.weight + 2 * p);
+      const float2 bias = has_bias ? *reinterpret_cast<const float2*>(s.norm.bias + 2 * p) : float2{};
       if (kInt8) {
-        y[i] = static_cast<float>((y[i] - mean) * factor * weight[2 * j + i] + bias[2 * j + i]);
+        y[0] = static_cast<float>((y[0] - mean) * factor * weight.x + bias.x);
+        y[1] = static_cast<float>((y[1] - mean) * factor * weight.y + bias.y);
       } else {
-        y[i] = fmaf((y[i] - static_cast<float>(mean)) * static_cast<float>(factor), weight[2 * j + i], bias[2 * j + i]);
+        const auto mean32 = static_cast<float>(mean), factor32 = static_cast<float>(factor);
+        y[0] = fmaf((y[0] - mean32) * factor32, weight.x, bias.x);
+        y[1] = fmaf((y[1] - mean32) * factor32, weight.y, bias.y);
       }
     }
     const Half2 pair = halves(y[0], y[1]);
@@ -434,7 +436,10 @@ struct Consumer {
 // high + i - 8; lanes from 16 on do the same as those.
 struct Ahead {
   int n = 0;
-  float bias = 0, absmax = 0, old = 0, cos = 1, sin = 0;
+  int segment = -1;  // -1: no unit waits for being finished
+  bool rotates = false;
+  float bias = 0, absmax = 0;
+  float first = 0, second = 0;  // add: what is added to; where it rotates: cos and sin
 };
 template <WeightFormat kFormat>
 QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, const Wait& wait, int segment, const Tile& tile) {
@@ -442,19 +447,21 @@ QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, const Wait& wait, int
   const int i = (thread % kWarpSize) % kUnitRows;
   const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : segment];
   Ahead ahead;
+  ahead.segment = segment;
+  ahead.rotates = tile.rotates;
   const int n = ahead.n = i < 8 ? tile.low + i : tile.high + i - 8;
   if (own.bias) ahead.bias = own.bias[n];
   if constexpr (kFormat == WeightFormat::int8) ahead.absmax = own.w.absmax[n];
   if (s.finish == Finish::add) {
-    ahead.old = s.old.source == Source::table
-                    ? float_of_half(s.old.table[static_cast<size_t>(*m.token()) * own.w.n + n]) * s.old.scale
-                    : as_float(wait_word(wait, s.old.words + n));
+    ahead.first = s.old.source == Source::table
+                      ? float_of_half(s.old.table[static_cast<size_t>(*m.token()) * own.w.n + n]) * s.old.scale
+                      : as_float(wait_word(wait, s.old.words + n));
   }
   if (tile.rotates) {
     const int half = s.rotation.dims / 2;
     const size_t angle = static_cast<size_t>(*m.position()) * half + tile.low % s.kv.head_dim + i % 8;
-    ahead.cos = s.rotation.cos[angle];
-    ahead.sin = s.rotation.sin[angle];
+    ahead.first = s.rotation.cos[angle];
+    ahead.second = s.rotation.sin[angle];
   }
   return ahead;
 }
@@ -465,8 +472,8 @@ __device__ __noinline__ float noisy_score(float logit, float temperature, uint64
 
 // By one warp.
 template <WeightFormat kFormat, typename Sum>
-QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step& s, int segment, const Tile& tile,
-                           const Ahead& ahead, Sum sum, const Int8Row& row) {
+QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step& s, const Ahead& ahead, Sum sum,
+                           const Int8Row& row) {
   const int thread = thread_index();
   const int i = (thread % kWarpSize) % kUnitRows, n = ahead.n;
   const bool active = (thread % kWarpSize) < kUnitRows;
@@ -475,7 +482,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
     const float scaled = mul_rn(mul_rn(static_cast<float>(sum), row.absmax), ahead.absmax);
     value = float_of_half(half_of_float(fmaf(scaled, kOutputScale, ahead.bias)));
     if (row.outliers != 0) {
-      const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : segment];
+      const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : ahead.segment];
       const int8_t* const codes = static_cast<const int8_t*>(own.w.w) + static_cast<size_t>(n) * s.k;
       const auto* const list = m.pointer<uint16_t>(m.at.outliers);
       const auto* const x = m.pointer<uint16_t>(m.at.x);
@@ -507,7 +514,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
       return;
     }
     case Finish::add:
-      if (active) put_word(s.out + n, tagged(__float_as_uint(ahead.old + value), a.epoch));
+      if (active) put_word(s.out + n, tagged(__float_as_uint(ahead.first + value), a.epoch));
       return;
     case Finish::gate: {
       const float up = __shfl_down_sync(0xffffffffu, value, 8);
@@ -517,38 +524,23 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
       return;
     }
     case Finish::qkv: {
-      if (tile.rotates) {
+      if (ahead.rotates) {
         const float other = from_lane_xor(value, 8);
-        value = i < 8 ? value * ahead.cos - other * ahead.sin : value * ahead.cos + other * ahead.sin;
+        value = i < 8 ? value * ahead.first - other * ahead.second : value * ahead.first + other * ahead.second;
       }
       if (!active) return;
       Tagged* out = s.out;
-      for (int j = 0; j < segment; ++j) out += s.segments[j].w.n;
+      for (int j = 0; j < ahead.segment; ++j) out += s.segments[j].w.n;
       put_word(out + n, tagged(__float_as_uint(value), a.epoch));
-      if (segment == 0) return;
+      if (ahead.segment == 0) return;
       const Cache& kv = s.kv;
       const unsigned head_dim = static_cast<unsigned>(kv.head_dim), own_head = static_cast<unsigned>(n) / head_dim;
       const size_t head = static_cast<size_t>(a.sequence[0]) * kv.heads + own_head;
-      (segment == 1 ? kv.k : kv.v)[(head * kv.positions + *m.position()) * head_dim + n - own_head * head_dim] =
+      (ahead.segment == 1 ? kv.k : kv.v)[(head * kv.positions + *m.position()) * head_dim + n - own_head * head_dim] =
           half_of_float(value);
       return;
     }
   }
-}
-
-// nf4: what a lane needs for the scales of its row of a unit, row lane % 16. Asked for a unit ahead.
-struct ScaleOfRow {
-  float nested_first, nested_then, offset;
-  int first;  // blocks of the row before the second nested scale
-};
-QB_DEVICE ScaleOfRow scale_of_row(const Step& s, int work, int row_blocks) {
-  constexpr int kNestedBlock = 256;
-  const int segment = find_segment(s, &work), r = thread_index() % kUnitRows;
-  const Tile tile = tile_of(s, segment, work);
-  const Weight& w = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment].w;
-  const int at = (r < 8 ? tile.low + r : tile.high + r - 8) * row_blocks;
-  return {w.nested_absmax[at / kNestedBlock], w.nested_absmax[(at + row_blocks - 1) / kNestedBlock], w.offset,
-          kNestedBlock - at % kNestedBlock};
 }
 
 template <WeightFormat kFormat>
@@ -558,8 +550,6 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   constexpr int kChunkStep = kConsumerWarps / kLanesOfChunk;
   const int first = first_unit(s), units = s.units;
   if (first >= units) return;
-  ScaleOfRow next_scale;
-  if constexpr (kFormat == WeightFormat::nf4) next_scale = scale_of_row(s, first, s.k / 64);
   const Int8Row row = s.in.source == Source::halves ? make_row_of_halves<kFormat>(a, m, s, wait)
                                                     : make_row_of_floats<kFormat>(a, m, s, wait);
   const int lane = lane_index(), warp = warp_index(), t = lane % 4;
@@ -573,18 +563,42 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   const SharedAddress barriers = m.barriers(), part_barriers = m.part_barriers();
   const std::byte* const x = m.base + (kFormat == WeightFormat::int8 ? m.at.codes : m.at.x);
   const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
+  const auto parts_of = [&](uint32_t unit) {
+    return m.pointer<Sum>(m.at.parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
+  };
+  Ahead ahead;
+  const auto finish = [&](uint32_t unit) {
+    const SharedAddress written = part_barriers + unit % kPartBuffers * kSlotBarriers;
+    wait_barrier(wait, written, unit / kPartBuffers % 2);
+    // Half of the warps' sums each; then both halves, in a fixed order.
+    Sum sum = 0;
+    const Sum* const own = parts_of(unit) + lane / kUnitRows * (kConsumerWarps / 2 * kUnitRows) + lane % kUnitRows;
+#pragma unroll
+    for (int w = 0; w < kConsumerWarps / 2; ++w) sum += own[w * kUnitRows];
+    __syncwarp();
+    if (lane == 0) barrier_arrive(written + kEmpty);
+    finish_unit<kFormat, Sum>(a, m, s, ahead, sum + from_lane_xor(sum, kUnitRows), row);
+    ahead.segment = -1;
+  };
   for (int work = first; work < units; work += blocks_x()) {
     int unit = work;
     const int segment = find_segment(s, &unit);
     const Tile tile = tile_of(s, segment, unit);
-    const bool finishes = warp == static_cast<int>(c.units % kConsumerWarps);
-    Ahead ahead;
-    if (finishes) ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
-    const ScaleOfRow own_scale = next_scale;
+    // A warp finishes every sixteenth unit, and that after its own part of the next one, so that none waits for it.
+    const bool own = warp == static_cast<int>(c.units % kConsumerWarps);
+    if (own) ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
+    // nf4: of row lane % 16, its bytes, its block of the whole matrix, and the nested scales from that of kFirst on.
     const uint8_t* scale_bytes = nullptr;
+    const float* nested = nullptr;
+    int first_block = 0;
+    float offset = 0;
     if constexpr (kFormat == WeightFormat::nf4) {
-      if (work + blocks_x() < units) next_scale = scale_of_row(s, work + blocks_x(), row_blocks);
-      scale_bytes = m.pointer<uint8_t>(m.at.scales) + c.scale_area * a.scale_bytes + lane % kUnitRows * row_blocks;
+      const int r = lane % kUnitRows;
+      const uint8_t* const area = m.pointer<uint8_t>(m.at.scales) + c.scale_area * a.scale_bytes;
+      scale_bytes = area + r * row_blocks;
+      first_block = nested_offset((r < 8 ? tile.low : tile.high) * row_blocks) + r % 8 * row_blocks;
+      nested = reinterpret_cast<const float*>(area + kUnitRows * row_blocks + r / 8 * kNestedBytes);
+      offset = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment].w.offset;
       if (++c.scale_area > ring_slots) c.scale_area = 0;
     }
     Sum acc[4] = {};
@@ -599,8 +613,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
         const int mine = chunk + lane / kUnitRows * kChunkStep, item = mine * kLanesOfChunk + quarter;
         if (mine < end) {
           const float code = m.pointer<float>(m.at.code)[scale_bytes[item]];
-          scale = add_rn(mul_rn(code, item < own_scale.first ? own_scale.nested_first : own_scale.nested_then),
-                         own_scale.offset);
+          scale = add_rn(mul_rn(code, nested[(first_block + item) / kNestedBlock]), offset);
         }
       }
 #pragma unroll
@@ -620,8 +633,8 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
           for (int b = 0; b < 4; ++b) {
             const uint32_t pick = 0x80u << (8 * b);  // byte b times 128, the size of an entry in all its copies
             mma_f16(sum,
-                    {load_shared(__dp4a(w[0], pick, pairs)), load_shared(__dp4a(w[1], pick, pairs)),
-                     load_shared(__dp4a(w[2], pick, pairs)), load_shared(__dp4a(w[3], pick, pairs))},
+                    {load_shared_constant(__dp4a(w[0], pick, pairs)), load_shared_constant(__dp4a(w[1], pick, pairs)),
+                     load_shared_constant(__dp4a(w[2], pick, pairs)), load_shared_constant(__dp4a(w[3], pick, pairs))},
                     {b0.word[b], b1.word[b]});
           }
           acc[0] = fmaf(sum[0], scale_low, acc[0]);
@@ -638,30 +651,19 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
       if (lane == 0) barrier_arrive(full + kEmpty);
       c.ring.next(ring_slots);
     }
-    const uint32_t buffer = c.units % kPartBuffers, parity = c.units / kPartBuffers % 2;
-    Sum* const parts = m.pointer<Sum>(m.at.parts) + buffer * (kConsumerWarps * kUnitRows);
-    const SharedAddress written = part_barriers + buffer * kSlotBarriers;
-    wait_barrier(wait, written + kEmpty, parity ^ 1);
+    Sum* const parts = parts_of(c.units);
+    const SharedAddress written = part_barriers + c.units % kPartBuffers * kSlotBarriers;
+    wait_barrier(wait, written + kEmpty, c.units / kPartBuffers % 2 ^ 1);
     if (t == 0) {
       parts[warp * kUnitRows + lane / 4] = acc[0];
       parts[warp * kUnitRows + lane / 4 + 8] = acc[2];
     }
     __syncwarp();
     if (lane == 0) barrier_arrive(written);
-    if (finishes) {
-      wait_barrier(wait, written, parity);
-      // Half of the warps' sums each; then both halves, in a fixed order.
-      Sum sum = 0;
-      const Sum* const own = parts + lane / kUnitRows * (kConsumerWarps / 2 * kUnitRows) + lane % kUnitRows;
-#pragma unroll
-      for (int w = 0; w < kConsumerWarps / 2; ++w) sum += own[w * kUnitRows];
-      __syncwarp();
-      if (lane == 0) barrier_arrive(written + kEmpty);
-      const Sum other = from_lane_xor(sum, kUnitRows);
-      finish_unit<kFormat, Sum>(a, m, s, segment, tile, ahead, sum + other, row);
-    }
+    if (ahead.segment >= 0 && !own) finish(c.units - 1);
     ++c.units;
   }
+  if (ahead.segment >= 0) finish(c.units - 1);
 }
 
 // --- attention ------------------------------------------------------------------------------------
