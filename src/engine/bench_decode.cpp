@@ -26,7 +26,7 @@ namespace {
 
 struct Options {
   std::vector<std::string> models{"meta-llama/Llama-3.2-1B"}, precisions{"fp16", "int8", "4bit"};
-  std::string device = "cpu", isa = "auto", engine = "auto";
+  std::string device = "cpu", isa = "auto", engine = "auto", check_with;
   int threads = 0, rounds = 12, new_tokens = 17, prompt = 8, prefill = 512, prefill_rounds = 5, outliers = 0,
       checked = 0;
   size_t read_bytes = size_t{1} << 30;
@@ -134,16 +134,19 @@ std::vector<int32_t> some_ids(int count, int vocab) {
 // is timed that does not agree.
 void check_engine(const std::string& id, Precision precision, const Options& o) {
   const StateShape shape{.rows = o.checked, .logit_rows = 1, .sequences = 1, .positions = o.checked};
-  const auto logits = [&](const std::string& engine, int runs) {
+  const auto logits = [&](const std::string& device, const std::string& engine, int runs) {
     std::vector<std::vector<float>> out;
-    const Loaded loaded(id, precision, o, engine);
+    Options of = o;
+    of.device = device;
+    const Loaded loaded(id, precision, of, engine);
     Session session(*loaded.backend, *loaded.model, shape);
     for (int i = 0; i < runs; ++i) {
       out.push_back(session.logits(some_ids(o.checked, loaded.model->shape().vocab), true));
     }
     return out;
   };
-  const auto expected = logits("graph", 1), found = logits(o.engine, 2);
+  const std::string beside = o.check_with.empty() ? o.device : o.check_with;
+  const auto expected = logits(beside, "graph", 1), found = logits(o.device, o.engine, 2);
   const size_t vocab = expected[0].size() / static_cast<size_t>(o.checked);
   double worst = 0;
   int same = 0;
@@ -160,9 +163,10 @@ void check_engine(const std::string& id, Precision precision, const Options& o) 
   }
   const bool repeats = found[0] == found[1];
   print(
-      fmt::format("  {} positions beside the graph engine: relative error at most {:.1e}, same best token {} times; a "
+      fmt::format("  {} positions beside {}: relative error at most {:.1e}, same best token {} times; a "
                   "second run is {}",
-                  o.checked, worst, same, repeats ? "the same to the bit" : "DIFFERENT"));
+                  o.checked, o.check_with.empty() ? "the graph engine" : beside, worst, same,
+                  repeats ? "the same to the bit" : "DIFFERENT"));
   const double most = precision == Precision::int8 ? 5e-2 : 1e-2;  // int8: an activation's code may fall the other way
   if (!(worst <= most) || !repeats)
     fail(ErrorKind::internal, "{}: the engine's logits are wrong; nothing is timed", id);
@@ -239,6 +243,7 @@ int bench(int argc, char** argv) {
   app.add_option("--engine", o.engine, "of a GPU: auto, graph, persistent");
   app.add_option("--check", o.checked, "positions whose logits are compared with the graph engine's before timing")
       ->check(CLI::Range(0, 1024));
+  app.add_option("--check-with", o.check_with, "the backend to compare with instead");
   app.add_option("--isa", o.isa, "auto, avx2, avx512");
   app.add_option("--read-bytes", o.read_bytes, "of the read that shares are of");
   app.add_option("--threads", o.threads, "0: one per physical core");

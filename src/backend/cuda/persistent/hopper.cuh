@@ -44,6 +44,12 @@ QB_DEVICE void copy_box(SharedAddress to, const TensorMap* map, int row, int chu
       "l"(map), "r"(0), "r"(row), "r"(chunk), "r"(barrier)
       : "memory");
 }
+// The same box to the second-level cache.
+QB_DEVICE void prefetch_box(const TensorMap* map, int row, int chunk) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map), "r"(0), "r"(row),
+               "r"(chunk)
+               : "memory");
+}
 QB_DEVICE void copy_bytes(SharedAddress to, const void* from, int bytes, SharedAddress barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                "l"(from), "r"(bytes), "r"(barrier)
@@ -68,6 +74,11 @@ QB_DEVICE uint32_t load_shared_constant(SharedAddress from) {
   return v;
 }
 
+QB_DEVICE int load_shared_code(SharedAddress from) {
+  int v;
+  asm volatile("ld.shared.s8 %0, [%1];" : "=r"(v) : "r"(from));
+  return v;
+}
 // Volatile, so that it stays where it is and what it loads takes no registers before.
 QB_DEVICE float4 load_shared_floats(SharedAddress from) {
   float4 v;

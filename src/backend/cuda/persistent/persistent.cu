@@ -138,49 +138,104 @@ QB_DEVICE int nested_bytes(int block, int blocks) {
 QB_DEVICE int nested_offset(int block) { return block - nested_start(block) * kNestedBlock; }
 
 // --- the producer -----------------------------------------------------------------------------------
+// A place in this block's stream of slots: units of steps, in order.
+struct Cursor {
+  const Step* s;
+  int step = -1, work = 0, units = 0, slot = 0, slots = 0;
+  const TensorMap *low_map, *high_map;
+  int low = 0, high = 0;  // weight rows
+  int segment = 0;
+
+  QB_DEVICE bool at_end(const PersistentArgs& a) const { return step >= a.step_count; }
+  // To the first slot of the first unit from the next step on.
+  QB_DEVICE void next_step(const PersistentArgs& a) {
+    while (++step < a.step_count) {
+      s = a.steps + step;
+      if (s->kind != StepKind::product) continue;
+      work = first_unit(*s);
+      units = s->units;
+      slots = s->slots;
+      if (work < units) return find(a);
+    }
+  }
+  QB_DEVICE void find(const PersistentArgs& a) {
+    int unit = work;
+    segment = find_segment(*s, &unit);
+    const Tile tile = tile_of(*s, segment, unit);
+    low = tile.low;
+    high = tile.high;
+    low_map = a.maps + s->segments[segment].map;
+    high_map = a.maps + s->segments[s->finish == Finish::gate ? 1 : segment].map;
+    slot = 0;
+  }
+  QB_DEVICE void next(const PersistentArgs& a) {
+    if (++slot < slots) return;
+    work += blocks_x();
+    if (work < units)
+      find(a);
+    else
+      next_step(a);
+  }
+};
+
 QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
   Ring ring;
-  int scale_area = 0;
-  const int ring_slots = a.slots, scale_bytes = a.scale_bytes;
+  int scale_area = 0, in_front = 0;  // slots between the two cursors
+  const int ring_slots = a.slots;
   const SharedAddress barriers = m.barriers(), data = shared_address(m.base + m.at.ring);
   const SharedAddress scale_data = shared_address(m.base + m.at.scales);
-  for (int i = 0; i < a.step_count; ++i) {
-    const Step& s = a.steps[i];
-    if (s.kind != StepKind::product) continue;
-    const int slots = s.slots, slot_chunks = s.slot_chunks, box_bytes = 8 * kChunkBytes * slot_chunks, units = s.units;
-    const bool gate = s.finish == Finish::gate, nf4 = s.format == WeightFormat::nf4;
-    const int row_blocks = s.k / 64, piece = 8 * row_blocks;
-    for (int work = first_unit(s); work < units; work += blocks_x()) {
-      int unit = work;
-      const int segment = find_segment(s, &unit);
-      const Tile tile = tile_of(s, segment, unit);
-      const Segment& low = s.segments[segment];
-      const Segment& high = s.segments[gate ? 1 : segment];
-      const TensorMap* const low_map = a.maps + low.map;
-      const TensorMap* const high_map = a.maps + high.map;
-      const int low_block = tile.low * row_blocks, high_block = tile.high * row_blocks;
-      const int low_nested = nf4 ? nested_bytes(low_block, piece) : 0;
-      const int high_nested = nf4 ? nested_bytes(high_block, piece) : 0;
-      for (int j = 0; j < slots; ++j) {
-        const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
-        wait_barrier({a.stuck, a.epoch, i}, full + kEmpty, ring.parity ^ 1);
-        const SharedAddress to = data + static_cast<SharedAddress>(ring.slot) * kSlotBytes;
-        const bool has_scales = nf4 && j == 0;
-        barrier_expect(full, 2 * box_bytes + (has_scales ? 2 * piece + low_nested + high_nested : 0));
-        copy_box(to, low_map, tile.low, j * slot_chunks, full);
-        copy_box(to + box_bytes, high_map, tile.high, j * slot_chunks, full);
-        if (has_scales) {
-          const SharedAddress scales = scale_data + static_cast<SharedAddress>(scale_area * scale_bytes);
-          const SharedAddress nested = scales + 2 * piece;
-          copy_bytes(scales, low.w.absmax8 + low_block, piece, full);
-          copy_bytes(scales + piece, high.w.absmax8 + high_block, piece, full);
-          copy_bytes(nested, low.w.nested_absmax + nested_start(low_block), low_nested, full);
-          copy_bytes(nested + kNestedBytes, high.w.nested_absmax + nested_start(high_block), high_nested, full);
-          if (++scale_area > ring_slots) scale_area = 0;
-        }
-        ring.next(ring_slots);
-      }
+  Cursor at, front;  // what is copied next; what goes to the second-level cache next, while the ring is full
+  at.next_step(a);
+  front = at;
+  Ring oldest;  // of the slots that are on the way
+  int on_the_way = 0;
+  for (; !at.at_end(a); at.next(a)) {
+    // What is asked for queues up in front of the words that blocks exchange: so not too much at once.
+    if (on_the_way == a.slots_on_the_way) {
+      wait_barrier({a.stuck, a.epoch, at.step}, barriers + static_cast<SharedAddress>(oldest.slot) * kSlotBarriers,
+                   oldest.parity);
+      oldest.next(ring_slots);
+      --on_the_way;
     }
+    ++on_the_way;
+    const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
+    for (uint32_t i = 0; !barrier_passed(full + kEmpty, ring.parity ^ 1); ++i) {
+      if (i > kMostPolls) give_up(a.stuck, 1, at.step);
+      if (in_front >= a.slots_ahead || front.at_end(a)) continue;
+      const int chunk = front.slot * front.s->slot_chunks;
+      prefetch_box(front.low_map, front.low, chunk);
+      prefetch_box(front.high_map, front.high, chunk);
+      front.next(a);
+      ++in_front;
+    }
+    if (in_front > 0)
+      --in_front;
+    else
+      front.next(a);
+    const Step& s = *at.s;
+    const int box_bytes = 8 * kChunkBytes * s.slot_chunks, chunk = at.slot * s.slot_chunks;
+    const SharedAddress to = data + static_cast<SharedAddress>(ring.slot) * kSlotBytes;
+    if (s.format == WeightFormat::nf4 && at.slot == 0) {
+      const int row_blocks = s.k / 64, piece = 8 * row_blocks;
+      const Weight &low = s.segments[at.segment].w, &high = s.segments[s.finish == Finish::gate ? 1 : at.segment].w;
+      const int low_block = at.low * row_blocks, high_block = at.high * row_blocks;
+      const int low_nested = nested_bytes(low_block, piece), high_nested = nested_bytes(high_block, piece);
+      const SharedAddress scales = scale_data + static_cast<SharedAddress>(scale_area * a.scale_bytes);
+      barrier_expect(full, 2 * box_bytes + 2 * piece + low_nested + high_nested);
+      copy_box(to, at.low_map, at.low, chunk, full);
+      copy_box(to + box_bytes, at.high_map, at.high, chunk, full);
+      copy_bytes(scales, low.absmax8 + low_block, piece, full);
+      copy_bytes(scales + piece, high.absmax8 + high_block, piece, full);
+      const SharedAddress nested = scales + 2 * piece;
+      copy_bytes(nested, low.nested_absmax + nested_start(low_block), low_nested, full);
+      copy_bytes(nested + kNestedBytes, high.nested_absmax + nested_start(high_block), high_nested, full);
+      if (++scale_area > ring_slots) scale_area = 0;
+    } else {
+      barrier_expect(full, 2 * box_bytes);
+      copy_box(to, at.low_map, at.low, chunk, full);
+      copy_box(to + box_bytes, at.high_map, at.high, chunk, full);
+    }
+    ring.next(ring_slots);
   }
 }
 
@@ -195,7 +250,7 @@ QB_DEVICE int place_s8(int k) { return (k / 32) * 32 + (k % 16) / 4 * 8 + (k % 3
 // LLM.int8: what beside the codes belongs to the row.
 struct Int8Row {
   float absmax;
-  int outliers;
+  bool has_outliers;  // their columns are the bits set in m.outliers
 };
 
 template <WeightFormat kFormat>
@@ -243,32 +298,17 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, float most, bool found) {
                                                             code(half_low(second)) << 16 |
                                                             code(half_high(second)) << 24;
   }
-  int count = 0;
-  if (any) {  // in ascending order, as their products are added up
-    auto* const list = m.pointer<uint16_t>(m.at.outliers);
+  if (any) {
+    auto* const masks = m.pointer<uint32_t>(m.at.outliers);
     const auto* const x16 = m.pointer<uint16_t>(m.at.x);
-    int* const counts = m.pointer<int>(m.at.sums) + 2 * kConsumerWarps;
-    const int share = k / kConsumerWarps, first = (thread / kWarpSize) * share;
-    int own = 0;
-    for (int i = first + (thread % kWarpSize); i < first + share; i += kWarpSize) {
-      own += __popc(__ballot_sync(0xffffffffu, fabsf(float_of_half(x16[i])) >= kThreshold));
-    }
-    if ((thread % kWarpSize) == 0) counts[(thread / kWarpSize)] = own;
-    sync_consumers();
-    int at = 0;
-    for (int w = 0; w < kConsumerWarps; ++w) {
-      if (w == (thread / kWarpSize)) at = count;
-      count += counts[w];
-    }
-    for (int i = first + (thread % kWarpSize); i < first + share; i += kWarpSize) {
-      const bool outlier = fabsf(float_of_half(x16[i])) >= kThreshold;
-      const uint32_t ballot = __ballot_sync(0xffffffffu, outlier);
-      if (outlier) list[at + __popc(ballot & ((1u << (thread % kWarpSize)) - 1))] = static_cast<uint16_t>(i);
-      at += __popc(ballot);
+    for (int i = thread / kWarpSize; i < k / kWarpSize; i += kConsumerWarps) {
+      const bool outlier = fabsf(float_of_half(x16[i * kWarpSize + thread % kWarpSize])) >= kThreshold;
+      const uint32_t mask = __ballot_sync(0xffffffffu, outlier);
+      if (thread % kWarpSize == 0) masks[i] = mask;
     }
   }
   sync_consumers();
-  return {most, count};
+  return {most, any};
 }
 
 // Of all consumers, the same in each.
@@ -295,8 +335,13 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
   float x[2 * kMostPairs];
   const bool has_norm = s.norm.weight != nullptr, has_bias = s.norm.bias != nullptr;
   const int pairs = s.k / 2;
+  float2 weight[kMostPairs];
+#pragma unroll
+  for (int j = 0; j < kMostPairs; ++j) {
+    const int p = thread + j * kConsumers;
+    if (has_norm && p < pairs) weight[j] = *reinterpret_cast<const float2*>(s.norm.weight + 2 * p);
+  }
   constexpr int kLine = 32;  // floats
-  if (has_norm && thread * kLine < s.k) prefetch_to_l1(s.norm.weight + thread * kLine);
   if (has_bias && thread * kLine < s.k) prefetch_to_l1(s.norm.bias + thread * kLine);
   if (s.in.source == Source::table) {
     const auto* const from = reinterpret_cast<const Half2*>(s.in.table + static_cast<size_t>(*m.token()) * s.k);
@@ -335,8 +380,8 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
         square += static_cast<double>(x[i]) * x[i];
       }
       sum_of_block(m, thread, &sum, &square);
-      mean = s.norm.centered ? sum / s.k : 0;
-      factor = 1 / sqrt(square / s.k - mean * mean + static_cast<double>(s.norm.eps));
+      mean = s.norm.centered ? sum * s.inverse_k : 0;
+      factor = rsqrt(square * s.inverse_k - mean * mean + static_cast<double>(s.norm.eps));
     } else {
       float square = 0;
 #pragma unroll
@@ -354,15 +399,14 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
     if (p >= pairs) continue;
     float y[2] = {x[2 * j], x[2 * j + 1]};
     if (has_norm) {
-      const float2 weight = *reinterpret_cast<const float2*>(s.norm.weight + 2 * p);
       const float2 bias = has_bias ? *reinterpret_cast<const float2*>(s.norm.bias + 2 * p) : float2{};
       if (kInt8) {
-        y[0] = static_cast<float>((y[0] - mean) * factor * weight.x + bias.x);
-        y[1] = static_cast<float>((y[1] - mean) * factor * weight.y + bias.y);
+        y[0] = static_cast<float>((y[0] - mean) * factor * weight[j].x + bias.x);
+        y[1] = static_cast<float>((y[1] - mean) * factor * weight[j].y + bias.y);
       } else {
         const auto mean32 = static_cast<float>(mean), factor32 = static_cast<float>(factor);
-        y[0] = fmaf((y[0] - mean32) * factor32, weight.x, bias.x);
-        y[1] = fmaf((y[1] - mean32) * factor32, weight.y, bias.y);
+        y[0] = fmaf((y[0] - mean32) * factor32, weight[j].x, bias.x);
+        y[1] = fmaf((y[1] - mean32) * factor32, weight[j].y, bias.y);
       }
     }
     const Half2 pair = halves(y[0], y[1]);
@@ -473,7 +517,7 @@ __device__ __noinline__ float noisy_score(float logit, float temperature, uint64
 // By one warp.
 template <WeightFormat kFormat, typename Sum>
 QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step& s, const Ahead& ahead, Sum sum,
-                           const Int8Row& row) {
+                           float outliers, const Int8Row& row) {
   const int thread = thread_index();
   const int i = (thread % kWarpSize) % kUnitRows, n = ahead.n;
   const bool active = (thread % kWarpSize) < kUnitRows;
@@ -481,20 +525,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
   if constexpr (kFormat == WeightFormat::int8) {
     const float scaled = mul_rn(mul_rn(static_cast<float>(sum), row.absmax), ahead.absmax);
     value = float_of_half(half_of_float(fmaf(scaled, kOutputScale, ahead.bias)));
-    if (row.outliers != 0) {
-      const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : ahead.segment];
-      const int8_t* const codes = static_cast<const int8_t*>(own.w.w) + static_cast<size_t>(n) * s.k;
-      const auto* const list = m.pointer<uint16_t>(m.at.outliers);
-      const auto* const x = m.pointer<uint16_t>(m.at.x);
-      float outliers = 0;
-#pragma unroll 8
-      for (int o = 0; o < row.outliers; ++o) {
-        const int column = list[o];
-        const float weight = float_of_half(half_of_float(mul_rn(mul_rn(codes[column], ahead.absmax), kInverse127)));
-        outliers = fmaf(float_of_half(x[column]), weight, outliers);
-      }
-      value = float_of_half(half_of_float(add_rn(value, outliers)));
-    }
+    if (row.has_outliers) value = float_of_half(half_of_float(add_rn(value, outliers)));
   } else {
     value = sum + ahead.bias;
   }
@@ -543,11 +574,65 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
   }
 }
 
+constexpr int kLanesOfChunk = 4;  // items of a chunk: 32 bytes of each of 16 rows
+constexpr int kChunkStep = kConsumerWarps / kLanesOfChunk;
+constexpr SharedAddress kItemStep = kChunkStep * 8 * kChunkBytes;  // from a warp's item of a slot to its next
+
+// A warp's items of a slot. x: the row, where this lane has its part of the first item.
+template <WeightFormat kFormat, int kItems, typename Sum>
+QB_DEVICE void multiply_plain(Sum (&acc)[4], SharedAddress from, const std::byte* x) {
+  uint32_t w[kItems][4];
+  Bytes8 b[kItems];
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    load_fragments(w[i], from + static_cast<SharedAddress>(i) * kItemStep);
+    b[i] = *reinterpret_cast<const Bytes8*>(x + i * kConsumerWarps * 32);
+  }
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    if constexpr (kFormat == WeightFormat::int8)
+      mma_s8(acc, w[i], {b[i].word[0], b[i].word[1]});
+    else
+      mma_f16(acc, w[i], {b[i].word[0], b[i].word[1]});
+  }
+}
+// scale_of_lane: for lane 16i + r, of row r of item i; asked for when the products are on their way.
+template <int kItems, typename Scale>
+QB_DEVICE void multiply_nf4(float (&acc)[4], SharedAddress from, const std::byte* x, const Scale& scale_of_lane,
+                            SharedAddress pairs) {
+  uint32_t w[kItems][4];
+  Bytes16 b0[kItems], b1[kItems];
+  float sum[kItems][4] = {};
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    load_fragments(w[i], from + static_cast<SharedAddress>(i) * kItemStep);
+    const auto* const at = reinterpret_cast<const Bytes16*>(x + i * kConsumerWarps * 128);
+    b0[i] = at[0];
+    b1[i] = at[4];
+  }
+#pragma unroll
+  for (int b = 0; b < 4; ++b) {
+    const uint32_t pick = 0x80u << (8 * b);  // byte b times 128, the size of an entry in all its copies
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      mma_f16(sum[i],
+              {load_shared_constant(__dp4a(w[i][0], pick, pairs)), load_shared_constant(__dp4a(w[i][1], pick, pairs)),
+               load_shared_constant(__dp4a(w[i][2], pick, pairs)), load_shared_constant(__dp4a(w[i][3], pick, pairs))},
+              {b0[i].word[b], b1[i].word[b]});
+    }
+  }
+  const int g = lane_index() / 4;
+  const float scale = scale_of_lane();
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    acc[0] = fmaf(sum[i][0], __shfl_sync(0xffffffffu, scale, g + kUnitRows * i), acc[0]);
+    acc[2] = fmaf(sum[i][2], __shfl_sync(0xffffffffu, scale, g + 8 + kUnitRows * i), acc[2]);
+  }
+}
+
 template <WeightFormat kFormat>
 QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, Consumer& c) {
   using Sum = std::conditional_t<kFormat == WeightFormat::int8, int32_t, float>;
-  constexpr int kLanesOfChunk = 4;  // items of a chunk: 32 bytes of each of 16 rows
-  constexpr int kChunkStep = kConsumerWarps / kLanesOfChunk;
   const int first = first_unit(s), units = s.units;
   if (first >= units) return;
   const Int8Row row = s.in.source == Source::halves ? make_row_of_halves<kFormat>(a, m, s, wait)
@@ -557,12 +642,17 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   const int ring_slots = a.slots, slots = s.slots, slot_chunks = s.slot_chunks, chunks = s.chunks,
             row_blocks = s.k / 64;
   const int box_bytes = 8 * kChunkBytes * slot_chunks;
-  const SharedAddress ring = shared_address(m.base + m.at.ring) +
-                             static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes +
-                                                        ((2 * quarter + lane / 16) ^ lane % 8) * 16);
+  const SharedAddress ring = shared_address(m.base + m.at.ring);
+  // Where this lane's row of this warp's first item lies in a slot.
+  const auto fragment = static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes +
+                                                   ((2 * quarter + lane / 16) ^ lane % 8) * 16 +
+                                                   warp / kLanesOfChunk * (8 * kChunkBytes));
   const SharedAddress barriers = m.barriers(), part_barriers = m.part_barriers();
   const std::byte* const x = m.base + (kFormat == WeightFormat::int8 ? m.at.codes : m.at.x);
   const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
+  const auto outlier_parts_of = [&](uint32_t unit) {
+    return m.pointer<float>(m.at.outlier_parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
+  };
   const auto parts_of = [&](uint32_t unit) {
     return m.pointer<Sum>(m.at.parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
   };
@@ -572,12 +662,21 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     wait_barrier(wait, written, unit / kPartBuffers % 2);
     // Half of the warps' sums each; then both halves, in a fixed order.
     Sum sum = 0;
-    const Sum* const own = parts_of(unit) + lane / kUnitRows * (kConsumerWarps / 2 * kUnitRows) + lane % kUnitRows;
+    const int first_part = lane / kUnitRows * (kConsumerWarps / 2 * kUnitRows) + lane % kUnitRows;
+    const Sum* const own = parts_of(unit) + first_part;
 #pragma unroll
     for (int w = 0; w < kConsumerWarps / 2; ++w) sum += own[w * kUnitRows];
+    float outliers = 0;
+    if constexpr (kFormat == WeightFormat::int8) {
+      if (row.has_outliers) {
+#pragma unroll
+        for (int w = 0; w < kConsumerWarps / 2; ++w) outliers += outlier_parts_of(unit)[first_part + w * kUnitRows];
+        outliers += from_lane_xor(outliers, kUnitRows);
+      }
+    }
     __syncwarp();
     if (lane == 0) barrier_arrive(written + kEmpty);
-    finish_unit<kFormat, Sum>(a, m, s, ahead, sum + from_lane_xor(sum, kUnitRows), row);
+    finish_unit<kFormat, Sum>(a, m, s, ahead, sum + from_lane_xor(sum, kUnitRows), outliers, row);
     ahead.segment = -1;
   };
   for (int work = first; work < units; work += blocks_x()) {
@@ -601,50 +700,60 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
       offset = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment].w.offset;
       if (++c.scale_area > ring_slots) c.scale_area = 0;
     }
+    // int8: of row lane % 16.
+    float outliers = 0, row_absmax = 0;
+    if constexpr (kFormat == WeightFormat::int8) {
+      if (row.has_outliers) {
+        const int r = lane % kUnitRows;
+        const Segment& own_segment = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment];
+        row_absmax = own_segment.w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
+      }
+    }
     Sum acc[4] = {};
-    int chunk = warp / kLanesOfChunk;
     for (int j = 0; j < slots; ++j) {
       const SharedAddress full = barriers + static_cast<SharedAddress>(c.ring.slot) * kSlotBarriers;
       wait_barrier(wait, full, c.ring.parity);
-      const int begin = j * slot_chunks, end = begin + slot_chunks < chunks ? begin + slot_chunks : chunks;
-      const SharedAddress from = ring + static_cast<SharedAddress>(c.ring.slot) * kSlotBytes;
-      float scale = 0;
+      const int here = chunks - j * slot_chunks;  // chunks from this slot on
+      const SharedAddress slot = ring + static_cast<SharedAddress>(c.ring.slot) * kSlotBytes;
+      const SharedAddress from = slot + fragment;
+      const int item = j * slot_chunks * kLanesOfChunk + warp;
       if constexpr (kFormat == WeightFormat::nf4) {
-        const int mine = chunk + lane / kUnitRows * kChunkStep, item = mine * kLanesOfChunk + quarter;
-        if (mine < end) {
-          const float code = m.pointer<float>(m.at.code)[scale_bytes[item]];
-          scale = add_rn(mul_rn(code, nested[(first_block + item) / kNestedBlock]), offset);
-        }
-      }
+        const auto scale = [&] {
+          if (warp / kLanesOfChunk + lane / kUnitRows * kChunkStep >= here) return 0.0f;
+          const int own_item = item + lane / kUnitRows * kConsumerWarps;
+          const float code = m.pointer<float>(m.at.code)[scale_bytes[own_item]];
+          return add_rn(mul_rn(code, nested[(first_block + own_item) / kNestedBlock]), offset);
+        };
+        const std::byte* const at = x + item * 128 + t * 16;
+        if (warp / kLanesOfChunk + kChunkStep < here)
+          multiply_nf4<2>(acc, from, at, scale, pairs);
+        else if (warp / kLanesOfChunk < here)
+          multiply_nf4<1>(acc, from, at, scale, pairs);
+      } else {
+        const std::byte* const at = x + item * 32 + t * 8;
+        if (warp / kLanesOfChunk + kChunkStep < here)
+          multiply_plain<kFormat, 2>(acc, from, at);
+        else if (warp / kLanesOfChunk < here)
+          multiply_plain<kFormat, 1>(acc, from, at);
+        if constexpr (kFormat == WeightFormat::int8) {
+          if (row.has_outliers) {
+            const int r = lane % kUnitRows;
+            const SharedAddress row_at = slot + static_cast<SharedAddress>(r / 8 * box_bytes + r % 8 * kChunkBytes);
 #pragma unroll
-      for (int i = 0; i < kSlotChunks / kChunkStep; ++i) {
-        if (chunk >= end) continue;
-        uint32_t w[4];
-        load_fragments(w, from + static_cast<SharedAddress>(chunk - begin) * (8 * kChunkBytes));
-        const int item = chunk * kLanesOfChunk + quarter;
-        chunk += kChunkStep;
-        if constexpr (kFormat == WeightFormat::nf4) {
-          const auto* const at = reinterpret_cast<const Bytes16*>(x + item * 128 + t * 16);
-          const Bytes16 b0 = at[0], b1 = at[4];
-          const float scale_low = __shfl_sync(0xffffffffu, scale, lane / 4 + kUnitRows * i);
-          const float scale_high = __shfl_sync(0xffffffffu, scale, lane / 4 + 8 + kUnitRows * i);
-          float sum[4] = {};
-#pragma unroll
-          for (int b = 0; b < 4; ++b) {
-            const uint32_t pick = 0x80u << (8 * b);  // byte b times 128, the size of an entry in all its copies
-            mma_f16(sum,
-                    {load_shared_constant(__dp4a(w[0], pick, pairs)), load_shared_constant(__dp4a(w[1], pick, pairs)),
-                     load_shared_constant(__dp4a(w[2], pick, pairs)), load_shared_constant(__dp4a(w[3], pick, pairs))},
-                    {b0.word[b], b1.word[b]});
+            for (int i = 0; i < 2; ++i) {
+              const int chunk = warp / kLanesOfChunk + i * kChunkStep;
+              if (chunk >= here) break;
+              const int own_item = item + i * kConsumerWarps;
+              for (uint32_t mask = m.pointer<uint32_t>(m.at.outliers)[own_item]; mask != 0; mask &= mask - 1) {
+                const int bit = __ffs(static_cast<int>(mask)) - 1, column = (2 * quarter + bit / 16) ^ r % 8;
+                const int code = load_shared_code(
+                    row_at + static_cast<SharedAddress>(chunk * (8 * kChunkBytes) + column * 16 + bit % 16));
+                const float weight =
+                    float_of_half(half_of_float(mul_rn(mul_rn(static_cast<float>(code), row_absmax), kInverse127)));
+                outliers = fmaf(float_of_half(m.pointer<uint16_t>(m.at.x)[own_item * 32 + bit]), weight, outliers);
+              }
+            }
           }
-          acc[0] = fmaf(sum[0], scale_low, acc[0]);
-          acc[2] = fmaf(sum[2], scale_high, acc[2]);
-        } else {
-          const Bytes8 b = *reinterpret_cast<const Bytes8*>(x + item * 32 + t * 8);
-          if constexpr (kFormat == WeightFormat::int8)
-            mma_s8(acc, w, {b.word[0], b.word[1]});
-          else
-            mma_f16(acc, w, {b.word[0], b.word[1]});
         }
       }
       __syncwarp();
@@ -657,6 +766,9 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     if (t == 0) {
       parts[warp * kUnitRows + lane / 4] = acc[0];
       parts[warp * kUnitRows + lane / 4 + 8] = acc[2];
+    }
+    if constexpr (kFormat == WeightFormat::int8) {
+      if (row.has_outliers && lane < kUnitRows) outlier_parts_of(c.units)[warp * kUnitRows + lane] = outliers;
     }
     __syncwarp();
     if (lane == 0) barrier_arrive(written);
@@ -768,18 +880,25 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
     mine[1] = total;
   }
   sync_consumers();
-  if (thread < kHeadDim / 2) {
-    float all_most = -INFINITY;
-    for (int w = 0; w < kConsumerWarps; ++w) all_most = parts[w * kStride] > all_most ? parts[w * kStride] : all_most;
-    float all = 0, first = 0, second = 0;
-    for (int w = 0; w < kConsumerWarps; ++w) {
-      const float* const of_warp = parts + w * kStride;
-      const float factor = of_warp[0] == -INFINITY ? 0.0f : expf(of_warp[0] - all_most);
-      all = fmaf(of_warp[1], factor, all);
-      first = fmaf(of_warp[2 + 2 * thread], factor, first);
-      second = fmaf(of_warp[3 + 2 * thread], factor, second);
+  // Sixteen lanes a pair of dimensions, each with the sums of one warp.
+  for (int own_pair = thread / kConsumerWarps; own_pair < kHeadDim / 2; own_pair += kConsumers / kConsumerWarps) {
+    const float* const of_warp = parts + thread % kConsumerWarps * kStride;
+    float all_most = of_warp[0];
+    for (int mask = kConsumerWarps / 2; mask > 0; mask /= 2) {
+      const float other = from_lane_xor(all_most, mask);
+      all_most = other > all_most ? other : all_most;
     }
-    put_word(s.out + head * (kHeadDim / 2) + thread, tagged(halves(first / all, second / all), wait.epoch));
+    const float factor = of_warp[0] == -INFINITY ? 0.0f : expf(of_warp[0] - all_most);
+    float all = of_warp[1] * factor, first = of_warp[2 + 2 * own_pair] * factor,
+          second = of_warp[3 + 2 * own_pair] * factor;
+    for (int mask = kConsumerWarps / 2; mask > 0; mask /= 2) {
+      all += from_lane_xor(all, mask);
+      first += from_lane_xor(first, mask);
+      second += from_lane_xor(second, mask);
+    }
+    if (thread % kConsumerWarps == 0) {
+      put_word(s.out + head * (kHeadDim / 2) + own_pair, tagged(halves(first / all, second / all), wait.epoch));
+    }
   }
   sync_consumers();  // the scratch is used up
 }

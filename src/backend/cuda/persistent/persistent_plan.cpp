@@ -11,6 +11,7 @@
 namespace quantbench::cuda {
 namespace {
 
+constexpr int kSlotsOnTheWay = 3, kSlotsAhead = 0;
 constexpr int kMostSlots = 13;  // of the ring, if nothing else takes shared memory
 constexpr int kMostNormed = 4096, kMostInput = 16384;
 
@@ -116,12 +117,13 @@ class Builder {
       segment.bias = linear->bias;
       s.format = segment.w.format;
       s.k = segment.w.k;
+      s.inverse_k = 1.0 / s.k;
       const bool second_of_gate = finish == Finish::gate && s.segment_count == 2;
       segment.units = second_of_gate ? 0 : segment.w.n / (finish == Finish::gate ? kUnitRows / 2 : kUnitRows);
       s.units += segment.units;
       s.chunks = row_bytes(s.format, s.k) / kChunkBytes;
       s.slots = (s.chunks + kSlotChunks - 1) / kSlotChunks;
-      s.slot_chunks = (s.chunks + s.slots - 1) / s.slots;
+      s.slot_chunks = std::min(s.chunks, kSlotChunks);
       segment.map = static_cast<int>(plan.maps.size());
       plan.maps.push_back({segment.w.w, segment.w.n, s.chunks, s.slot_chunks, s.format == WeightFormat::f16});
     }
@@ -232,6 +234,8 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   args.nf4 = needs.nf4;
   args.scale_bytes = (needs.scale_bytes + kChunkBytes - 1) / kChunkBytes * kChunkBytes;
   args.slots = ring_slots({needs.most_k, args.scale_bytes, needs.int8, needs.nf4}, shared_bytes);
+  args.slots_on_the_way = std::min(kSlotsOnTheWay, args.slots);
+  args.slots_ahead = kSlotsAhead;
   args.at = shared_layout(args.slots, needs.most_k, needs.int8, needs.nf4, args.scale_bytes);
   plan.shared_bytes = args.at.bytes;
   return plan;

@@ -47,6 +47,7 @@ struct alignas(128) Step {
   int units = 0;  // attend: q heads
   // Products.
   int k = 0;
+  double inverse_k = 0;
   int chunks = 0, slots = 0, slot_chunks = 0;  // of a unit's rows; slots · slot_chunks ≥ chunks
   int segment_count = 0;
   Segment segments[kMostJobs];
@@ -70,8 +71,8 @@ struct alignas(128) TensorMap {  // CUtensorMap
 
 // Where things lie in the kernel's dynamic shared memory; offsets in bytes.
 struct SharedLayout {
-  uint32_t ring, scales, table, code, x, codes, outliers, parts, sums, best, steps, places, part_barriers, barriers,
-      bytes;
+  uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, best, steps, places,
+      part_barriers, barriers, bytes;
 };
 constexpr int kPartBuffers = 4;  // units whose sums wait for being finished
 constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4, int scale_bytes) {
@@ -91,7 +92,8 @@ constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4,
   constexpr size_t kAttention = (kConsumerWarps * (128 + 2) + 2 * 128) * sizeof(float);
   at.x = take(k * sizeof(uint16_t) > kAttention ? k * sizeof(uint16_t) : kAttention);
   at.codes = take(int8 ? k : 0);
-  at.outliers = take(int8 ? (k + 2) * sizeof(uint16_t) : 0);
+  at.outliers = take(int8 ? k / 8 : 0);  // a bit a column
+  at.outlier_parts = take(int8 ? kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float) : 0);
   at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float));
   at.sums = take(kConsumerWarps * kPieces * 2);
   at.best = take(kConsumerWarps * kUnitRows * 2 * sizeof(float));
@@ -107,7 +109,9 @@ struct PersistentArgs {
   int step_count = 0;
   const TensorMap* maps = nullptr;
   uint32_t epoch = 0;
-  int slots = 0;  // of the ring
+  int slots = 0;             // of the ring
+  int slots_on_the_way = 0;  // at most, of those
+  int slots_ahead = 0;       // beyond it, in the second-level cache
   bool nf4 = false;
   SharedLayout at{};
   int scale_bytes = 0;                   // nf4: of the largest unit
