@@ -44,12 +44,6 @@ QB_DEVICE void copy_box(SharedAddress to, const TensorMap* map, int row, int chu
       "l"(map), "r"(0), "r"(row), "r"(chunk), "r"(barrier)
       : "memory");
 }
-// The same box to the second-level cache.
-QB_DEVICE void prefetch_box(const TensorMap* map, int row, int chunk) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map), "r"(0), "r"(row),
-               "r"(chunk)
-               : "memory");
-}
 QB_DEVICE void copy_bytes(SharedAddress to, const void* from, int bytes, SharedAddress barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                "l"(from), "r"(bytes), "r"(barrier)

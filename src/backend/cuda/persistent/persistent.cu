@@ -180,13 +180,12 @@ struct Cursor {
 
 QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
   Ring ring;
-  int scale_area = 0, in_front = 0;  // slots between the two cursors
+  int scale_area = 0;
   const int ring_slots = a.slots;
   const SharedAddress barriers = m.barriers(), data = shared_address(m.base + m.at.ring);
   const SharedAddress scale_data = shared_address(m.base + m.at.scales);
-  Cursor at, front;  // what is copied next; what goes to the second-level cache next, while the ring is full
+  Cursor at;
   at.next_step(a);
-  front = at;
   Ring oldest;  // of the slots that are on the way
   int on_the_way = 0;
   for (; !at.at_end(a); at.next(a)) {
@@ -199,19 +198,7 @@ QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
     }
     ++on_the_way;
     const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
-    for (uint32_t i = 0; !barrier_passed(full + kEmpty, ring.parity ^ 1); ++i) {
-      if (i > kMostPolls) give_up(a.stuck, 1, at.step);
-      if (in_front >= a.slots_ahead || front.at_end(a)) continue;
-      const int chunk = front.slot * front.s->slot_chunks;
-      prefetch_box(front.low_map, front.low, chunk);
-      prefetch_box(front.high_map, front.high, chunk);
-      front.next(a);
-      ++in_front;
-    }
-    if (in_front > 0)
-      --in_front;
-    else
-      front.next(a);
+    wait_barrier({a.stuck, a.epoch, at.step}, full + kEmpty, ring.parity ^ 1);
     const Step& s = *at.s;
     const int box_bytes = 8 * kChunkBytes * s.slot_chunks, chunk = at.slot * s.slot_chunks;
     const SharedAddress to = data + static_cast<SharedAddress>(ring.slot) * kSlotBytes;
@@ -354,6 +341,10 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
     }
   } else {
     const Tagged* const words = s.in.words;
+    if (a.one_waits) {
+      if (thread % kWarpSize == 0) wait_word(wait, words + (2 * thread + 2 * kWarpSize - 1));
+      __syncwarp();
+    }
     TwoWords v[kMostPairs] = {};
 #pragma unroll
     for (int j = 0; j < kMostPairs; ++j) {
@@ -431,6 +422,11 @@ QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, c
   float most = 0;
   bool found = false;
   for (int begin = thread; begin - thread < count; begin += kAtOnce * kConsumers) {
+    if (a.one_waits) {
+      const int last = begin + (kAtOnce - 1) * kConsumers < count ? begin + (kAtOnce - 1) * kConsumers : begin;
+      if (thread % kWarpSize == 0 && last < count) wait_word(wait, words + 2 * last);
+      __syncwarp();
+    }
     TwoWords v[kAtOnce];
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {

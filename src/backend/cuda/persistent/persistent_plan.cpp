@@ -11,7 +11,6 @@
 namespace quantbench::cuda {
 namespace {
 
-constexpr int kSlotsOnTheWay = 3, kSlotsAhead = 0;
 constexpr int kMostSlots = 13;  // of the ring, if nothing else takes shared memory
 constexpr int kMostNormed = 4096, kMostInput = 16384;
 
@@ -234,8 +233,9 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   args.nf4 = needs.nf4;
   args.scale_bytes = (needs.scale_bytes + kChunkBytes - 1) / kChunkBytes * kChunkBytes;
   args.slots = ring_slots({needs.most_k, args.scale_bytes, needs.int8, needs.nf4}, shared_bytes);
-  args.slots_on_the_way = std::min(kSlotsOnTheWay, args.slots);
-  args.slots_ahead = kSlotsAhead;
+  // As measured on an H100 (docs/performance.md). nf4 waits for its decoding, not for the memory.
+  args.slots_on_the_way = plan.format == WeightFormat::int8 ? 2 : 3;
+  args.one_waits = plan.format != WeightFormat::nf4;
   args.at = shared_layout(args.slots, needs.most_k, needs.int8, needs.nf4, args.scale_bytes);
   plan.shared_bytes = args.at.bytes;
   return plan;

@@ -111,7 +111,9 @@ struct PersistentArgs {
   uint32_t epoch = 0;
   int slots = 0;             // of the ring
   int slots_on_the_way = 0;  // at most, of those
-  int slots_ahead = 0;       // beyond it, in the second-level cache
+  // Whether one lane of a warp waits for the last of its words before all lanes look at theirs: fewer looks leave more
+  // of the memory to the weights, and cost one more way there and back.
+  bool one_waits = false;
   bool nf4 = false;
   SharedLayout at{};
   int scale_bytes = 0;                   // nf4: of the largest unit
