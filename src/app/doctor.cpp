@@ -95,9 +95,9 @@ class Doctor {
     }
     const DeviceInfo& d = backend->device();
     if (d.gpu) {
-      say("engine", fmt::format("{}, {} engine, {}, {} of {} free", d.id, d.engine, d.features,
-                                format_bytes(static_cast<double>(d.available_bytes)),
-                                format_bytes(static_cast<double>(d.memory_bytes))));
+      say("engine",
+          fmt::format("{}, {}, {} of {} free", d.id, d.features, format_bytes(static_cast<double>(d.available_bytes)),
+                      format_bytes(static_cast<double>(d.memory_bytes))));
     } else {
       say("engine",
           fmt::format("{} backend, {}, {} thread{}", d.backend, d.features, d.threads, d.threads == 1 ? "" : "s"));

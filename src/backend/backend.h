@@ -38,11 +38,10 @@ struct GpuInfo {
 };
 
 struct DeviceInfo {
-  std::string backend;            // "reference", "cpu", "cuda"
-  std::string id;                 // what --device calls it: "cpu", "cuda:0"
-  std::string engine = "native";  // which way of running a step the backend takes; part of a cell's identity
-  std::string name;               // "AMD EPYC …"
-  std::string features;           // "avx512+vnni", "avx2", "sm_90"
+  std::string backend;   // "reference", "cpu", "cuda"
+  std::string id;        // what --device calls it: "cpu", "cuda:0"
+  std::string name;      // "AMD EPYC …"
+  std::string features;  // "avx512+vnni", "avx2", "sm_90"
   int threads = 1;
   size_t memory_bytes = 0;     // physical
   size_t available_bytes = 0;  // for a new process, now; of a GPU: beside what this process has
@@ -112,6 +111,9 @@ class Backend {
   virtual Ops& ops() = 0;
   // Makes the step ready to repeat and takes the plan's workspace; a session records before it calls any op.
   virtual std::unique_ptr<Program> record(const Plan& plan) = 0;
+  // How record() will have the step run, which is a part of what makes two cells alike: "native", or of a GPU "graph"
+  // or "persistent".
+  virtual std::string_view engine(const Plan&) const { return "native"; }
   virtual void synchronize() = 0;  // waits until everything asked for is done
   virtual MemoryUse memory() const = 0;
   // Nothing where the device's memory is the host's: there the kernel counts.
@@ -127,7 +129,7 @@ struct BackendOptions {
   std::string isa = "auto";  // cpu only: "auto", "avx2", "avx512"; also QUANTBENCH_ISA
   // cuda only: "graph", "persistent", or "auto" for the second where device and model allow it.
   std::string engine = "auto";
-  std::optional<int> gpu;    // cuda only: its number among those that can be seen; nothing: the first that can be used
+  std::optional<int> gpu;  // cuda only: its number among those that can be seen; nothing: the first that can be used
   bool several_processes = false;  // others of ours will use the GPU as well, so it must let them
 };
 // name: "auto", "cpu", "reference", "cuda" or "cuda:N". Error usage for any other, device where it cannot run,

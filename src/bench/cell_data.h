@@ -24,6 +24,7 @@ struct DeviceReport {
 struct PlanReport {
   Shape shape;
   DeviceInfo device;
+  std::string engine = "native";     // how its steps are run (Backend::engine)
   MemoryUse predicted;               // at the end of a run: weights and everything around them
   std::vector<std::string> skipped;  // linears kept in fp16 although the precision quantises
 };

@@ -45,6 +45,7 @@ PlanReport EngineWorker::plan(const Cell& cell) {
   PlanReport report;
   report.shape = opened_.model->shape();
   report.device = backend_->device();
+  report.engine = backend_->engine(plan_);
   report.predicted = predict_memory(plan_, *opened_.model, shape_);
   report.skipped = skipped_modules(*opened_.model, cell.precision);
   return report;

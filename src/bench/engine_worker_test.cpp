@@ -53,6 +53,7 @@ TEST(EngineWorker, TheLedgerOfAGpuAddsUpAndIsWholeBeforeTheFirstToken) {
     const PlanReport plan = worker.plan(cell);
     ASSERT_TRUE(plan.device.gpu);
     EXPECT_EQ(plan.device.gpu->uuid, "GPU-emulated");
+    EXPECT_EQ(plan.engine, "graph");
     worker.load({});
     const MemoryReport before = worker.memory();
     worker.generate(cell.prompt, cell.test.new_tokens, {});

@@ -22,7 +22,6 @@ class FakeWorker : public Worker {
   void be_a_gpu(size_t available_bytes) {
     device_.backend = "cuda";
     device_.id = "cuda:0";
-    device_.engine = "graph";
     device_.name = "Fake GPU";
     device_.memory_bytes = size_t{80} << 30;
     device_.available_bytes = available_bytes;
@@ -44,6 +43,7 @@ class FakeWorker : public Worker {
     r.shape.parameters = 1'000'000;
     r.shape.vocab = 32000;
     r.device = device_;
+    if (device_.gpu) r.engine = "graph";
     r.predicted = use_;
     r.skipped = {"lm_head"};
     return r;

@@ -51,9 +51,9 @@ GpuInfo gpu_from(const json& j) {
 }
 
 json info_to_json(const DeviceInfo& d) {
-  json j{
-      {"backend", d.backend},   {"id", d.id},           {"engine", d.engine},       {"name", d.name},
-      {"features", d.features}, {"threads", d.threads}, {"memory", d.memory_bytes}, {"available", d.available_bytes}};
+  json j{{"backend", d.backend},          {"id", d.id},           {"name", d.name},
+         {"features", d.features},        {"threads", d.threads}, {"memory", d.memory_bytes},
+         {"available", d.available_bytes}};
   if (d.gpu) j["gpu"] = gpu_to_json(*d.gpu);
   return j;
 }
@@ -61,7 +61,6 @@ DeviceInfo info_from(const json& j) {
   DeviceInfo d;
   d.backend = j.at("backend");
   d.id = j.at("id");
-  d.engine = j.at("engine");
   d.name = j.at("name");
   d.features = j.at("features");
   d.threads = j.at("threads");
@@ -150,11 +149,12 @@ DeviceReport device_from(const json& j) { return {info_from(j.at("device")), j.a
 json to_json(const PlanReport& r) {
   return {{"shape", shape_to_json(r.shape)},
           {"device", info_to_json(r.device)},
+          {"engine", r.engine},
           {"predicted", to_json(r.predicted)},
           {"skipped", r.skipped}};
 }
 PlanReport plan_from(const json& j) {
-  return {shape_from(j.at("shape")), info_from(j.at("device")), use_from(j.at("predicted")),
+  return {shape_from(j.at("shape")), info_from(j.at("device")), j.at("engine"), use_from(j.at("predicted")),
           j.at("skipped").get<std::vector<std::string>>()};
 }
 

@@ -86,8 +86,7 @@ Record devices_part(const CellData& data, const std::optional<DeviceInfo>& of_sw
   return devices;
 }
 
-Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& identity,
-                 const std::optional<DeviceInfo>& of_sweep) {
+Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& identity) {
   Record placement = Record::array();
   if (data.plan) {
     placement.push_back({{"device", 0}, {"first_layer", 0}, {"layers", data.plan->shape.layers}});
@@ -103,9 +102,7 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
           {"depth", 0},
           {"batch", 1},
           {"stop_at_eos", !cell.stop_at.empty()},
-          {"engine", data.plan  ? data.plan->device.engine
-                     : of_sweep ? of_sweep->engine
-                                : DeviceInfo().engine},
+          {"engine", data.plan ? data.plan->engine : "none"},
           {"placement", placement}};
 }
 
@@ -246,7 +243,7 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
           {"build", build_part(sweep.build)},
           {"environment", environment_part(sweep.environment)},
           {"devices", devices_part(data, sweep.device)},
-          {"cell", cell_part(cell, data, facts.identity, sweep.device)},
+          {"cell", cell_part(cell, data, facts.identity)},
           {"outcome",
            {{"status", name_of(data.outcome.status)},
             {"stamp", name_of(stamp.kind)},

@@ -141,7 +141,7 @@ TEST(Record, NamesTheCardOfACellThatFailedBeforeItKnewOne) {
   const json record = json::parse(to_text(m.record()));
   EXPECT_THAT(JsonSchema(schema_file()).check(record), IsEmpty());
   EXPECT_EQ(record["devices"][0]["gpu"]["uuid"], "GPU-fake");
-  EXPECT_EQ(record["cell"]["engine"], "graph");
+  EXPECT_EQ(record["cell"]["engine"], "none");
 }
 
 TEST(Record, OfAGpuComparesWithTheGpusCache) {

@@ -49,12 +49,12 @@ TEST(Protocol, CarriesADeviceAndItsMemoryUnchanged) {
   const DeviceReport back = protocol::device_from(protocol::json::parse(protocol::to_json(report).dump()));
   EXPECT_EQ(back.passed_over, "cuda:0: full");
   EXPECT_EQ(back.device.id, "cuda:0");
-  EXPECT_EQ(back.device.engine, "graph");
   EXPECT_EQ(back.device.available_bytes, 123u);
   ASSERT_TRUE(back.device.gpu);
   EXPECT_EQ(protocol::to_json(back), protocol::to_json(report));
   EXPECT_FALSE(protocol::device_from(protocol::to_json(DeviceReport{})).device.gpu);
 
+  EXPECT_EQ(protocol::plan_from(protocol::to_json(gpu.plan({}))).engine, "graph");
   MemoryReport memory = gpu.memory();
   memory.count = MemoryCount::driver;
   memory.host_peak_bytes = 1;

@@ -112,6 +112,9 @@ class CudaBackend final : public Backend {
       for (const Op& op : tape) quantbench::run(op, *ops_);
     });
   }
+  std::string_view engine(const Plan& plan) const override {
+    return persistent_bytes(plan.tape) > 0 ? "persistent" : "graph";
+  }
   void synchronize() override { runtime_->synchronize(); }
   MemoryUse memory() const override { return memory_.use(); }
   std::optional<DeviceUse> device_use() const override { return runtime_->use(); }

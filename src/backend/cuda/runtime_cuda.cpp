@@ -8,8 +8,8 @@
 #include "backend/cuda/check.h"
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/gpu_choice.h"
-#include "backend/cuda/persistent/persistent_program.h"
 #include "backend/cuda/nvml.h"
+#include "backend/cuda/persistent/persistent_program.h"
 #include "backend/cuda/runtime.h"
 #include "core/error.h"
 #include "core/os.h"
@@ -146,7 +146,6 @@ class CudaRuntime final : public Runtime {
     DeviceInfo info;
     info.backend = "cuda";
     info.id = fmt::format("cuda:{}", gpu_);
-    info.engine = "graph";
     info.name = name_;
     info.features = features_;
     info.memory_bytes = total_bytes;
@@ -260,15 +259,13 @@ class CudaRuntime final : public Runtime {
 
   static double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
-  int gpu_ = 0, multiprocessors_ = 0;
-  bool overlap_ = false, has_persistent_ = false;
   std::unique_ptr<Nvml> nvml_;
   GpuInfo info_;
   int gpu_ = 0;
   bool counts_us_ = false;  // the driver tells what this process has
   int64_t context_bytes_ = 0, held_bytes_ = 0, peak_bytes_ = 0;
   std::map<void*, size_t> sizes_;
-  bool overlap_ = false;
+  bool overlap_ = false, has_persistent_ = false;
   size_t shared_bytes_ = 0;
   std::string name_, features_;
   cudaStream_t stream_ = nullptr;

@@ -23,7 +23,6 @@ class EmulatedRuntime final : public Runtime {
   DeviceInfo device() const override {
     DeviceInfo info = host_device("cuda", "emulated", 1);
     info.id = "cuda:0";
-    info.engine = "graph";
     info.gpu = {.uuid = "GPU-emulated", .driver = "none", .major = 7, .minor = 5, .multiprocessors = multiprocessors()};
     return info;
   }
