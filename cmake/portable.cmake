@@ -4,7 +4,8 @@
 # another version go into lib/, where the program looks first. glibc, and a GPU's driver, are the system's.
 # tools/portable_checks.sh sees that the folder keeps these promises.
 set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
-# Without the unused half of the C++ runtime, which would ask for a newer glibc.
+# Without what is not used: half of the C++ runtime, which would ask for a newer glibc, and functions of our own.
+add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffunction-sections> $<$<COMPILE_LANGUAGE:CXX>:-fdata-sections>)
 add_link_options(-static-libstdc++ -static-libgcc -Wl,--gc-sections)
 
 # After the targets exist: copies what the linked program needs and a bare system does not have.

@@ -51,8 +51,11 @@ in_place "from another folder" env -i "$scratch/moved/elsewhere/bin/quantbench"
 if [ "$(id -u)" -eq 0 ] && command -v chroot unshare > /dev/null; then
   bare="$scratch/bare"
   mkdir -p "$bare/lib64" "$bare/proc" "$bare/opt"
-  for library in ld-linux-x86-64.so.2 libc.so.6 libm.so.6; do
-    cp -L "$(ldconfig -p | awk -v name=$library '$1 == name { print $NF; exit }')" "$bare/lib64/"
+  cp -L /lib64/ld-linux-x86-64.so.2 "$bare/lib64/"
+  for library in libc.so.6 libm.so.6; do
+    found="$(ldconfig -p | awk -v name=$library '$1 == name { print $NF; exit }')"
+    mkdir -p "$bare$(dirname "$found")"
+    cp -L "$found" "$bare$found"
   done
   cp -a "$folder" "$bare/opt/quantbench"
   # /proc is where the loader learns of the program's own folder; in a mount namespace, so that nothing stays mounted.

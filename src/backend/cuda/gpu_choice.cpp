@@ -43,11 +43,11 @@ std::string nothing_to_choose(const DriverAnswer& driver) {
         version_text(driver.runtime_version));
   }
   if (!driver.gpus.empty()) return "";
-  if (driver.visible && !driver.installed.empty()) {
+  if (driver.error.empty() && driver.visible && !driver.installed.empty()) {
     return fmt::format("{} is there, but {} and hides it; unset that, or set it to a number or UUID of nvidia-smi -L",
                        fmt::join(driver.installed, ", "), visible_text(driver));
   }
-  if (!driver.mig_cards.empty()) {
+  if (driver.error.empty() && !driver.mig_cards.empty()) {
     return fmt::format(
         "{} is in MIG mode and no slice of it can be seen; nvidia-smi -L lists slices, nvidia-smi mig -cgi makes them, "
         "nvidia-smi -mig 0 ends the mode",

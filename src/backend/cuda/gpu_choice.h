@@ -24,10 +24,10 @@ struct GpuAnswer {
 };
 
 struct DriverAnswer {
-  int driver_version = 0;              // as cudaDriverGetVersion gives it, 13000 for 13.0; 0: no driver
-  int runtime_version = 0;             // that this program was built with
-  std::string driver;                  // "580.65.06"; empty: not told
-  std::string error;                   // CUDA's words where counting the GPUs failed
+  int driver_version = 0;   // as cudaDriverGetVersion gives it, 13000 for 13.0; 0: no driver
+  int runtime_version = 0;  // that this program was built with
+  std::string driver;       // "580.65.06"; empty: not told
+  std::string error;        // CUDA's words where counting the GPUs failed; empty where there were none to count
   std::optional<std::string> visible;  // CUDA_VISIBLE_DEVICES
   std::vector<std::string> mig_cards;  // names of cards that are cut into MIG slices
   std::vector<std::string> installed;  // names of the GPUs of this machine, whether CUDA lets us see them or not

@@ -104,23 +104,24 @@ TEST(GpuChoice, SaysThatTheDriverIsTooOldWithBothVersions) {
 
 TEST(GpuChoice, SaysThatNoGpuCanBeSeenInCudasWords) {
   DriverAnswer answer = driver({});
-  answer.error = "no CUDA-capable device is detected";
-  answer.installed.clear();
+  answer.error = "system has unsupported display driver / cuda driver combination";
   const std::string text = message(answer);
-  EXPECT_THAT(text, HasSubstr("no GPU can be seen: no CUDA-capable device is detected; check nvidia-smi"));
+  EXPECT_THAT(text,
+              HasSubstr("no GPU can be seen: system has unsupported display driver / cuda driver combination; check"));
   EXPECT_THAT(text, Not(HasSubstr("CUDA_VISIBLE_DEVICES"))) << "it is not set";
+  answer.visible = "0";
+  EXPECT_THAT(message(answer), AllOf(HasSubstr("unsupported display driver"), Not(HasSubstr("hides it"))))
+      << "it is set, and not the reason";
 }
 
 TEST(GpuChoice, SaysThatTheEnvironmentHidesTheGpu) {
   DriverAnswer answer = driver({});
-  answer.error = "no CUDA-capable device is detected";
   answer.visible = "";
   EXPECT_THAT(message(answer), HasSubstr("NVIDIA H100 is there, but CUDA_VISIBLE_DEVICES is '' and hides it; unset"));
 }
 
 TEST(GpuChoice, SaysThatACardIsCutIntoSlicesOfWhichNoneIsSeen) {
   DriverAnswer answer = driver({});
-  answer.error = "no CUDA-capable device is detected";
   answer.mig_cards = {"NVIDIA H100"};
   EXPECT_THAT(message(answer), HasSubstr("NVIDIA H100 is in MIG mode and no slice of it can be seen"));
 }

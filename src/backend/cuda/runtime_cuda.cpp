@@ -59,7 +59,7 @@ DriverAnswer ask_driver(const Nvml* nvml) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) {
-    answer.error = cudaGetErrorString(status);
+    if (status != cudaErrorNoDevice) answer.error = cudaGetErrorString(status);
     return answer;
   }
   for (int i = 0; i < count; ++i) {
