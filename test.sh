@@ -52,6 +52,7 @@ check() {
 
 qb_begin test
 qb_install "${QB_PACKAGES[@]}" "${QB_TEST_PACKAGES[@]}"
+qb_configure ci
 qb_build ci
 run_tests ci "$@"
 

@@ -17,3 +17,5 @@ if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT QB_SANITIZE)
     qb_check(qemu_refusal tools/qemu_checks.sh refusal ${PROJECT_BINARY_DIR})
   endif()
 endif()
+add_test(NAME cuda_targets COMMAND ${CMAKE_COMMAND} -DFOLDER=${PROJECT_BINARY_DIR}/cuda_targets_test
+                                   -P ${PROJECT_SOURCE_DIR}/cmake/cuda_targets_test.cmake)

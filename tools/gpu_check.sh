@@ -4,6 +4,7 @@
 #   cmake --preset gpu-check && cmake --build --preset gpu-check && cmake --install build/gpu-check --strip
 #   tools/gpu_check.sh [--programs FOLDER] [--out FOLDER] [STAGE…]
 #
+#   start     the program finds the card, measures on it by itself, and records it as nvidia-smi names it
 #   ops       the op tests, single linears, goldens and sessions of the CUDA backend
 #   figures   decoding, by the project's own bench, beside the read rate of the same run
 #   sanitize  compute-sanitizer memcheck and racecheck over the op tests of the small shape
@@ -17,11 +18,11 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --programs) programs="${2:?}"; shift 2 ;;
     --out) out="${2:?}"; shift 2 ;;
-    ops|figures|sanitize) stages+=("$1"); shift ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 64 ;;
+    start|ops|figures|sanitize) stages+=("$1"); shift ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 64 ;;
   esac
 done
-[ ${#stages[@]} -gt 0 ] || stages=(ops figures sanitize)
+[ ${#stages[@]} -gt 0 ] || stages=(start ops figures sanitize)
 mkdir -p "$out"
 rm -f "$out"/*.txt  # of an earlier run
 rows=()
@@ -41,6 +42,15 @@ run() {
 }
 
 export QB_REQUIRE_GPU=1  # a test that finds none fails
+start() {
+  local uuid
+  run start_doctor 60 "$programs/quantbench" doctor --device cuda
+  rm -rf "$out/start_records"
+  run start_run 120 "$programs/quantbench" run -r 3 --max-new-tokens 32 --out "$out/start_records"
+  uuid="$(nvidia-smi --query-gpu=uuid --format=csv,noheader | head -n 1)"
+  run start_names_the_card 10 grep -c "\"uuid\": \"$uuid\"" "$out"/start_records/*.json
+  run start_without_the_card 60 env CUDA_VISIBLE_DEVICES= "$programs/quantbench" generate --max-new-tokens 4
+}
 ops() {
   run ops_test 150 "$programs/ops_test" --gtest_brief=1
   run engine_test 120 "$programs/engine_test" --gtest_brief=1 '--gtest_filter=*cuda*'

@@ -5,7 +5,8 @@
 #   qb_say TEXT                 one line to the terminal and to the log
 #   qb_step TEXT COMMAND…       runs COMMAND with its output in the log, shows that it is alive; ends the script on failure
 #   qb_install PACKAGE…         installs those packages that are missing; nothing to do means nothing is touched
-#   qb_build PRESET [ARG…]      configures and builds a CMake preset; ARGs go to the build (e.g. --target quantbench)
+#   qb_configure PRESET [ARG…]  configures a CMake preset; ARGs go to CMake. Says whether the CUDA backend is built
+#   qb_build PRESET [ARG…]      builds it; ARGs go to the build (e.g. --target quantbench)
 
 set -euo pipefail
 
@@ -133,9 +134,16 @@ qb_in_root() {
   (cd "$QB_ROOT" && "$@")
 }
 
+qb_configure() {
+  local preset="$1" said
+  shift
+  qb_step "Configuring ($preset)" qb_in_root cmake --preset "$preset" "${QB_LAUNCHER[@]}" "$@"
+  said="$(sed -n 's/^-- \(CUDA backend: .*\)/\1/p' "$QB_LOG" | tail -n 1)"
+  [ -z "$said" ] || qb_say "$said"
+}
+
 qb_build() {
   local preset="$1"
   shift
-  qb_step "Configuring ($preset)" qb_in_root cmake --preset "$preset" "${QB_LAUNCHER[@]}"
   qb_step "Building ($preset)" cmake --build "$QB_ROOT/build/$preset" "$@"
 }

@@ -291,6 +291,9 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"run", "-o", "table", "--schema", "predecessor"}, "-o csv"},
       {{"run", "-o", "csv", "--schema", "other"}, "predecessor-full"},
       {{"run", "--device", "tpu"}, "there is no backend 'tpu'"},
+      {{"run", "--device", "cuda:x"}, "'cuda:x' names no GPU"},
+      {{"generate", "--device", "cuda:"}, "'cuda:' names no GPU"},
+      {{"doctor", "--device", "cuda:-1"}, "'cuda:-1' names no GPU"},
       {{"run", "--outlier-channels", "2"}, "--random-weights"},
       {{"run", "--image-path", "cat.png"}, "takes text only"},
       {{"run", "--prompt", "hi", "--random-weights"}, "no tokenizer"},
@@ -317,6 +320,39 @@ TEST(Run, RefusesBadFlagsInOneLine) {
     EXPECT_THAT(r.err, AllOf(HasSubstr("quantbench: error: "), HasSubstr(expected)));
     EXPECT_EQ(r.out, "");
   }
+}
+
+// Whatever this build and machine have: with every GPU hidden, none can be used, and what was asked for by name is not
+// replaced.
+TEST(Device, AGpuThatIsNotThereIsRefusedByEveryCommand) {
+  const TestFolder folder;
+  const std::string hidden = "CUDA_VISIBLE_DEVICES=''; export CUDA_VISIBLE_DEVICES;";
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"run", "--model-id", kTiny, "--pg", "2,3", "--out", folder / "out"}, {"generate"}}) {
+    for (const std::string device : {"cuda", "cuda:0"}) {
+      auto arguments = command;
+      arguments.insert(arguments.end(), {"--device", device});
+      const Result r = run(arguments, hidden);
+      EXPECT_EQ(r.code, exit_code(ErrorKind::device)) << r.err;
+      EXPECT_THAT(r.err, AllOf(HasSubstr("error: --device " + device + ": "), HasSubstr("; or use --device cpu")));
+    }
+  }
+  const Result doctor = run({"doctor", "--device", "cuda"}, hidden);
+  EXPECT_EQ(doctor.code, exit_code(ErrorKind::device));
+  EXPECT_THAT(doctor.out + doctor.err, HasSubstr("--device cuda: "));
+}
+
+TEST(Device, AutoGoesOnWithTheCpuWhereTheGpuIsHidden) {
+  const TestFolder folder;
+  const Result r = run({"run", "--model-id", kTiny, "--precision", "fp16", "--pg", "2,3", "-r", "1", "--out",
+                        folder / "out", "-o", "jsonl"},
+                       "CUDA_VISIBLE_DEVICES=''; export CUDA_VISIBLE_DEVICES;");
+  ASSERT_EQ(r.code, 0) << r.err;
+  const auto records = lines_of(r.out);
+  ASSERT_THAT(records, SizeIs(1));
+  EXPECT_EQ(records[0]["devices"][0]["id"], "cpu");
+  EXPECT_TRUE(records[0]["devices"][0]["gpu"].is_null());
+  EXPECT_EQ(records[0]["memory"][0]["counted_by"], "resident pages");
 }
 
 TEST(Run, NeverCutsAPromptSilently) {

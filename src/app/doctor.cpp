@@ -22,18 +22,6 @@ std::string bytes_or_unknown(const std::optional<int64_t>& bytes) {
   return bytes ? format_bytes(static_cast<double>(*bytes)) : "unknown";
 }
 
-// The models of NVIDIA GPUs, as their driver names them.
-std::vector<std::string> nvidia_gpus() {
-  constexpr const char* kFolder = "/proc/driver/nvidia/gpus";
-  std::vector<std::string> names;
-  if (!os::is_directory(kFolder)) return names;
-  for (const std::string& slot : os::list_directory(kFolder)) {
-    const auto text = os::read_small_file(fmt::format("{}/{}/information", kFolder, slot));
-    names.push_back(text ? cpuinfo_value(*text, "Model").value_or("unknown model") : "unknown model");
-  }
-  return names;
-}
-
 class Doctor {
  public:
   explicit Doctor(EngineOptions options) : options_(std::move(options)) {}
@@ -88,20 +76,16 @@ class Doctor {
         advise("other programs were busy in the last minute; end them before measuring");
       }
     }
-    const std::vector<std::string> gpus = nvidia_gpus();
-    if (!gpus.empty()) {
-      say("GPU", fmt::format("{}: present, not used by this version", fmt::join(gpus, ", ")));
-    } else if (os::exists("/dev/nvidia0")) {
-      say("GPU", "an NVIDIA device is present, not used by this version");
-    } else {
-      say("GPU", "no NVIDIA driver found; this version measures the CPU only");
-    }
+    for (const std::string& line : describe_gpus()) say("GPU", line);
   }
 
   void engine() {
     std::unique_ptr<Backend> backend;
     try {
-      backend = make_backend(options_.device, {.threads = options_.threads});
+      // As a run would: with several processes.
+      ChosenDevice chosen = choose_device(options_.device, {.threads = options_.threads, .several_processes = true});
+      if (!chosen.passed_over.empty()) advise(fmt::format("the GPU cannot be used: {}", chosen.passed_over));
+      backend = std::move(chosen.backend);
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::usage) throw;
       can_run_ = false;
@@ -110,8 +94,14 @@ class Doctor {
       return;
     }
     const DeviceInfo& d = backend->device();
-    say("engine",
-        fmt::format("{} backend, {}, {} thread{}", d.backend, d.features, d.threads, d.threads == 1 ? "" : "s"));
+    if (d.gpu) {
+      say("engine",
+          fmt::format("{}, {}, {} of {} free", d.id, d.features, format_bytes(static_cast<double>(d.available_bytes)),
+                      format_bytes(static_cast<double>(d.memory_bytes))));
+    } else {
+      say("engine",
+          fmt::format("{} backend, {}, {} thread{}", d.backend, d.features, d.threads, d.threads == 1 ? "" : "s"));
+    }
     try {
       const ReadSample read = sample(*make_read_probe(*backend, cache_bytes_));
       say("read bandwidth", fmt::format("{:.1f} GB/s ({})", read.bytes_per_second / 1e9, read.kernel));
@@ -153,7 +143,7 @@ void add_doctor(CLI::App& app, Action* action) {
       app.add_subcommand("doctor", "say what this machine is, how fast its memory reads, and what is missing");
   auto device = std::make_shared<std::string>("auto");
   auto threads = std::make_shared<std::string>("0");
-  command->add_option("--device", *device, "auto, cpu or reference")->type_name("NAME")->default_str("auto");
+  command->add_option("--device", *device, kDeviceHelp)->type_name("NAME")->default_str("auto");
   command->add_option("--threads", *threads, "threads; 0: one per physical core")->type_name("N")->default_str("0");
   command->callback([device, threads, action] {
     *action = [=] { return Doctor({*device, parse_threads(*threads)}).run(); };

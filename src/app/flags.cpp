@@ -22,6 +22,10 @@ T parse_whole(const std::string& flag, const std::string& text, T low, T high) {
 
 }  // namespace
 
+const char* const kDeviceHelp =
+    "auto (the first NVIDIA GPU that can be used, else the CPU), cpu, cuda[:N] (N counts the GPUs that "
+    "CUDA_VISIBLE_DEVICES lets it see), or reference (scalar, slow: the specification)";
+
 std::vector<std::string> parse_list(const std::string& flag, const std::string& text) {
   std::vector<std::string> parts;
   for (size_t at = 0; at <= text.size();) {

@@ -15,6 +15,8 @@ std::vector<int> parse_counts(const std::string& flag, const std::string& text, 
 int parse_count(const std::string& flag, const std::string& text, int low, int high);
 // 0: one per physical core. More threads than CPUs would only wait for each other. Error usage.
 int parse_threads(const std::string& text);
+// The help of --device, the same for every command.
+extern const char* const kDeviceHelp;
 uint64_t parse_seed(const std::string& flag, const std::string& text);
 double parse_number(const std::string& flag, const std::string& text, double low, double high);
 // "1%" or "0.01" → 0.01.

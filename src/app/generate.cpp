@@ -24,6 +24,7 @@ struct GenerateFlags {
 int generate_text(const GenerateFlags& flags) {
   const RunFlags& common = flags.common;
   if (!flags.precision.empty()) parse_precision(flags.precision);
+  check_device_name(common.device);
   const int new_tokens = parse_count("--max-new-tokens", common.max_new_tokens, 1, kMostTokens);
   Sampling sampling;
   sampling.temperature = static_cast<float>(parse_number("--temperature", flags.temperature, 0, 100));
@@ -39,11 +40,15 @@ int generate_text(const GenerateFlags& flags) {
       open_tokenizer(common.tokenizer.empty() ? source.folder : common.tokenizer, shape, common.allow_symlinks);
   const std::vector<int32_t> ids = encode_prompt(*tokenizer, common.prompt, shape, new_tokens);
 
-  backend = make_backend(common.device, {.threads = parse_threads(common.threads)});
+  TerminalProgress progress;
+  ChosenDevice chosen = choose_device(common.device, {.threads = parse_threads(common.threads)});
+  if (!chosen.passed_over.empty()) {
+    progress.line(fmt::format("generating on the CPU, not the GPU: {}", chosen.passed_over));
+  }
+  backend = std::move(chosen.backend);
   const StateShape state{.rows = static_cast<int>(ids.size()), .positions = static_cast<int>(ids.size()) + new_tokens};
   const Plan plan = backend->plan(decode_shapes(*opened.model), state.rows);
   require_memory(predict_memory(plan, *opened.model, state), backend->device());
-  TerminalProgress progress;
   load(*opened.model, *opened.weights, *backend, plan, [&](int64_t done, int64_t total) {
     if (os::stop_requested()) fail(ErrorKind::interrupted, "interrupted while loading");
     progress.status(fmt::format("loading {}: {:.0f} %", source.name,
@@ -99,7 +104,7 @@ void add_generate(CLI::App& app, Action* action) {
                     "go on at end-of-sequence; --stop-at-eos, the default, "
                     "ends there");
   text("--tokenizer", &common.tokenizer, "folder or tokenizer.json to use instead of the model's own", "DIR");
-  text("--device", &common.device, "auto, cpu or reference", "NAME")->default_str("auto");
+  text("--device", &common.device, kDeviceHelp, "NAME")->default_str("auto");
   text("--threads", &common.threads, "threads; 0: one per physical core", "N")->default_str("0");
   command->add_flag("--allow-nonfinite", common.allow_nonfinite,
                     "accept NaN, infinity and values beyond fp16 in weights");

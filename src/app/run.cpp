@@ -42,13 +42,14 @@ std::string compact_utc(std::string utc) {
 // One sweep: what it has measured so far, and where it goes.
 class Sweep {
  public:
-  Sweep(const RunFlags& flags, RunPlan plan) : plan_(std::move(plan)), zero_ns_(os::steady_now_ns()), probe_(hooks_) {
-    facts_ = {os::utc_now(), read_environment(), build_info(), plan_.options};
+  Sweep(const RunFlags& flags, RunPlan plan)
+      : plan_(std::move(plan)), device_(flags.device), zero_ns_(os::steady_now_ns()), probe_(hooks_) {
+    facts_ = {os::utc_now(), read_environment(), build_info(), plan_.options, {}};
     folder_ = !flags.out.empty() ? flags.out
                                  : fmt::format("quantbench-results/{}-{}", compact_utc(facts_.started_utc),
                                                file_name_part(plan_.models.front().source.name));
     os::make_directories(folder_);
-    hooks_.start = [flags](const Cell*) { return start_worker(flags); };
+    hooks_.start = [this, flags](const Cell*) { return start_worker(flags, device_); };
     hooks_.finished = [this](const Cell& cell, const CellData& data) { finished(cell, data); };
     hooks_.now = [this] { return os::steady_now_ns() - zero_ns_; };
     hooks_.available_memory = []() -> std::optional<int64_t> {
@@ -61,6 +62,7 @@ class Sweep {
 
   void measure_all() {
     try {
+      choose_device();
       for (const PlannedGroup& group : plan_.groups) {
         group_ = &group;
         for (const RefusedCell& refused : group.refused) {
@@ -124,9 +126,32 @@ class Sweep {
   }
 
  private:
-  static std::unique_ptr<Worker> start_worker(const RunFlags& flags) {
+  // Found out once, by a worker: so that all cells run on the same device whatever becomes free or taken meanwhile, and
+  // this process, which starts the others, never opens a GPU.
+  void choose_device() {
+    const bool any = std::any_of(plan_.groups.begin(), plan_.groups.end(),
+                                 [](const PlannedGroup& group) { return !group.cells.empty(); });
+    if (!any) return;
+    const DeviceReport chosen = probe_.device();
+    if (!chosen.passed_over.empty()) {
+      progress_.line(fmt::format("measuring on the CPU, not the GPU: {}", chosen.passed_over));
+    }
+    if (chosen.device.gpu) {
+      progress_.line(fmt::format("measuring on {}: {}, {}{}", chosen.device.id, chosen.device.name,
+                                 chosen.device.gpu->uuid,
+                                 chosen.device.gpu->is_mig_slice ? ", a MIG slice: a part of the card" : ""));
+    }
+    device_ = chosen.device.id;
+    facts_.device = chosen.device;
+    for (PlannedGroup& group : plan_.groups) {
+      for (Cell& cell : group.cells) cell.engine.device = device_;
+      for (RefusedCell& refused : group.refused) refused.cell.engine.device = device_;
+    }
+  }
+
+  static std::unique_ptr<Worker> start_worker(const RunFlags& flags, const std::string& device) {
     const WorkerCommand command{os::executable_path(),
-                                {"worker", "--device", flags.device, "--threads", flags.threads},
+                                {"worker", "--device", device, "--threads", flags.threads},
                                 parse_number("--cell-timeout", flags.cell_timeout, 0.01, 1e7)};
     return std::make_unique<WorkerProcess>(command);
   }
@@ -179,6 +204,7 @@ class Sweep {
   }
 
   RunPlan plan_;
+  std::string device_;  // as flags have it, then what it stood for
   SweepFacts facts_;
   std::string folder_;
   MeasureHooks hooks_;
@@ -272,8 +298,7 @@ void add_run(CLI::App& app, Action* action) {
           kWhat);
 
   const char* kHow = "How to measure";
-  grouped(text("--device", &flags->device, "auto, cpu, or reference (scalar, slow: the specification)", "NAME"), kHow)
-      ->default_str("auto");
+  grouped(text("--device", &flags->device, kDeviceHelp, "NAME"), kHow)->default_str("auto");
   grouped(text("--threads", &flags->threads, "threads; 0: one per physical core", "N"), kHow)->default_str("0");
   grouped(text("-r", &flags->runs, "timed runs a cell; auto: 10 to 30, until the interval is narrow enough", "auto|N"),
           kHow)

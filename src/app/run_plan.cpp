@@ -159,13 +159,6 @@ void refuse_image(const std::string& path, const Shape& shape) {
   fail(ErrorKind::usage, "--image-path: {} takes text only, no image; leave the flag out", shape.architecture);
 }
 
-void check_device(const std::string& name) {
-  const std::vector<std::string> names = backend_names();
-  if (name == "auto" || std::find(names.begin(), names.end(), name) != names.end()) return;
-  fail(ErrorKind::usage, "--device: there is no backend '{}'; expected auto or one of {}", name,
-       fmt::join(names, ", "));
-}
-
 MeasureOptions measure_options(const RunFlags& flags) {
   MeasureOptions options;
   constexpr int kMostRuns = 100000;
@@ -328,7 +321,7 @@ void refuse_model(const std::string& id, const RunFlags& flags, const EngineOpti
 RunPlan plan_run(const RunFlags& flags) {
   RunPlan plan;
   plan.options = measure_options(flags);
-  check_device(flags.device);
+  check_device_name(flags.device);
   const EngineOptions engine{flags.device, parse_threads(flags.threads)};
   if (!flags.precisions.empty()) parse_precisions(flags.precisions);
   requested_tests(flags);

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,13 +25,36 @@ struct MemoryUse {
   size_t total() const;
 };
 
+// What only a GPU has.
+struct GpuInfo {
+  std::string uuid;          // "GPU-…", or "MIG-…" of a slice
+  std::string driver;        // "580.65.06"; empty: not told
+  std::string driver_cuda;   // the newest CUDA that the driver supports, "13.0"
+  std::string runtime_cuda;  // the CUDA that this program was built with
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 0;
+  size_t cache_bytes = 0;     // L2
+  bool is_mig_slice = false;  // name, memory and multiprocessors are the slice's
+};
+
 struct DeviceInfo {
-  std::string backend;   // "reference", "cpu"
+  std::string backend;   // "reference", "cpu", "cuda"
+  std::string id;        // what --device calls it: "cpu", "cuda:0"
   std::string name;      // "AMD EPYC …"
-  std::string features;  // "avx512+vnni", "avx2"
+  std::string features;  // "avx512+vnni", "avx2", "sm_90"
   int threads = 1;
   size_t memory_bytes = 0;     // physical
-  size_t available_bytes = 0;  // for a new process, now
+  size_t available_bytes = 0;  // for a new process, now; of a GPU: beside what this process has
+  std::optional<GpuInfo> gpu;  // a device with memory of its own; nothing where its memory is the host's
+};
+
+// Memory of a GPU that this process has taken.
+struct DeviceUse {
+  int64_t context_bytes = 0;             // by the driver, before the first weight; 0 where it does not tell
+  int64_t held_bytes = 0;                // by the backend, now: its ledger and what its blocks have left over
+  int64_t peak_bytes = 0;                // the most of that since the start or the last reset
+  std::optional<int64_t> process_bytes;  // of this process, as the driver counts
+  std::optional<int64_t> device_bytes;   // of all processes, as the driver counts
 };
 
 // What a weight is for; decides where the ledger books it and which layout a backend gives it. A vector (norm weight,
@@ -87,8 +111,14 @@ class Backend {
   virtual Ops& ops() = 0;
   // Makes the step ready to repeat and takes the plan's workspace; a session records before it calls any op.
   virtual std::unique_ptr<Program> record(const Plan& plan) = 0;
+  // How record() will have the step run, which is a part of what makes two cells alike: "native", or of a GPU "graph"
+  // or "persistent".
+  virtual std::string_view engine(const Plan&) const { return "native"; }
   virtual void synchronize() = 0;  // waits until everything asked for is done
   virtual MemoryUse memory() const = 0;
+  // Nothing where the device's memory is the host's: there the kernel counts.
+  virtual std::optional<DeviceUse> device_use() const { return std::nullopt; }
+  virtual void reset_device_peak() {}
   // Null, unless overridden: a backend that makes no claim on speed. bytes: several times the last-level cache. Error
   // out_of_memory.
   virtual std::unique_ptr<ReadProbe> read_probe(size_t bytes);
@@ -99,9 +129,22 @@ struct BackendOptions {
   std::string isa = "auto";  // cpu only: "auto", "avx2", "avx512"; also QUANTBENCH_ISA
   // cuda only: "graph", "persistent", or "auto" for the second where device and model allow it.
   std::string engine = "auto";
+  std::optional<int> gpu;  // cuda only: its number among those that can be seen; nothing: the first that can be used
+  bool several_processes = false;  // others of ours will use the GPU as well, so it must let them
 };
-// "reference" | "cpu" | "auto". Error usage for an unknown name (lists those built in), device where it cannot run.
+// name: "auto", "cpu", "reference", "cuda" or "cuda:N". Error usage for any other, device where it cannot run,
+// out_of_memory for a GPU that is full.
 std::unique_ptr<Backend> make_backend(std::string_view name, const BackendOptions& options);
-std::vector<std::string> backend_names();
+std::vector<std::string> backend_names();  // of this build
+// Throws what is wrong with the name, before anything is started: Error usage, or device where it is not built in.
+void check_device_name(std::string_view name);
+
+struct ChosenDevice {
+  std::unique_ptr<Backend> backend;
+  std::string passed_over;  // of "auto": why a GPU that is there was not taken; empty: it was, or there is none
+};
+ChosenDevice choose_device(std::string_view name, const BackendOptions& options);
+// For people: a line for each NVIDIA GPU, with why it cannot be used, or the one that says why there is none.
+std::vector<std::string> describe_gpus();
 
 }  // namespace quantbench

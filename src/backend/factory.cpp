@@ -1,45 +1,54 @@
 // The one place that names concrete backends.
-#include <fmt/ranges.h>
-
-#include "backend/backend.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/gpu_choice.h"
+#include "backend/device_choice.h"
 #include "backend/reference/reference.h"
-#include "core/error.h"
 
 namespace quantbench {
 namespace {
 
-struct Entry {
-  std::string_view name;
-  std::unique_ptr<Backend> (*make)(const BackendOptions&);
-};
-// "auto" takes the first.
-constexpr Entry kBackends[] = {
-#if defined(__x86_64__)
-    {"cpu", make_cpu_backend},
-#endif
+DeviceSources sources() {
+  DeviceSources all;
 #if defined(QB_CUDA_BACKEND)
-    {"cuda", cuda::make_backend},
+  all.backends.push_back({"cuda", cuda::make_backend});
 #endif
-    {"reference", make_reference_backend},
-};
+#if defined(__x86_64__)
+  all.backends.push_back({"cpu", make_cpu_backend});
+#endif
+  all.backends.push_back({"reference", make_reference_backend});
+  all.gpu_is_there = [] { return !cuda::installed_gpus().empty(); };
+  return all;
+}
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(std::string_view name, const BackendOptions& options) {
-  if (name == "auto") return kBackends[0].make(options);
-  for (const Entry& entry : kBackends) {
-    if (entry.name == name) return entry.make(options);
-  }
-  fail(ErrorKind::usage, "there is no backend '{}'; this build has {}: name one of them, or auto", name,
-       fmt::join(backend_names(), ", "));
+ChosenDevice choose_device(std::string_view name, const BackendOptions& options) {
+  return choose_device(name, options, sources());
 }
+
+std::unique_ptr<Backend> make_backend(std::string_view name, const BackendOptions& options) {
+  return choose_device(name, options).backend;
+}
+
+void check_device_name(std::string_view name) { check_device_name(name, sources()); }
 
 std::vector<std::string> backend_names() {
   std::vector<std::string> names;
-  for (const Entry& entry : kBackends) names.emplace_back(entry.name);
+  for (const BackendEntry& entry : sources().backends) names.push_back(entry.name);
   return names;
+}
+
+std::vector<std::string> describe_gpus() {
+#if defined(QB_CUDA_BACKEND)
+  return cuda::describe(cuda::ask_driver());
+#else
+  std::vector<std::string> lines;
+  for (const std::string& name : cuda::installed_gpus())
+    lines.push_back(fmt::format("{}: not used: {}", name, kBuiltWithoutCuda));
+  if (lines.empty()) lines.push_back("no NVIDIA driver was found, and this program was built without its CUDA backend");
+  return lines;
+#endif
 }
 
 }  // namespace quantbench

@@ -162,7 +162,7 @@ std::unique_ptr<Program> replay(const Plan& plan, Ops& ops) { return std::make_u
 
 DeviceInfo host_device(const std::string& backend, const std::string& features, int threads) {
   DeviceInfo info;
-  info.backend = backend;
+  info.backend = info.id = backend;
   info.features = features;
   info.threads = threads;
   info.name = "unknown CPU";

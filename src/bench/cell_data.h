@@ -14,10 +14,17 @@
 
 namespace quantbench {
 
+// What --device stood for, found out once for all cells of a sweep.
+struct DeviceReport {
+  DeviceInfo device;
+  std::string passed_over;  // why a GPU that is there was not taken; empty: it was, or there is none
+};
+
 // Before loading: what the model is and what it will take.
 struct PlanReport {
   Shape shape;
   DeviceInfo device;
+  std::string engine = "native";     // how its steps are run (Backend::engine)
   MemoryUse predicted;               // at the end of a run: weights and everything around them
   std::vector<std::string> skipped;  // linears kept in fp16 although the precision quantises
 };
@@ -30,9 +37,16 @@ struct CellLoad {
   std::string weight_form;        // "fp16 checkpoint", "bitsandbytes nf4, plain fp32 absmax", "random"
 };
 
-// Resident memory (RSS) of the cell's own fresh process. The ledger at each moment: baseline (the process before the
-// model) + the backend's bytes by use + other (the remainder, which may be negative where pages were never touched).
+// Who counted a memory figure: the kernel (resident pages of a process), a GPU's driver, or the backend that asked the
+// driver for it, where the driver does not tell what a process has.
+enum class MemoryCount : uint8_t { resident, driver, allocations };
+std::string_view name_of(MemoryCount count);
+
+// Memory of the cell's own fresh process: on a CPU its resident memory, on a GPU what it has of the GPU's. The ledger
+// at each moment: baseline (the process, or its context on the GPU, before the model) + the backend's bytes by use +
+// other (the remainder, which may be negative where pages were never touched).
 struct MemoryReport {
+  MemoryCount count = MemoryCount::resident;
   int64_t start_bytes = 0;      // before anything of the model
   int64_t load_peak_bytes = 0;  // highest during load
   int64_t run_peak_bytes = 0;   // highest since then
@@ -40,6 +54,8 @@ struct MemoryReport {
   bool peaks_separate = false;  // the kernel let us reset the peak after load; else run_peak is that of the process
   MemoryUse load_use;           // the backend's ledger when all was loaded
   MemoryUse end_use;            // the backend's ledger now
+  // Beside a GPU's memory: the host's that the process had at the most, and what the GPU's driver counts now.
+  std::optional<int64_t> host_peak_bytes, driver_process_bytes, driver_device_bytes;
   int64_t peak_bytes() const { return std::max(load_peak_bytes, run_peak_bytes); }
   int64_t other_bytes() const { return end_bytes - start_bytes - static_cast<int64_t>(end_use.total()); }
 };

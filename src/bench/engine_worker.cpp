@@ -14,12 +14,27 @@
 
 namespace quantbench {
 
-EngineWorker::EngineWorker(EngineOptions probe_options)
-    : probe_options_(std::move(probe_options)), cache_bytes_(read_environment().last_level_cache_bytes) {}
+EngineWorker::EngineWorker(EngineOptions probe_options, ChooseDevice choose)
+    : probe_options_(std::move(probe_options)),
+      choose_(std::move(choose)),
+      cache_bytes_(read_environment().last_level_cache_bytes) {
+  if (!choose_) choose_ = [](std::string_view name, const BackendOptions& o) { return choose_device(name, o); };
+}
+
+DeviceReport EngineWorker::device() {
+  ChosenDevice chosen = choose_(probe_options_.device, {.threads = probe_options_.threads, .several_processes = true});
+  backend_ = std::move(chosen.backend);
+  return {backend_->device(), chosen.passed_over};
+}
 
 PlanReport EngineWorker::plan(const Cell& cell) {
-  backend_ = make_backend(cell.engine.device, {.threads = cell.engine.threads});
-  memory_.start_bytes = resident_bytes();
+  backend_ = choose_(cell.engine.device, {.threads = cell.engine.threads}).backend;
+  if (const auto use = backend_->device_use()) {
+    memory_.count = use->process_bytes ? MemoryCount::driver : MemoryCount::allocations;
+    memory_.start_bytes = use->context_bytes;
+  } else {
+    memory_.start_bytes = resident_bytes();
+  }
   opened_ = open_model(cell.model, cell.precision);
   step_ = decode_shapes(*opened_.model);
   shape_ = {.rows = cell.test.prompt_tokens,
@@ -30,6 +45,7 @@ PlanReport EngineWorker::plan(const Cell& cell) {
   PlanReport report;
   report.shape = opened_.model->shape();
   report.device = backend_->device();
+  report.engine = backend_->engine(plan_);
   report.predicted = predict_memory(plan_, *opened_.model, shape_);
   report.skipped = skipped_modules(*opened_.model, cell.precision);
   return report;
@@ -51,9 +67,14 @@ CellLoad EngineWorker::load(const OnProgress& progress) {
   const Cost first = cost_of(step_, 1).total(), second = cost_of(step_, 2).total();
   report.token_weight_bytes = first.weight_bytes;
   report.kv_position_bytes = second.kv_bytes - first.kv_bytes;
-  memory_.load_peak_bytes = peak_resident_bytes();
+  memory_.load_peak_bytes = memory_of_device().peak_bytes;
   memory_.load_use = backend_->memory();
-  memory_.peaks_separate = reset_peak_resident();
+  if (backend_->device_use()) {
+    backend_->reset_device_peak();
+    memory_.peaks_separate = true;
+  } else {
+    memory_.peaks_separate = reset_peak_resident();
+  }
   return report;
 }
 
@@ -79,22 +100,43 @@ GenerateReport EngineWorker::generate(std::span<const int32_t> prompt, int new_t
 
 MemoryReport EngineWorker::memory() {
   if (!session_) fail(ErrorKind::internal, "a worker was asked for its memory before its model was loaded");
-  memory_.run_peak_bytes = peak_resident_bytes();
-  memory_.end_bytes = resident_bytes();
+  const MemoryNow now = memory_of_device();
+  memory_.run_peak_bytes = now.peak_bytes;
+  memory_.end_bytes = now.bytes;
   memory_.end_use = backend_->memory();
+  if (const auto use = backend_->device_use()) {
+    memory_.host_peak_bytes = peak_resident_bytes();
+    memory_.driver_process_bytes = use->process_bytes;
+    memory_.driver_device_bytes = use->device_bytes;
+  }
   return memory_;
+}
+
+MemoryNow EngineWorker::memory_of_device() {
+  const auto use = backend_->device_use();
+  if (use) return memory_now(*use);
+  // The peak first: asking for what is resident takes memory itself.
+  const int64_t peak_bytes = peak_resident_bytes();
+  return {resident_bytes(), peak_bytes};
+}
+
+MemoryNow memory_now(const DeviceUse& use) {
+  const int64_t bytes = use.process_bytes.value_or(use.context_bytes + use.held_bytes);
+  return {bytes, bytes + use.peak_bytes - use.held_bytes};
 }
 
 ReadSample EngineWorker::probe() {
   if (!probe_) {
-    if (!backend_) backend_ = make_backend(probe_options_.device, {.threads = probe_options_.threads});
+    if (!backend_) backend_ = choose_(probe_options_.device, {.threads = probe_options_.threads}).backend;
     probe_ = make_read_probe(*backend_, cache_bytes_);
   }
   return sample(*probe_);
 }
 
 std::unique_ptr<ReadProbe> make_read_probe(Backend& backend, int64_t cache_bytes) {
-  const size_t bytes = std::max(kProbeBytes, kProbeCaches * static_cast<size_t>(cache_bytes));
+  const std::optional<GpuInfo>& gpu = backend.device().gpu;
+  const size_t cache = gpu ? gpu->cache_bytes : static_cast<size_t>(cache_bytes);
+  const size_t bytes = std::max(gpu ? kGpuProbeBytes : kProbeBytes, kProbeCaches * cache);
   const size_t available = backend.device().available_bytes;
   if (available > 0 && bytes > available / 2) {
     fail(ErrorKind::out_of_memory,

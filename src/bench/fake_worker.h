@@ -12,14 +12,38 @@ class FakeWorker : public Worker {
  public:
   std::function<int64_t()> latency_ns = [] { return int64_t{64'000'000}; };
 
+  DeviceInfo device_ = [] {
+    DeviceInfo d;
+    d.backend = d.id = "fake";
+    d.name = "Fake CPU";
+    return d;
+  }();
+  // A GPU with so much memory free.
+  void be_a_gpu(size_t available_bytes) {
+    device_.backend = "cuda";
+    device_.id = "cuda:0";
+    device_.name = "Fake GPU";
+    device_.memory_bytes = size_t{80} << 30;
+    device_.available_bytes = available_bytes;
+    device_.gpu = {.uuid = "GPU-fake",
+                   .driver = "580.1",
+                   .driver_cuda = "13.0",
+                   .runtime_cuda = "13.0",
+                   .major = 9,
+                   .minor = 0,
+                   .multiprocessors = 132,
+                   .cache_bytes = size_t{50} << 20};
+  }
+
+  DeviceReport device() override { return {device_, ""}; }
   PlanReport plan(const Cell&) override {
     PlanReport r;
     r.shape.architecture = "FakeForCausalLM";
     r.shape.layers = 4;
     r.shape.parameters = 1'000'000;
     r.shape.vocab = 32000;
-    r.device.backend = "fake";
-    r.device.name = "Fake CPU";
+    r.device = device_;
+    if (device_.gpu) r.engine = "graph";
     r.predicted = use_;
     r.skipped = {"lm_head"};
     return r;

@@ -1,5 +1,7 @@
 #include "bench/identity.h"
 
+// Its plain SHA-256 has been deprecated since 3.0 for one that would take all of OpenSSL into a portable program.
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include <openssl/sha.h>
 
 #include <array>
@@ -11,7 +13,10 @@ namespace quantbench {
 
 std::string sha256_hex(std::string_view bytes) {
   std::array<unsigned char, SHA256_DIGEST_LENGTH> digest;
-  ::SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest.data());
+  SHA256_CTX context;
+  ::SHA256_Init(&context);
+  ::SHA256_Update(&context, bytes.data(), bytes.size());
+  ::SHA256_Final(digest.data(), &context);
   std::string hex;
   for (unsigned char byte : digest) hex += fmt::format("{:02x}", byte);
   return hex;

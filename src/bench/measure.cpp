@@ -92,23 +92,33 @@ class Group {
   void start_and_plan(Visit& v) {
     v.worker = hooks_.start(v.cell);
     v.data.plan = v.worker->plan(*v.cell);
-    const auto available = hooks_.available_memory();
+    const auto available = available_to(v);
     if (available && v.predicted_bytes() > *available) {
+      const bool gpu = v.data.plan->device.gpu.has_value();
       fail(ErrorKind::out_of_memory,
-           "it needs {:.2f} GiB (weights, cache and buffers), {:.2f} GiB are available; choose a smaller model or "
-           "precision, or free memory",
-           static_cast<double>(v.predicted_bytes()) / (1 << 30), static_cast<double>(*available) / (1 << 30));
+           "it needs {:.2f} GiB (weights, cache and buffers), {:.2f} GiB {}; choose a smaller model or precision, or "
+           "free memory{}",
+           static_cast<double>(v.predicted_bytes()) / (1 << 30), static_cast<double>(*available) / (1 << 30),
+           gpu ? fmt::format("of {} are free", v.data.plan->device.name) : "are available",
+           gpu ? " there (nvidia-smi lists what has it)" : "");
     }
   }
 
+  // On a GPU: as it was when this cell's process had opened it, those before it and the probe's buffer included.
+  std::optional<int64_t> available_to(const Visit& v) const {
+    if (v.data.plan->device.gpu) return static_cast<int64_t>(v.data.plan->device.available_bytes);
+    return hooks_.available_memory();
+  }
+
   bool fits_together() const {
-    const auto available = hooks_.available_memory();
-    if (!available) return true;
+    std::optional<int64_t> available;
     int64_t wanted = kSpareBytes;
     for (const Visit& v : visits_) {
-      if (v.alive()) wanted += v.predicted_bytes();
+      if (!v.alive()) continue;
+      wanted += v.predicted_bytes();
+      available = available_to(v);  // the last has seen the most taken
     }
-    return wanted <= *available;
+    return !available || wanted <= *available;
   }
 
   void load(Visit& v) {
@@ -222,14 +232,20 @@ class Group {
 
 }  // namespace
 
+Worker& BandwidthProbe::worker() {
+  if (!worker_) {
+    hooks_.progress->status("starting the read bandwidth probe");
+    worker_ = hooks_.start(nullptr);
+  }
+  return *worker_;
+}
+
+DeviceReport BandwidthProbe::device() { return worker().device(); }
+
 std::optional<ReadSample> BandwidthProbe::sample() {
   if (failed_) return std::nullopt;
   try {
-    if (!worker_) {
-      hooks_.progress->status("starting the read bandwidth probe");
-      worker_ = hooks_.start(nullptr);
-    }
-    ReadSample sample = worker_->probe();
+    ReadSample sample = worker().probe();
     sample.at_ns = hooks_.now();
     return sample;
   } catch (const std::exception& error) {

@@ -42,7 +42,7 @@ struct MeasureHooks {
   StartWorker start;
   OnFinished finished;
   Now now;                                                   // since the sweep began
-  std::function<std::optional<int64_t>()> available_memory;  // bytes; nothing: unknown, assume plenty
+  std::function<std::optional<int64_t>()> available_memory;  // of the host, bytes; nothing: unknown, assume plenty
   Progress* progress = nullptr;
 };
 
@@ -50,10 +50,14 @@ struct MeasureHooks {
 class BandwidthProbe {
  public:
   BandwidthProbe(const MeasureHooks& hooks) : hooks_(hooks) {}
+  // What the device is that samples are taken of. Error where it cannot be used.
+  DeviceReport device();
   // One sample, or nothing where it cannot be measured; says why once.
   std::optional<ReadSample> sample();
 
  private:
+  Worker& worker();
+
   const MeasureHooks& hooks_;
   std::unique_ptr<Worker> worker_;
   bool failed_ = false;

@@ -31,6 +31,7 @@ class Measure : public testing::Test {
       test_->most_alive_ = std::max(test_->most_alive_, test_->alive_);
       latency_ns = [this] { return test_->latency_(name_); };
       if (cell) use_[Use::weights] = test_->weights_;
+      if (test_->gpu_free_) be_a_gpu(*test_->gpu_free_);
     }
     ~Noted() override { --test_->alive_; }
     CellLoad load(const OnProgress& progress) override {
@@ -83,6 +84,7 @@ class Measure : public testing::Test {
   std::map<std::string, CellData> done_;
   std::vector<std::string> log_;
   std::optional<int64_t> available_ = int64_t{100} << 30;
+  std::optional<size_t> gpu_free_;  // a GPU with so much free memory
   size_t weights_ = 2'000'000;
   int64_t clock_ns_ = 0;
   double read_rate_ = 0;
@@ -210,6 +212,26 @@ TEST_F(Measure, WhatDoesNotFitAtAllIsRefusedWithTheFigures) {
   EXPECT_EQ(done_["fp16"].outcome.kind, ErrorKind::out_of_memory);
   EXPECT_THAT(done_["fp16"].outcome.error, HasSubstr("needs 4.02 GiB"));
   EXPECT_THAT(done_["fp16"].outcome.error, HasSubstr("3.00 GiB are available"));
+}
+
+TEST_F(Measure, OnAGpuItIsTheGpusMemoryThatCounts) {
+  available_ = int64_t{1} << 30;  // of the host
+  weights_ = size_t{4} << 30;
+  gpu_free_ = size_t{60} << 30;
+  run();
+  EXPECT_EQ(most_alive_, 4);
+  for (const auto& [name, data] : done_) EXPECT_TRUE(data.resident_together) << name;
+  available_ = int64_t{100} << 30;
+  gpu_free_ = size_t{6} << 30;
+  most_alive_ = 0;
+  run();
+  for (const auto& [name, data] : done_) EXPECT_FALSE(data.resident_together) << name;
+  gpu_free_ = size_t{3} << 30;
+  run();
+  for (const auto& [name, data] : done_) {
+    EXPECT_EQ(data.outcome.kind, ErrorKind::out_of_memory);
+    EXPECT_THAT(data.outcome.error, HasSubstr("3.00 GiB of Fake GPU are free"));
+  }
 }
 
 TEST_F(Measure, AFailedCellKeepsItsSamplesAndTheOthersGoOn) {

@@ -33,7 +33,7 @@ CellData some_data(int runs) {
   data.load->resident[Use::scales] = 20;
   data.load->resident[Use::unquantized] = 100;
   data.load->resident[Use::tables] = 9;
-  data.memory = MemoryReport{10, 600, 500, 450, true, data.load->resident};
+  data.memory = MemoryReport{MemoryCount::resident, 10, 600, 500, 450, true, data.load->resident};
   data.runs.assign(static_cast<size_t>(runs), a_run());
   return data;
 }

@@ -13,21 +13,60 @@ std::string_view name_of(Status status) {
   return "?";
 }
 
+std::string_view name_of(MemoryCount count) {
+  switch (count) {
+    case MemoryCount::resident: return "resident pages";
+    case MemoryCount::driver: return "driver";
+    case MemoryCount::allocations: return "allocations";
+  }
+  return "?";
+}
+
 namespace protocol {
 namespace {
 
-json device_to_json(const DeviceInfo& d) {
-  return {{"backend", d.backend}, {"name", d.name},           {"features", d.features},
-          {"threads", d.threads}, {"memory", d.memory_bytes}, {"available", d.available_bytes}};
+json gpu_to_json(const GpuInfo& g) {
+  return {{"uuid", g.uuid},
+          {"driver", g.driver},
+          {"driver_cuda", g.driver_cuda},
+          {"runtime_cuda", g.runtime_cuda},
+          {"major", g.major},
+          {"minor", g.minor},
+          {"multiprocessors", g.multiprocessors},
+          {"cache", g.cache_bytes},
+          {"is_mig_slice", g.is_mig_slice}};
 }
-DeviceInfo device_from(const json& j) {
+GpuInfo gpu_from(const json& j) {
+  GpuInfo g;
+  g.uuid = j.at("uuid");
+  g.driver = j.at("driver");
+  g.driver_cuda = j.at("driver_cuda");
+  g.runtime_cuda = j.at("runtime_cuda");
+  g.major = j.at("major");
+  g.minor = j.at("minor");
+  g.multiprocessors = j.at("multiprocessors");
+  g.cache_bytes = j.at("cache");
+  g.is_mig_slice = j.at("is_mig_slice");
+  return g;
+}
+
+json info_to_json(const DeviceInfo& d) {
+  json j{{"backend", d.backend},          {"id", d.id},           {"name", d.name},
+         {"features", d.features},        {"threads", d.threads}, {"memory", d.memory_bytes},
+         {"available", d.available_bytes}};
+  if (d.gpu) j["gpu"] = gpu_to_json(*d.gpu);
+  return j;
+}
+DeviceInfo info_from(const json& j) {
   DeviceInfo d;
   d.backend = j.at("backend");
+  d.id = j.at("id");
   d.name = j.at("name");
   d.features = j.at("features");
   d.threads = j.at("threads");
   d.memory_bytes = j.at("memory");
   d.available_bytes = j.at("available");
+  if (j.contains("gpu")) d.gpu = gpu_from(j.at("gpu"));
   return d;
 }
 
@@ -104,14 +143,18 @@ MemoryUse use_from(const json& j) {
   return use;
 }
 
+json to_json(const DeviceReport& r) { return {{"device", info_to_json(r.device)}, {"passed_over", r.passed_over}}; }
+DeviceReport device_from(const json& j) { return {info_from(j.at("device")), j.at("passed_over")}; }
+
 json to_json(const PlanReport& r) {
   return {{"shape", shape_to_json(r.shape)},
-          {"device", device_to_json(r.device)},
+          {"device", info_to_json(r.device)},
+          {"engine", r.engine},
           {"predicted", to_json(r.predicted)},
           {"skipped", r.skipped}};
 }
 PlanReport plan_from(const json& j) {
-  return {shape_from(j.at("shape")), device_from(j.at("device")), use_from(j.at("predicted")),
+  return {shape_from(j.at("shape")), info_from(j.at("device")), j.at("engine"), use_from(j.at("predicted")),
           j.at("skipped").get<std::vector<std::string>>()};
 }
 
@@ -159,13 +202,31 @@ GenerateReport generate_from(const json& j) {
   return r;
 }
 
+namespace {
+
+// Members that are told on some devices alone.
+void put(json& j, const char* key, const std::optional<int64_t>& bytes) {
+  if (bytes) j[key] = *bytes;
+}
+std::optional<int64_t> get(const json& j, const char* key) {
+  if (!j.contains(key)) return std::nullopt;
+  return j.at(key).get<int64_t>();
+}
+
+}  // namespace
+
 json to_json(const MemoryReport& r) {
-  return {{"start", r.start_bytes},       {"load_peak", r.load_peak_bytes},     {"run_peak", r.run_peak_bytes},
-          {"end", r.end_bytes},           {"peaks_separate", r.peaks_separate}, {"load_use", to_json(r.load_use)},
-          {"end_use", to_json(r.end_use)}};
+  json j{{"count", static_cast<int>(r.count)}, {"start", r.start_bytes},       {"load_peak", r.load_peak_bytes},
+         {"run_peak", r.run_peak_bytes},       {"end", r.end_bytes},           {"peaks_separate", r.peaks_separate},
+         {"load_use", to_json(r.load_use)},    {"end_use", to_json(r.end_use)}};
+  put(j, "host_peak", r.host_peak_bytes);
+  put(j, "driver_process", r.driver_process_bytes);
+  put(j, "driver_device", r.driver_device_bytes);
+  return j;
 }
 MemoryReport memory_from(const json& j) {
   MemoryReport r;
+  r.count = static_cast<MemoryCount>(j.at("count").get<int>());
   r.start_bytes = j.at("start");
   r.load_peak_bytes = j.at("load_peak");
   r.run_peak_bytes = j.at("run_peak");
@@ -173,6 +234,9 @@ MemoryReport memory_from(const json& j) {
   r.peaks_separate = j.at("peaks_separate");
   r.load_use = use_from(j.at("load_use"));
   r.end_use = use_from(j.at("end_use"));
+  r.host_peak_bytes = get(j, "host_peak");
+  r.driver_process_bytes = get(j, "driver_process");
+  r.driver_device_bytes = get(j, "driver_device");
   return r;
 }
 
@@ -192,6 +256,7 @@ void say(const json& message) {
 
 json answer(Worker& worker, const json& request) {
   const std::string op = request.at("op");
+  if (op == "device") return protocol::to_json(worker.device());
   if (op == "plan") return protocol::to_json(worker.plan(protocol::cell_from(request.at("cell"))));
   if (op == "load") {
     constexpr double kStep = 0.01;  // a message for each per cent is plenty

@@ -1,5 +1,5 @@
 // The language between the parent and a worker process: one JSON object a line.
-//   request  {"op": "plan" | "load" | "generate" | "probe" | "memory" | "quit", …}
+//   request  {"op": "device" | "plan" | "load" | "generate" | "probe" | "memory" | "quit", …}
 //   answer   {"event": "result", …} or {"event": "error", "kind", "text"}, after any number of {"event": "progress", …}
 // A worker exits with 0 on "quit" and when its input ends.
 #pragma once
@@ -18,10 +18,11 @@ namespace quantbench {
 using OnProgress = std::function<void(double done)>;
 
 // What a worker can do: implemented by the engine in the child, by the pipe in the parent, by fakes in tests.
-// Called in this order: plan, load, then any of the others. Errors are Error.
+// Called in this order: plan, load, then any of the others; device and probe at any time. Errors are Error.
 class Worker {
  public:
   virtual ~Worker() = default;
+  virtual DeviceReport device() = 0;  // needs no plan; the device is kept for probe()
   virtual PlanReport plan(const Cell& cell) = 0;
   virtual CellLoad load(const OnProgress& progress) = 0;
   virtual GenerateReport generate(std::span<const int32_t> prompt, int new_tokens,
@@ -39,6 +40,8 @@ using nlohmann::json;
 
 json to_json(const Cell& cell);
 Cell cell_from(const json& j);
+json to_json(const DeviceReport& report);
+DeviceReport device_from(const json& j);
 json to_json(const PlanReport& report);
 PlanReport plan_from(const json& j);
 json to_json(const CellLoad& report);

@@ -58,17 +58,31 @@ Record model_part(const Cell& cell, const CellData& data, const ModelIdentity& i
   return model;
 }
 
-Record devices_part(const CellData& data) {
+Record gpu_part(const GpuInfo& g) {
+  return {{"uuid", g.uuid},
+          {"driver", g.driver.empty() ? Record(nullptr) : Record(g.driver)},
+          {"driver_cuda", g.driver_cuda},
+          {"runtime_cuda", g.runtime_cuda},
+          {"compute_capability", fmt::format("{}.{}", g.major, g.minor)},
+          {"multiprocessors", g.multiprocessors},
+          {"cache_bytes", g.cache_bytes},
+          {"mig_slice", g.is_mig_slice}};
+}
+
+// As the cell's own process saw it; of a cell that did not get so far, as the sweep did.
+Record devices_part(const CellData& data, const std::optional<DeviceInfo>& of_sweep) {
   Record devices = Record::array();
-  if (!data.plan) return devices;
-  const DeviceInfo& d = data.plan->device;
+  if (!data.plan && !of_sweep) return devices;
+  const DeviceInfo& d = data.plan ? data.plan->device : *of_sweep;
   devices.push_back({{"index", 0},
+                     {"id", d.id},
                      {"backend", d.backend},
                      {"name", d.name},
                      {"features", d.features},
                      {"threads", d.threads},
                      {"memory_bytes", d.memory_bytes},
-                     {"available_bytes", d.available_bytes}});
+                     {"available_bytes", d.available_bytes},
+                     {"gpu", d.gpu ? gpu_part(*d.gpu) : Record(nullptr)}});
   return devices;
 }
 
@@ -88,7 +102,7 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
           {"depth", 0},
           {"batch", 1},
           {"stop_at_eos", !cell.stop_at.empty()},
-          {"engine", "native"},
+          {"engine", data.plan ? data.plan->engine : "none"},
           {"placement", placement}};
 }
 
@@ -135,12 +149,13 @@ Record ledger_part(int64_t total, const MemoryReport& m, const MemoryUse& use) {
   return ledger;
 }
 
-// One entry a device; on a CPU the process's resident memory is the device's.
+// One entry a device; on a CPU the process's resident memory is the device's, and the last three are null.
 Record memory_part(const CellData& data) {
   Record part = Record::array();
   if (!data.memory) return part;
   const MemoryReport& m = *data.memory;
   part.push_back({{"device", 0},
+                  {"counted_by", name_of(m.count)},
                   {"start_bytes", m.start_bytes},
                   {"load_peak_bytes", m.load_peak_bytes},
                   {"run_peak_bytes", m.run_peak_bytes},
@@ -151,7 +166,10 @@ Record memory_part(const CellData& data) {
                   {"load_peak_ledger", ledger_part(m.load_peak_bytes, m, m.load_use)},
                   {"run_peak_ledger", ledger_part(m.run_peak_bytes, m, m.end_use)},
                   {"end_ledger", ledger_part(m.end_bytes, m, m.end_use)},
-                  {"predicted", data.plan ? use_part(data.plan->predicted) : Record(nullptr)}});
+                  {"predicted", data.plan ? use_part(data.plan->predicted) : Record(nullptr)},
+                  {"host_peak_bytes", or_null(m.host_peak_bytes)},
+                  {"driver_process_bytes", or_null(m.driver_process_bytes)},
+                  {"driver_device_bytes", or_null(m.driver_device_bytes)}});
   return part;
 }
 
@@ -163,7 +181,9 @@ std::optional<double> first_bytes_per_token(const CellData& data) {
 bool in_cache(const CellData& data, const Environment& e) {
   if (!data.load) return false;
   const auto read = first_bytes_per_token(data).value_or(static_cast<double>(data.load->token_weight_bytes));
-  return read < static_cast<double>(e.last_level_cache_bytes);
+  const bool on_gpu = data.plan && data.plan->device.gpu;
+  return read < static_cast<double>(on_gpu ? data.plan->device.gpu->cache_bytes
+                                           : static_cast<size_t>(e.last_level_cache_bytes));
 }
 
 Record cost_part(const CellData& data, const Environment& e) {
@@ -222,7 +242,7 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
           {"started_utc", sweep.started_utc},
           {"build", build_part(sweep.build)},
           {"environment", environment_part(sweep.environment)},
-          {"devices", devices_part(data)},
+          {"devices", devices_part(data, sweep.device)},
           {"cell", cell_part(cell, data, facts.identity)},
           {"outcome",
            {{"status", name_of(data.outcome.status)},

@@ -16,6 +16,7 @@ struct SweepFacts {
   Environment environment;
   BuildInfo build;
   MeasureOptions options;
+  std::optional<DeviceInfo> device;  // what --device stood for; nothing: no cell got so far
 };
 // What the parent knows of a cell beside the cell itself.
 struct CellFacts {

@@ -104,6 +104,55 @@ TEST(Record, TheLedgerAddsUpToTheProcessExactly) {
   EXPECT_EQ(sum, memory["end_bytes"].get<int64_t>());
 }
 
+// A cell that ran on a GPU of this name and UUID.
+Made measured_on_a_gpu() {
+  Made m = measured();
+  FakeWorker worker;
+  worker.be_a_gpu(size_t{70} << 30);
+  m.data.plan = worker.plan(m.cell);
+  m.data.memory->count = MemoryCount::driver;
+  m.data.memory->host_peak_bytes = 400'000'000;
+  m.data.memory->driver_process_bytes = m.data.memory->end_bytes;
+  m.sweep.device = worker.device_;
+  return m;
+}
+
+TEST(Record, NamesTheCardByNameUuidAndDriver) {
+  const json record = json::parse(to_text(measured_on_a_gpu().record()));
+  EXPECT_THAT(JsonSchema(schema_file()).check(record), IsEmpty());
+  const json& device = record["devices"][0];
+  EXPECT_EQ(device["id"], "cuda:0");
+  EXPECT_EQ(device["name"], "Fake GPU");
+  EXPECT_EQ(device["gpu"]["uuid"], "GPU-fake");
+  EXPECT_EQ(device["gpu"]["driver"], "580.1");
+  EXPECT_EQ(device["gpu"]["compute_capability"], "9.0");
+  EXPECT_EQ(device["gpu"]["multiprocessors"], 132);
+  EXPECT_EQ(device["memory_bytes"], int64_t{80} << 30);
+  EXPECT_EQ(record["cell"]["engine"], "graph");
+  EXPECT_EQ(record["memory"][0]["counted_by"], "driver");
+  EXPECT_EQ(record["memory"][0]["host_peak_bytes"], 400'000'000);
+  EXPECT_TRUE(record["memory"][0]["driver_device_bytes"].is_null());
+}
+
+TEST(Record, NamesTheCardOfACellThatFailedBeforeItKnewOne) {
+  Made m = measured_on_a_gpu();
+  m.data = {};
+  m.data.outcome = {Status::failed, "the model is refused", ErrorKind::bad_model};
+  const json record = json::parse(to_text(m.record()));
+  EXPECT_THAT(JsonSchema(schema_file()).check(record), IsEmpty());
+  EXPECT_EQ(record["devices"][0]["gpu"]["uuid"], "GPU-fake");
+  EXPECT_EQ(record["cell"]["engine"], "none");
+}
+
+TEST(Record, OfAGpuComparesWithTheGpusCache) {
+  Made m = measured_on_a_gpu();
+  m.sweep.environment.last_level_cache_bytes = 1;
+  EXPECT_TRUE(view_of(m.record()).in_cache) << "2 MB in an L2 of 50";
+  m.data.plan->device.gpu->cache_bytes = 1 << 20;
+  m.sweep.environment.last_level_cache_bytes = 512 << 20;
+  EXPECT_FALSE(view_of(m.record()).in_cache);
+}
+
 TEST(Record, KeepsRawSamplesAndOutlierClasses) {
   Made m = measured();
   m.data.runs[4].report.run.total_ns *= 3;

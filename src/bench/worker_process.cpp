@@ -42,6 +42,7 @@ json WorkerProcess::ask(const json& request, const char* doing, const OnProgress
   }
 }
 
+DeviceReport WorkerProcess::device() { return protocol::device_from(ask({{"op", "device"}}, "choosing a device")); }
 PlanReport WorkerProcess::plan(const Cell& cell) {
   return protocol::plan_from(ask({{"op", "plan"}, {"cell", protocol::to_json(cell)}}, "planning"));
 }

@@ -23,6 +23,7 @@ class WorkerProcess final : public Worker {
   explicit WorkerProcess(const WorkerCommand& command);
   ~WorkerProcess() override;
 
+  DeviceReport device() override;
   PlanReport plan(const Cell& cell) override;
   CellLoad load(const OnProgress& progress) override;
   GenerateReport generate(std::span<const int32_t> prompt, int new_tokens, std::span<const int32_t> stop_at) override;

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "bench/fake_worker.h"
+
 namespace quantbench {
 namespace {
 
@@ -40,8 +42,33 @@ TEST(Protocol, CarriesACellUnchanged) {
   EXPECT_EQ(back.test.name(), "p3+n5");
 }
 
+TEST(Protocol, CarriesADeviceAndItsMemoryUnchanged) {
+  FakeWorker gpu;
+  gpu.be_a_gpu(123);
+  const DeviceReport report{gpu.device_, "cuda:0: full"};
+  const DeviceReport back = protocol::device_from(protocol::json::parse(protocol::to_json(report).dump()));
+  EXPECT_EQ(back.passed_over, "cuda:0: full");
+  EXPECT_EQ(back.device.id, "cuda:0");
+  EXPECT_EQ(back.device.available_bytes, 123u);
+  ASSERT_TRUE(back.device.gpu);
+  EXPECT_EQ(protocol::to_json(back), protocol::to_json(report));
+  EXPECT_FALSE(protocol::device_from(protocol::to_json(DeviceReport{})).device.gpu);
+
+  EXPECT_EQ(protocol::plan_from(protocol::to_json(gpu.plan({}))).engine, "graph");
+  MemoryReport memory = gpu.memory();
+  memory.count = MemoryCount::driver;
+  memory.host_peak_bytes = 1;
+  memory.driver_device_bytes = 2;
+  const MemoryReport memory_back = protocol::memory_from(protocol::to_json(memory));
+  EXPECT_EQ(memory_back.count, MemoryCount::driver);
+  EXPECT_EQ(memory_back.host_peak_bytes, 1);
+  EXPECT_EQ(memory_back.driver_process_bytes, std::nullopt);
+  EXPECT_EQ(memory_back.driver_device_bytes, 2);
+}
+
 TEST(WorkerProcess, AnswersEveryRequest) {
   WorkerProcess worker({QB_FAKE_WORKER, {"healthy"}});
+  EXPECT_EQ(worker.device().device.name, "Fake CPU");
   EXPECT_EQ(worker.plan(a_cell()).shape.architecture, "FakeForCausalLM");
   double seen = 0;
   const CellLoad load = worker.load([&](double done) { seen = done; });

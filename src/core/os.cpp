@@ -1,6 +1,7 @@
 #include "core/os.h"
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -251,6 +252,8 @@ std::string executable_path() {
   return std::string(path, static_cast<size_t>(n));
 }
 
+uint32_t process_id() { return static_cast<uint32_t>(::getpid()); }
+
 std::optional<std::string> environment(const char* name) {
   const char* value = std::getenv(name);
   if (!value) return std::nullopt;
@@ -278,6 +281,21 @@ Block& Block::operator=(Block&& other) noexcept {
 Block::~Block() {
   if (data_) system().unmap(data_, bytes_);
 }
+
+std::optional<Library> Library::open(const std::string& name) {
+  void* const handle = ::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!handle) return std::nullopt;
+  return Library(handle);
+}
+Library::Library(Library&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+Library& Library::operator=(Library&& other) noexcept {
+  std::swap(handle_, other.handle_);
+  return *this;
+}
+Library::~Library() {
+  if (handle_) ::dlclose(handle_);
+}
+void* Library::symbol(const char* name) const { return ::dlsym(handle_, name); }
 
 int64_t steady_now_ns() {
   timespec now;

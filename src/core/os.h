@@ -1,6 +1,6 @@
-// The only place that opens, reads, writes, syncs, renames, takes large blocks of memory or starts processes.
-// Files and blocks go through one `System`, which tests replace (ScopedSystem) to inject faults; listing folders,
-// resolving links, and starting and talking to processes do not.
+// The only place that opens, reads, writes, syncs, renames, takes large blocks of memory, starts processes or loads
+// libraries. Files and blocks go through one `System`, which tests replace (ScopedSystem) to inject faults; listing
+// folders, resolving links, libraries, and starting and talking to processes do not.
 #pragma once
 
 #include <sys/types.h>
@@ -106,6 +106,7 @@ std::vector<std::string> list_directory(const std::string& path);  // names, sor
 void make_directories(const std::string& path);
 std::string real_path(const std::string& path);  // every symlink resolved; Error if it does not exist
 std::string executable_path();                   // of this process
+uint32_t process_id();
 std::optional<std::string> environment(const char* name);
 
 // Page-aligned zeroed memory outside the heap, in huge pages where the kernel grants them; given back on destruction.
@@ -155,6 +156,27 @@ class Process {
   int to_child_ = -1, from_child_ = -1;
   std::string buffer_;
   std::optional<Exit> exit_;
+};
+
+// A shared library that may be missing on this machine, opened while the program runs. Lives longer than what it gave
+// out.
+class Library {
+ public:
+  // `name` as the loader takes it ("libnvidia-ml.so.1", or a path); nothing where it is not found or does not load.
+  static std::optional<Library> open(const std::string& name);
+  Library(Library&& other) noexcept;
+  Library& operator=(Library&& other) noexcept;
+  ~Library();
+  // A function by its name in C, null where the library has none: find<int(void)>("nvmlInit_v2").
+  template <typename Function>
+  Function* find(const char* name) const {
+    return reinterpret_cast<Function*>(symbol(name));
+  }
+
+ private:
+  explicit Library(void* handle) : handle_(handle) {}
+  void* symbol(const char* name) const;
+  void* handle_ = nullptr;
 };
 
 // The next line of standard input, without its end; nothing once the input has ended.

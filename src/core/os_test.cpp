@@ -113,6 +113,16 @@ TEST_F(Os, ABlockIsZeroedAndMovable) {
   EXPECT_EQ(other.bytes(), size_t{5} << 20);
 }
 
+TEST(OsLibrary, FindsFunctionsByNameAndMissesNothingAloud) {
+  const auto library = os::Library::open("libm.so.6");
+  ASSERT_TRUE(library);
+  auto* const square_root = library->find<double(double)>("sqrt");
+  ASSERT_TRUE(square_root);
+  EXPECT_EQ(square_root(9), 3);
+  EXPECT_EQ(library->find<void()>("no_such_function"), nullptr);
+  EXPECT_FALSE(os::Library::open("libno-such-thing.so.1"));
+}
+
 TEST(OsProcess, TalksInLinesAndReportsTheEnd) {
   os::Process child("/bin/sh", {"-c", "read line; echo \"got $line $QB_TEST\"; exit 3"}, {{"QB_TEST", "value"}});
   ASSERT_TRUE(child.write_line("hello"));

@@ -9,7 +9,9 @@ namespace quantbench {
 
 namespace cuda {
 std::unique_ptr<Backend> make_backend(const BackendOptions& options);
-}
+struct DriverAnswer;
+DriverAnswer ask_driver();  // everything that can be known without a context, which costs time and memory on every GPU
+}  // namespace cuda
 namespace cuda_emulated {  // the same backend on the host, for tests
 std::unique_ptr<Backend> make_backend(const BackendOptions& options);
 }

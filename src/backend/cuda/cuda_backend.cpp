@@ -66,7 +66,7 @@ class DeviceReadProbe final : public ReadProbe {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(const BackendOptions& options)
-      : runtime_(open_runtime()),
+      : runtime_(open_runtime(options)),
         pool_(options.threads),
         memory_(*runtime_),
         device_(runtime_->device()),
@@ -112,8 +112,13 @@ class CudaBackend final : public Backend {
       for (const Op& op : tape) quantbench::run(op, *ops_);
     });
   }
+  std::string_view engine(const Plan& plan) const override {
+    return persistent_bytes(plan.tape) > 0 ? "persistent" : "graph";
+  }
   void synchronize() override { runtime_->synchronize(); }
   MemoryUse memory() const override { return memory_.use(); }
+  std::optional<DeviceUse> device_use() const override { return runtime_->use(); }
+  void reset_device_peak() override { runtime_->reset_peak(); }
   std::unique_ptr<ReadProbe> read_probe(size_t bytes) override {
     return std::make_unique<DeviceReadProbe>(*runtime_, bytes);
   }

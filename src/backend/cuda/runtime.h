@@ -16,6 +16,8 @@ class Runtime {
  public:
   virtual ~Runtime() = default;
   virtual DeviceInfo device() const = 0;  // available_bytes: free now
+  virtual DeviceUse use() const = 0;
+  virtual void reset_peak() = 0;  // of use()
   virtual int multiprocessors() const = 0;
   virtual size_t shared_bytes() const = 0;  // the most that a block can have
   virtual Stream stream() const = 0;
@@ -38,6 +40,6 @@ class Runtime {
   }
 };
 
-std::unique_ptr<Runtime> open_runtime();
+std::unique_ptr<Runtime> open_runtime(const BackendOptions& options);
 
 }  // namespace quantbench::QB_CUDA

@@ -2,11 +2,17 @@
 // start the program.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <map>
+
 #include "backend/cuda/check.h"
+#include "backend/cuda/cuda.h"
 #include "backend/cuda/gpu_choice.h"
+#include "backend/cuda/nvml.h"
 #include "backend/cuda/persistent/persistent_program.h"
 #include "backend/cuda/runtime.h"
 #include "core/error.h"
+#include "core/os.h"
 
 namespace quantbench::cuda {
 namespace {
@@ -26,15 +32,34 @@ int attribute(cudaDeviceAttr which, int gpu) {
   return value;
 }
 
-// Asks for everything but a context, which costs time and memory on every GPU.
-DriverAnswer ask_driver() {
+// "GPU-…" as nvidia-smi writes it; "MIG-…" of a slice, which CUDA tells in its name or NVML knows under that prefix
+// alone.
+std::string uuid_text(const cudaUUID_t& uuid, const char* prefix) {
+  std::string text = prefix;
+  for (size_t i = 0; i < sizeof uuid.bytes; ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += fmt::format("{:02x}", static_cast<unsigned char>(uuid.bytes[i]));
+  }
+  return text;
+}
+
+DriverAnswer ask_driver(const Nvml* nvml) {
   DriverAnswer answer;
   answer.runtime_version = CUDART_VERSION;
+  answer.visible = os::environment("CUDA_VISIBLE_DEVICES");
+  answer.installed = installed_gpus();
+  answer.code = QB_CUDA_CODE;
+  if (nvml) {
+    answer.driver = nvml->driver();
+    for (const Nvml::Card& card : nvml->cards()) {
+      if (card.mig_mode) answer.mig_cards.push_back(card.name);
+    }
+  }
   if (cudaDriverGetVersion(&answer.driver_version) != cudaSuccess) answer.driver_version = 0;
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) {
-    answer.error = cudaGetErrorString(status);
+    if (status != cudaErrorNoDevice) answer.error = cudaGetErrorString(status);
     return answer;
   }
   for (int i = 0; i < count; ++i) {
@@ -44,7 +69,12 @@ DriverAnswer ask_driver() {
     gpu.name = properties.name;
     gpu.major = properties.major;
     gpu.minor = properties.minor;
+    gpu.multiprocessors = properties.multiProcessorCount;
+    gpu.memory_bytes = properties.totalGlobalMem;
     gpu.mode = mode_of(attribute(cudaDevAttrComputeMode, i));
+    const std::string slice = uuid_text(properties.uuid, "MIG-");
+    gpu.is_mig_slice = gpu.name.find(" MIG ") != std::string::npos || (nvml && nvml->knows(slice));
+    gpu.uuid = gpu.is_mig_slice ? slice : uuid_text(properties.uuid, "GPU-");
     answer.gpus.push_back(std::move(gpu));
   }
   return answer;
@@ -80,24 +110,26 @@ class Graph final : public Program {
 
 class CudaRuntime final : public Runtime {
  public:
-  CudaRuntime() {
-    DriverAnswer answer = ask_driver();
-    gpu_ = choose_gpu(answer, std::nullopt);
-    GpuAnswer& gpu = answer.gpus[static_cast<size_t>(gpu_)];
-    cudaError_t status = cudaSetDevice(gpu_);
-    if (status == cudaSuccess) status = cudaFree(nullptr);  // makes the context
-    if (status != cudaSuccess) {
-      gpu.opens = false;
-      gpu.open_error = cudaGetErrorString(status);
-      choose_gpu(answer, gpu_);
-    }
+  explicit CudaRuntime(const BackendOptions& options) : nvml_(open_nvml()) {
+    const DriverAnswer answer = ask_driver(nvml_.get());
+    gpu_ = open_gpu(answer, {options.gpu, options.several_processes},
+                    [&](int gpu) { return open(gpu, answer.gpus[static_cast<size_t>(gpu)].uuid); });
+    const GpuAnswer& gpu = answer.gpus[static_cast<size_t>(gpu_)];
     name_ = gpu.name;
     constexpr int kOverlapMajor = 9;
     overlap_ = gpu.major >= kOverlapMajor;
     has_persistent_ = gpu.major == kOverlapMajor && attribute(cudaDevAttrCooperativeLaunch, gpu_) != 0;
     features_ = fmt::format("sm_{}{}", gpu.major, gpu.minor);
+    info_ = {.uuid = gpu.uuid,
+             .driver = answer.driver,
+             .driver_cuda = version_text(answer.driver_version),
+             .runtime_cuda = version_text(answer.runtime_version),
+             .major = gpu.major,
+             .minor = gpu.minor,
+             .multiprocessors = gpu.multiprocessors,
+             .cache_bytes = static_cast<size_t>(attribute(cudaDevAttrL2CacheSize, gpu_)),
+             .is_mig_slice = gpu.is_mig_slice};
     shared_bytes_ = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, gpu_));
-    multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount, gpu_);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     check(cudaEventCreate(&start_), "cudaEventCreate");
     check(cudaEventCreate(&end_), "cudaEventCreate");
@@ -113,13 +145,23 @@ class CudaRuntime final : public Runtime {
     check(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
     DeviceInfo info;
     info.backend = "cuda";
+    info.id = fmt::format("cuda:{}", gpu_);
     info.name = name_;
     info.features = features_;
     info.memory_bytes = total_bytes;
     info.available_bytes = free_bytes;
+    info.gpu = info_;
     return info;
   }
-  int multiprocessors() const override { return multiprocessors_; }
+  DeviceUse use() const override {
+    DeviceUse use{.context_bytes = context_bytes_, .held_bytes = held_bytes_, .peak_bytes = peak_bytes_};
+    if (counts_us_) use.process_bytes = nvml_->process_bytes(info_.uuid, os::process_id());
+    if (!nvml_) return use;
+    if (const auto memory = nvml_->memory(info_.uuid)) use.device_bytes = memory->used_bytes;
+    return use;
+  }
+  void reset_peak() override { peak_bytes_ = held_bytes_; }
+  int multiprocessors() const override { return info_.multiprocessors; }
   size_t shared_bytes() const override { return shared_bytes_; }
   Stream stream() const override { return {stream_, overlap_}; }
 
@@ -137,10 +179,19 @@ class CudaRuntime final : public Runtime {
            name_, mib(bytes), mib(free_bytes), mib(total_bytes));
     }
     check(status, "cudaMalloc");
+    sizes_.emplace(data, bytes);
+    held_bytes_ += static_cast<int64_t>(bytes);
+    peak_bytes_ = std::max(peak_bytes_, held_bytes_);
     zero(data, bytes);
     return data;
   }
-  void release(void* data) noexcept override { cudaFree(data); }
+  void release(void* data) noexcept override {
+    const auto found = sizes_.find(data);
+    if (found == sizes_.end()) return;
+    held_bytes_ -= static_cast<int64_t>(found->second);
+    sizes_.erase(found);
+    cudaFree(data);
+  }
   void zero(void* data, size_t bytes) override { check(cudaMemsetAsync(data, 0, bytes, stream_), "cudaMemsetAsync"); }
   void to_device(void* to, const void* from, size_t bytes) override {
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
@@ -165,7 +216,7 @@ class CudaRuntime final : public Runtime {
     return std::make_unique<Graph>(stream_, step);
   }
   size_t persistent_bytes(const Tape& tape) const override {
-    return has_persistent_ ? persistent_program_bytes(tape, multiprocessors_, shared_bytes_) : 0;
+    return has_persistent_ ? persistent_program_bytes(tape, info_.multiprocessors, shared_bytes_) : 0;
   }
   std::unique_ptr<Program> record_persistent(const Tape& tape, const Tables& tables, std::byte* memory) override {
     synchronize();
@@ -173,9 +224,47 @@ class CudaRuntime final : public Runtime {
   }
 
  private:
+  // Makes the context, and sees what the driver takes for it: the first thing that this process has on the GPU.
+  Opened open(int gpu, const std::string& uuid) {
+    const auto process_bytes = [&] {
+      return nvml_ ? nvml_->process_bytes(uuid, os::process_id()) : std::optional<int64_t>();
+    };
+    const auto memory = [&] { return nvml_ ? nvml_->memory(uuid) : std::optional<Nvml::Memory>(); };
+    const auto memory_before = memory();
+    const bool other_of_our_number = process_bytes().has_value();  // in a container that numbers processes anew
+    cudaError_t status = cudaSetDevice(gpu);
+    if (status == cudaSuccess) status = cudaFree(nullptr);  // makes the context
+    Opened opened;
+    if (status != cudaSuccess) {
+      cudaGetLastError();  // it is told here, and not again at the next GPU
+      opened.error = cudaGetErrorString(status);
+      opened.no_memory = status == cudaErrorMemoryAllocation;
+      if (memory_before) {
+        opened.free_bytes = static_cast<size_t>(memory_before->free_bytes);
+        opened.total_bytes = static_cast<size_t>(memory_before->total_bytes);
+      }
+      return opened;
+    }
+    check(cudaMemGetInfo(&opened.free_bytes, &opened.total_bytes), "cudaMemGetInfo");
+    const auto ours = process_bytes();
+    counts_us_ = ours && !other_of_our_number;
+    const auto memory_after = memory();
+    if (counts_us_) {
+      context_bytes_ = *ours;
+    } else if (memory_before && memory_after) {
+      context_bytes_ = std::max<int64_t>(0, memory_after->used_bytes - memory_before->used_bytes);
+    }
+    return opened;
+  }
+
   static double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
-  int gpu_ = 0, multiprocessors_ = 0;
+  std::unique_ptr<Nvml> nvml_;
+  GpuInfo info_;
+  int gpu_ = 0;
+  bool counts_us_ = false;  // the driver tells what this process has
+  int64_t context_bytes_ = 0, held_bytes_ = 0, peak_bytes_ = 0;
+  std::map<void*, size_t> sizes_;
   bool overlap_ = false, has_persistent_ = false;
   size_t shared_bytes_ = 0;
   std::string name_, features_;
@@ -191,6 +280,8 @@ void check(cudaError_t status, const char* call) {
        cudaGetErrorName(status), cudaGetErrorString(status));
 }
 
-std::unique_ptr<Runtime> open_runtime() { return std::make_unique<CudaRuntime>(); }
+DriverAnswer ask_driver() { return ask_driver(open_nvml().get()); }
+
+std::unique_ptr<Runtime> open_runtime(const BackendOptions& options) { return std::make_unique<CudaRuntime>(options); }
 
 }  // namespace quantbench::cuda

@@ -1,4 +1,5 @@
 // Runtime over the emulator: device memory is the host's, and everything is done when it is asked for.
+#include <algorithm>
 #include <cstring>
 #include <map>
 
@@ -19,7 +20,14 @@ class Repeat final : public Program {
 
 class EmulatedRuntime final : public Runtime {
  public:
-  DeviceInfo device() const override { return host_device("cuda", "emulated", 1); }
+  DeviceInfo device() const override {
+    DeviceInfo info = host_device("cuda", "emulated", 1);
+    info.id = "cuda:0";
+    info.gpu = {.uuid = "GPU-emulated", .driver = "none", .major = 7, .minor = 5, .multiprocessors = multiprocessors()};
+    return info;
+  }
+  DeviceUse use() const override { return {.held_bytes = held_bytes_, .peak_bytes = peak_bytes_}; }
+  void reset_peak() override { peak_bytes_ = held_bytes_; }
   int multiprocessors() const override { return 1; }                 // so that blocks take several turns
   size_t shared_bytes() const override { return size_t{64} << 10; }  // as the oldest card has
   Stream stream() const override { return {}; }
@@ -28,9 +36,16 @@ class EmulatedRuntime final : public Runtime {
     os::Block block(bytes);
     void* const data = block.data();
     blocks_.emplace(data, std::move(block));
+    held_bytes_ += static_cast<int64_t>(bytes);
+    peak_bytes_ = std::max(peak_bytes_, held_bytes_);
     return data;
   }
-  void release(void* data) noexcept override { blocks_.erase(data); }
+  void release(void* data) noexcept override {
+    const auto found = blocks_.find(data);
+    if (found == blocks_.end()) return;
+    held_bytes_ -= static_cast<int64_t>(found->second.bytes());
+    blocks_.erase(found);
+  }
   void zero(void* data, size_t bytes) override { std::memset(data, 0, bytes); }
   void to_device(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void from_device(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
@@ -46,10 +61,11 @@ class EmulatedRuntime final : public Runtime {
 
  private:
   std::map<void*, os::Block> blocks_;
+  int64_t held_bytes_ = 0, peak_bytes_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<Runtime> open_runtime() { return std::make_unique<EmulatedRuntime>(); }
+std::unique_ptr<Runtime> open_runtime(const BackendOptions&) { return std::make_unique<EmulatedRuntime>(); }
 
 }  // namespace quantbench::QB_CUDA

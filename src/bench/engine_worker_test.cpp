@@ -1,0 +1,76 @@
+#include "bench/engine_worker.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "backend/test_backends.h"
+
+namespace quantbench {
+namespace {
+
+Cell tiny_cell(Precision precision) {
+  Cell cell;
+  cell.model.name = "tiny";
+  cell.model.folder = QB_SOURCE_DIR "/testdata/models/llama-gqa";
+  cell.precision = precision;
+  cell.test = {TestKind::generation, 3, 4};
+  cell.engine.device = "whatever the test says";
+  cell.prompt = {5, 6, 7};
+  return cell;
+}
+
+TEST(MemoryNow, TakesTheDriversFigureWhereItIsTold) {
+  DeviceUse use{.context_bytes = 500, .held_bytes = 100, .peak_bytes = 140};
+  EXPECT_EQ(memory_now(use).bytes, 600);
+  EXPECT_EQ(memory_now(use).peak_bytes, 640);
+  use.process_bytes = 630;
+  EXPECT_EQ(memory_now(use).bytes, 630);
+  EXPECT_EQ(memory_now(use).peak_bytes, 670);
+}
+
+TEST(EngineWorker, TellsWhatTheDeviceIsAndKeepsItForTheProbe) {
+  int made = 0;
+  EngineWorker worker({"auto", 1}, [&](std::string_view name, const BackendOptions& options) {
+    ++made;
+    EXPECT_EQ(name, "auto");
+    EXPECT_TRUE(options.several_processes);
+    return ChosenDevice{make_backend("reference", {}), "cuda:0: it is full"};
+  });
+  const DeviceReport report = worker.device();
+  EXPECT_EQ(report.device.id, "reference");
+  EXPECT_EQ(report.passed_over, "cuda:0: it is full");
+  EXPECT_THROW(worker.probe(), Error) << "the reference claims no speed";
+  EXPECT_EQ(made, 1);
+}
+
+#if defined(QB_HAS_CUDA_EMULATOR)
+TEST(EngineWorker, TheLedgerOfAGpuAddsUpAndIsWholeBeforeTheFirstToken) {
+  for (const Precision precision : {Precision::fp16, Precision::int8, Precision::nf4}) {
+    EngineWorker worker({"auto", 1}, [](std::string_view, const BackendOptions&) {
+      return ChosenDevice{make_test_backend(kEmulatedCuda), ""};
+    });
+    const Cell cell = tiny_cell(precision);
+    const PlanReport plan = worker.plan(cell);
+    ASSERT_TRUE(plan.device.gpu);
+    EXPECT_EQ(plan.device.gpu->uuid, "GPU-emulated");
+    EXPECT_EQ(plan.engine, "graph");
+    worker.load({});
+    const MemoryReport before = worker.memory();
+    worker.generate(cell.prompt, cell.test.new_tokens, {});
+    const MemoryReport after = worker.memory();
+
+    EXPECT_EQ(after.count, MemoryCount::allocations);
+    EXPECT_EQ(after.start_bytes, 0) << "the emulator has no context";
+    EXPECT_EQ(after.end_use.bytes, plan.predicted.bytes);
+    EXPECT_GE(after.other_bytes(), 0) << "what blocks have left over";
+    EXPECT_TRUE(after.host_peak_bytes);
+    // All of it taken before the first token.
+    EXPECT_EQ(after.end_bytes, before.end_bytes);
+    EXPECT_EQ(after.run_peak_bytes, before.run_peak_bytes);
+    EXPECT_EQ(after.end_use.bytes, before.end_use.bytes);
+  }
+}
+#endif
+
+}  // namespace
+}  // namespace quantbench

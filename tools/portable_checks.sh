@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Whether the folder of the preset portable may be handed out: its size, that it needs nothing of this system but glibc of
+# the version that is promised, and that it runs from another place; as root also in a root folder that holds glibc and
+# nothing else.
+#   cmake --preset portable && cmake --build --preset portable && cmake --install build/portable --strip
+#   tools/portable_checks.sh [FOLDER]       by default build/quantbench
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+folder="${1:-$root/build/quantbench}"
+most_bytes=$((25 << 20))
+most_glibc=2.35
+glibc='^(ld-linux.*|libc|libm|libdl|libpthread|librt)\.so'
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
+failed=0
+bad() { echo "WRONG: $*"; failed=1; }
+
+[ -x "$folder/bin/quantbench" ] || { echo "there is no program in $folder/bin; make it as the head of this script says"; exit 64; }
+bytes="$(find "$folder" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }')"
+echo "size: $((bytes >> 10)) KiB in $(find "$folder" -type f | wc -l) files, program $(($(stat -c %s "$folder/bin/quantbench") >> 10)) KiB"
+[ "$bytes" -le "$most_bytes" ] || bad "more than $((most_bytes >> 20)) MiB"
+
+for file in "$folder"/bin/* "$folder"/lib/*; do
+  name="$(basename "$file")"
+  while read -r needed; do
+    [[ "$needed" =~ $glibc ]] || [ -e "$folder/lib/$needed" ] || bad "$name needs $needed, which is not in lib/"
+  done < <(objdump -p "$file" | awk '$1 == "NEEDED" { print $2 }')
+  newest="$(objdump -T "$file" | grep -o 'GLIBC_[0-9.]*' | sed 's/GLIBC_//' | sort -uV | tail -n 1)"
+  [ "$(printf '%s\n%s\n' "$newest" "$most_glibc" | sort -V | tail -n 1)" = "$most_glibc" ] || bad "$name asks for glibc $newest, $most_glibc is promised"
+  if [ "$(dirname "$file")" = "$folder/bin" ]; then
+    runpath="$(objdump -p "$file" | awk '$1 == "RUNPATH" || $1 == "RPATH" { print $2 }')"
+    [ "$runpath" = "\$ORIGIN/../lib" ] || bad "$name looks for libraries in '$runpath'"
+  fi
+done
+
+# in_place WHAT COMMAND…: the program there says its version, sees the machine and writes text.
+in_place() {
+  local what="$1"
+  shift
+  if "$@" --version > "$scratch/out" 2>&1 && "$@" doctor >> "$scratch/out" 2>&1 &&
+     "$@" generate --device cpu --max-new-tokens 4 >> "$scratch/out" 2>&1; then
+    echo "runs $what"
+  else
+    bad "does not run $what:"
+    sed 's/^/  /' "$scratch/out"
+  fi
+}
+mkdir -p "$scratch/moved"
+cp -a "$folder" "$scratch/moved/elsewhere"
+in_place "from another folder" env -i "$scratch/moved/elsewhere/bin/quantbench"
+if [ "$(id -u)" -eq 0 ] && command -v chroot unshare > /dev/null; then
+  bare="$scratch/bare"
+  mkdir -p "$bare/lib64" "$bare/proc" "$bare/opt"
+  cp -L /lib64/ld-linux-x86-64.so.2 "$bare/lib64/"
+  for library in libc.so.6 libm.so.6; do
+    found="$(ldconfig -p | awk -v name=$library '$1 == name { print $NF; exit }')"
+    mkdir -p "$bare$(dirname "$found")"
+    cp -L "$found" "$bare$found"
+  done
+  cp -a "$folder" "$bare/opt/quantbench"
+  # /proc is where the loader learns of the program's own folder; in a mount namespace, so that nothing stays mounted.
+  in_place "where there is glibc and nothing else" unshare --mount bash -c '
+    mount --make-rprivate / && mount -t proc proc "$1/proc" && root="$1" && shift && exec chroot "$root" "$@"' bash \
+    "$bare" /opt/quantbench/bin/quantbench
+else
+  echo "skipped: a root folder with glibc alone takes root"
+fi
+exit $failed
