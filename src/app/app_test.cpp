@@ -294,6 +294,8 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"run", "--device", "cuda:x"}, "'cuda:x' names no GPU"},
       {{"generate", "--device", "cuda:"}, "'cuda:' names no GPU"},
       {{"doctor", "--device", "cuda:-1"}, "'cuda:-1' names no GPU"},
+      {{"run", "--engine", "fast"}, "--engine: expected auto, graph or persistent, found 'fast'"},
+      {{"generate", "--engine", ""}, "--engine: expected auto, graph or persistent"},
       {{"run", "--outlier-channels", "2"}, "--random-weights"},
       {{"run", "--image-path", "cat.png"}, "takes text only"},
       {{"run", "--prompt", "hi", "--random-weights"}, "no tokenizer"},

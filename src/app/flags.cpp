@@ -26,6 +26,15 @@ const char* const kDeviceHelp =
     "auto (the first NVIDIA GPU that can be used, else the CPU), cpu, cuda[:N] (N counts the GPUs that "
     "CUDA_VISIBLE_DEVICES lets it see), or reference (scalar, slow: the specification)";
 
+const char* const kEngineHelp =
+    "how a GPU makes a token: graph (one CUDA graph, every card), persistent (one kernel that streams the whole model, "
+    "compute capability 9.0), or auto (persistent where card and model allow it)";
+
+void check_engine(const std::string& name) {
+  if (name == "auto" || name == "graph" || name == "persistent") return;
+  fail(ErrorKind::usage, "--engine: expected auto, graph or persistent, found '{}'", name);
+}
+
 std::vector<std::string> parse_list(const std::string& flag, const std::string& text) {
   std::vector<std::string> parts;
   for (size_t at = 0; at <= text.size();) {

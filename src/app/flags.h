@@ -17,6 +17,9 @@ int parse_count(const std::string& flag, const std::string& text, int low, int h
 int parse_threads(const std::string& text);
 // The help of --device, the same for every command.
 extern const char* const kDeviceHelp;
+// The help of --engine, and its check. Error usage.
+extern const char* const kEngineHelp;
+void check_engine(const std::string& name);
 uint64_t parse_seed(const std::string& flag, const std::string& text);
 double parse_number(const std::string& flag, const std::string& text, double low, double high);
 // "1%" or "0.01" → 0.01.

@@ -25,6 +25,7 @@ int generate_text(const GenerateFlags& flags) {
   const RunFlags& common = flags.common;
   if (!flags.precision.empty()) parse_precision(flags.precision);
   check_device_name(common.device);
+  check_engine(common.engine);
   const int new_tokens = parse_count("--max-new-tokens", common.max_new_tokens, 1, kMostTokens);
   Sampling sampling;
   sampling.temperature = static_cast<float>(parse_number("--temperature", flags.temperature, 0, 100));
@@ -41,7 +42,8 @@ int generate_text(const GenerateFlags& flags) {
   const std::vector<int32_t> ids = encode_prompt(*tokenizer, common.prompt, shape, new_tokens);
 
   TerminalProgress progress;
-  ChosenDevice chosen = choose_device(common.device, {.threads = parse_threads(common.threads)});
+  ChosenDevice chosen =
+      choose_device(common.device, {.threads = parse_threads(common.threads), .engine = common.engine});
   if (!chosen.passed_over.empty()) {
     progress.line(fmt::format("generating on the CPU, not the GPU: {}", chosen.passed_over));
   }
@@ -105,6 +107,7 @@ void add_generate(CLI::App& app, Action* action) {
                     "ends there");
   text("--tokenizer", &common.tokenizer, "folder or tokenizer.json to use instead of the model's own", "DIR");
   text("--device", &common.device, kDeviceHelp, "NAME")->default_str("auto");
+  text("--engine", &common.engine, kEngineHelp, "NAME")->default_str("auto");
   text("--threads", &common.threads, "threads; 0: one per physical core", "N")->default_str("0");
   command->add_flag("--allow-nonfinite", common.allow_nonfinite,
                     "accept NaN, infinity and values beyond fp16 in weights");

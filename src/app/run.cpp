@@ -299,6 +299,7 @@ void add_run(CLI::App& app, Action* action) {
 
   const char* kHow = "How to measure";
   grouped(text("--device", &flags->device, kDeviceHelp, "NAME"), kHow)->default_str("auto");
+  grouped(text("--engine", &flags->engine, kEngineHelp, "NAME"), kHow)->default_str("auto");
   grouped(text("--threads", &flags->threads, "threads; 0: one per physical core", "N"), kHow)->default_str("0");
   grouped(text("-r", &flags->runs, "timed runs a cell; auto: 10 to 30, until the interval is narrow enough", "auto|N"),
           kHow)

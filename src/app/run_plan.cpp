@@ -322,7 +322,8 @@ RunPlan plan_run(const RunFlags& flags) {
   RunPlan plan;
   plan.options = measure_options(flags);
   check_device_name(flags.device);
-  const EngineOptions engine{flags.device, parse_threads(flags.threads)};
+  check_engine(flags.engine);
+  const EngineOptions engine{flags.device, parse_threads(flags.threads), flags.engine};
   if (!flags.precisions.empty()) parse_precisions(flags.precisions);
   requested_tests(flags);
   std::vector<std::string> ids{""};

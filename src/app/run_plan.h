@@ -25,7 +25,7 @@ struct RunFlags {
   bool max_new_tokens_given = false;
   std::vector<std::string> prompt_counts, new_counts, pairs;  // -p, -n, -pg
   std::string image_path, tokenizer;
-  std::string device = "auto", threads = "0";
+  std::string device = "auto", engine = "auto", threads = "0";
   std::string seed = "42";
   std::string runs = "auto", target_ci = "1%", max_time = "120", cell_timeout = "900";
   bool target_ci_given = false, max_time_given = false;

@@ -36,7 +36,8 @@ struct ModelSource {
 
 struct EngineOptions {
   std::string device = "auto";
-  int threads = 0;  // 0: one per physical core
+  int threads = 0;              // 0: one per physical core
+  std::string engine = "auto";  // how a GPU repeats the step (BackendOptions)
 };
 
 struct Cell {

@@ -28,7 +28,7 @@ DeviceReport EngineWorker::device() {
 }
 
 PlanReport EngineWorker::plan(const Cell& cell) {
-  backend_ = choose_(cell.engine.device, {.threads = cell.engine.threads}).backend;
+  backend_ = choose_(cell.engine.device, {.threads = cell.engine.threads, .engine = cell.engine.engine}).backend;
   if (const auto use = backend_->device_use()) {
     memory_.count = use->process_bytes ? MemoryCount::driver : MemoryCount::allocations;
     memory_.start_bytes = use->context_bytes;

@@ -109,7 +109,8 @@ json to_json(const Cell& c) {
           {"prompt_tokens", c.test.prompt_tokens},
           {"new_tokens", c.test.new_tokens},
           {"device", c.engine.device},
-          {"threads", c.engine.threads}};
+          {"threads", c.engine.threads},
+          {"engine", c.engine.engine}};
 }
 Cell cell_from(const json& j) {
   Cell c;
@@ -127,6 +128,7 @@ Cell cell_from(const json& j) {
   c.test.new_tokens = j.at("new_tokens");
   c.engine.device = j.at("device");
   c.engine.threads = j.at("threads");
+  c.engine.engine = j.at("engine");
   return c;
 }
 

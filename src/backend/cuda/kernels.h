@@ -105,7 +105,11 @@ struct ProductArgs {
 bool has_tiles(WeightFormat format, int k);
 // Dynamic shared memory that own rows take.
 size_t own_row_bytes(WeightFormat format, int k);
-bool can_place_qkv(const Cache& kv, const Rotation& rotation);
+inline bool can_place_qkv(const Cache& kv, const Rotation& rotation) {
+  constexpr int kTileRows = 16;
+  if (rotation.dims == 0) return kv.head_dim % kTileRows == 0;
+  return rotation.dims / 2 % 8 == 0 && (kv.head_dim - rotation.dims) % kTileRows == 0;
+}
 // blocks: as many as the device can run at once, for a share of the work each.
 void multiply(const ProductArgs& args, int blocks, const Stream& stream);
 

@@ -311,11 +311,6 @@ size_t own_row_bytes(WeightFormat format, int k) {
   return stride * (sizeof(uint16_t) + sizeof(int8_t)) + (1 + static_cast<size_t>(k)) * sizeof(int32_t);
 }
 
-bool can_place_qkv(const Cache& kv, const Rotation& rotation) {
-  if (!rotation.cos) return kv.head_dim % kTileRows == 0;
-  return rotation.dims / 2 % 8 == 0 && (kv.head_dim - rotation.dims) % kTileRows == 0;
-}
-
 void multiply(const ProductArgs& args, int blocks, const Stream& stream) {
   const WeightFormat format = args.jobs[0].w.format;
   if (!has_tiles(format, args.x.k)) return multiply_plain(args, blocks, stream);

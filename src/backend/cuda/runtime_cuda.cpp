@@ -135,6 +135,7 @@ class CudaRuntime final : public Runtime {
     check(cudaEventCreate(&end_), "cudaEventCreate");
   }
   ~CudaRuntime() override {
+    if (stuck_) cudaFreeHost(stuck_);
     cudaEventDestroy(start_);
     cudaEventDestroy(end_);
     cudaStreamDestroy(stream_);
@@ -201,7 +202,17 @@ class CudaRuntime final : public Runtime {
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
     synchronize();
   }
-  void synchronize() override { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  void synchronize() override {
+    const cudaError_t status = cudaStreamSynchronize(stream_);
+    if (status != cudaSuccess && stuck_ && stuck_[0] != 0) {
+      fail(
+          ErrorKind::device,
+          "{}: the persistent engine waited for seconds and gave up (wait {} of step {}, block {}, thread {}); another "
+          "program on this GPU can be why; run again, or with --engine graph",
+          name_, stuck_[0], stuck_[1], stuck_[2], stuck_[3]);
+    }
+    check(status, "cudaStreamSynchronize");
+  }
   double seconds(const std::function<void()>& work) override {
     check(cudaEventRecord(start_, stream_), "cudaEventRecord");
     work();
@@ -220,7 +231,14 @@ class CudaRuntime final : public Runtime {
   }
   std::unique_ptr<Program> record_persistent(const Tape& tape, const Tables& tables, std::byte* memory) override {
     synchronize();
-    return make_persistent_program(*this, tape, tables, memory);
+    if (!stuck_) {
+      check(cudaHostAlloc(reinterpret_cast<void**>(&stuck_), kStuckWords * sizeof(uint32_t), cudaHostAllocMapped),
+            "cudaHostAlloc");
+      std::fill_n(stuck_, kStuckWords, 0u);
+    }
+    uint32_t* on_device = nullptr;
+    check(cudaHostGetDevicePointer(reinterpret_cast<void**>(&on_device), stuck_, 0), "cudaHostGetDevicePointer");
+    return make_persistent_program(*this, tape, tables, memory, on_device);
   }
 
  private:
@@ -268,6 +286,8 @@ class CudaRuntime final : public Runtime {
   bool overlap_ = false, has_persistent_ = false;
   size_t shared_bytes_ = 0;
   std::string name_, features_;
+  static constexpr int kStuckWords = 4;
+  uint32_t* stuck_ = nullptr;  // on the host: what a wait of the persistent kernel that never ended waited for
   cudaStream_t stream_ = nullptr;
   cudaEvent_t start_ = nullptr, end_ = nullptr;
 };

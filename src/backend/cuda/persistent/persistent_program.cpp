@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
-#include <cstdio>
 #include <cstring>
 #include <vector>
 
@@ -90,16 +89,7 @@ class PersistentProgram final : public Program {
     format_ = plan.format;
     head_dim_ = plan.head_dim;
     shared_bytes_ = plan.shared_bytes;
-    check(cudaHostAlloc(reinterpret_cast<void**>(&stuck_), 4 * sizeof(uint32_t), cudaHostAllocMapped), "cudaHostAlloc");
-    std::fill_n(stuck_, 4, 0u);
-    check(cudaHostGetDevicePointer(reinterpret_cast<void**>(&args_.stuck), stuck_, 0), "cudaHostGetDevicePointer");
-  }
-  ~PersistentProgram() override {
-    if (stuck_[0] != 0) {
-      std::fprintf(stderr, "persistent kernel: wait %u of step %u in block %u, thread %u never ended\n", stuck_[0],
-                   stuck_[1], stuck_[2], stuck_[3]);
-    }
-    cudaFreeHost(stuck_);
+    args_.stuck = stuck;
   }
   void run() override {
     ++args_.epoch;
@@ -113,7 +103,6 @@ class PersistentProgram final : public Program {
   WeightFormat format_ = WeightFormat::f16;
   int head_dim_ = 0;
   size_t shared_bytes_ = 0;
-  uint32_t* stuck_ = nullptr;
 };
 
 }  // namespace
@@ -124,8 +113,8 @@ size_t persistent_program_bytes(const Tape& tape, int multiprocessors, size_t sh
 }
 
 std::unique_ptr<Program> make_persistent_program(Runtime& runtime, const Tape& tape, const Tables& tables,
-                                                 std::byte* memory) {
-  return std::make_unique<PersistentProgram>(runtime, tape, tables, memory);
+                                                 std::byte* memory, uint32_t* stuck) {
+  return std::make_unique<PersistentProgram>(runtime, tape, tables, memory, stuck);
 }
 
 }  // namespace quantbench::cuda

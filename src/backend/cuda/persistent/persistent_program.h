@@ -11,8 +11,8 @@ namespace quantbench::cuda {
 
 // Bytes of device memory that a program for this tape takes; 0 where the tape has an obstacle (persistent_plan.h).
 size_t persistent_program_bytes(const Tape& tape, int multiprocessors, size_t shared_bytes);
-// memory: that many bytes. Launches are numbered from `*epoch` on, which must only grow while the memory is in use.
+// memory: that many bytes. stuck: four words on the host that the device can write (PersistentArgs).
 std::unique_ptr<Program> make_persistent_program(Runtime& runtime, const Tape& tape, const Tables& tables,
-                                                 std::byte* memory);
+                                                 std::byte* memory, uint32_t* stuck);
 
 }  // namespace quantbench::cuda

@@ -1,0 +1,147 @@
+#include "backend/cuda/persistent/persistent_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace quantbench::cuda {
+namespace {
+
+constexpr size_t kShared = size_t{227} << 10;
+constexpr int kProcessors = 132;
+
+// A decoder of two layers as a tape: Llama's ops, and shapes that the kernel takes. No pointer is followed.
+struct Decoder {
+  static constexpr int kWidth = 512, kHeads = 8, kKvHeads = 2, kHeadDim = 64, kInner = 1024, kVocab = 4096;
+  Linear wq, wk, wv, wo, gate, up, down, head;
+  F16Matrix table{kVocab, kWidth};
+  Norm norm;
+  Rope rope{.dims = kHeadDim};
+  float x[4], q[4], a[4], h[4], logits[4];  // addresses alone count
+  int rows = 1;
+
+  template <typename M>
+  static Linear linear(int n, int k) {
+    return {.weight = M{n, k}};
+  }
+  template <typename M>
+  void make() {
+    wq = linear<M>(kHeads * kHeadDim, kWidth);
+    wk = wv = linear<M>(kKvHeads * kHeadDim, kWidth);
+    wo = linear<M>(kWidth, kHeads * kHeadDim);
+    gate = up = linear<M>(kInner, kWidth);
+    down = linear<M>(kWidth, kInner);
+    head = linear<F16Matrix>(kVocab, kWidth);
+  }
+  Tape tape() {
+    const Rows r{.count = rows};
+    const auto tensor = [this](float* at, int cols) { return Tensor{at, DType::f32, rows, cols}; };
+    const KvLayer kv{.sequences = 1, .positions = 64, .heads = kKvHeads, .head_dim = kHeadDim};
+    TapeOps out;
+    out.embed({tensor(x, kWidth), &table, 1, r});
+    for (int layer = 0; layer < 2; ++layer) {
+      out.qkv({tensor(q, kHeads * kHeadDim), kv, tensor(x, kWidth), &norm, &wq, &wk, &wv, &rope, r});
+      out.attend({tensor(a, kHeads * kHeadDim), tensor(q, kHeads * kHeadDim), kv, 0.125f, r});
+      out.add_linear({tensor(x, kWidth), tensor(a, kHeads * kHeadDim), &wo});
+      out.gated_up({tensor(h, kInner), tensor(x, kWidth), &norm, &gate, &up, Act::silu});
+      out.add_linear({tensor(x, kWidth), tensor(h, kInner), &down});
+    }
+    out.project({tensor(logits, kVocab), tensor(x, kWidth), &norm, &head, Act::none});
+    out.next_token({r, tensor(logits, kVocab), {}, nullptr, 0});
+    return out.tape();
+  }
+};
+
+TEST(PersistentPlan, StepsFollowTheTapeAndReadWhatWasWrittenLast) {
+  Decoder d;
+  d.make<F16Matrix>();
+  std::vector<Tagged> exchange(1 << 20);
+  const PersistentPlan plan = make_persistent_plan(d.tape(), kProcessors, kShared, exchange.data());
+  ASSERT_EQ(plan.steps.size(), 11u);
+  const Step &qkv = plan.steps[0], &attend = plan.steps[1], &o = plan.steps[2], &gate = plan.steps[3],
+             &down = plan.steps[4], &next = plan.steps[5], &head = plan.steps[10];
+  EXPECT_EQ(qkv.in.source, Source::table);
+  EXPECT_EQ(attend.in.words, qkv.out);
+  EXPECT_EQ(attend.new_k, qkv.out + 512);
+  EXPECT_EQ(attend.new_v, qkv.out + 512 + 128);
+  EXPECT_EQ(o.in.words, attend.out);
+  EXPECT_EQ(o.in.source, Source::halves);
+  EXPECT_EQ(o.old.source, Source::table);
+  EXPECT_EQ(gate.in.words, o.out);
+  EXPECT_EQ(gate.in.source, Source::floats);
+  EXPECT_EQ(down.in.words, gate.out);
+  EXPECT_EQ(down.old.words, o.out);
+  EXPECT_EQ(next.in.words, down.out);
+  EXPECT_NE(next.out, qkv.out);
+  EXPECT_EQ(head.logits, d.logits);
+  EXPECT_EQ(plan.head_dim, 64);
+}
+
+TEST(PersistentPlan, WorkGoesRoundWithoutAGap) {
+  Decoder d;
+  d.make<Nf4Matrix>();
+  const PersistentPlan plan = make_persistent_plan(d.tape(), kProcessors, kShared, nullptr);
+  int units = 0;
+  for (const Step& step : plan.steps) {
+    EXPECT_EQ(step.turn, units % kProcessors);
+    units += step.units;
+  }
+  EXPECT_EQ(plan.steps[0].units, (512 + 128 + 128) / 16);
+  EXPECT_EQ(plan.steps[3].units, 1024 / 8);  // eight rows of the gate and eight of what it gates
+  EXPECT_EQ(plan.steps[10].units, 4096 / 16);
+}
+
+TEST(PersistentPlan, BuffersDoNotOverlapAndCountingNeedsNoMemory) {
+  Decoder d;
+  d.make<Int8Matrix>();
+  const PersistentPlan counted = make_persistent_plan(d.tape(), kProcessors, kShared, nullptr);
+  std::vector<Tagged> exchange(counted.exchange_words);
+  const PersistentPlan plan = make_persistent_plan(d.tape(), kProcessors, kShared, exchange.data());
+  EXPECT_EQ(plan.exchange_words, counted.exchange_words);
+  std::set<const Tagged*> starts;
+  for (const Step& step : plan.steps) {
+    if (!step.out) continue;
+    EXPECT_TRUE(starts.insert(step.out).second);
+    EXPECT_EQ((step.out - exchange.data()) % 16, 0);  // on a line of its own
+    EXPECT_LT(step.out, exchange.data() + exchange.size());
+  }
+  EXPECT_LE(plan.args.best + 2 * kProcessors, exchange.data() + exchange.size());
+}
+
+TEST(PersistentPlan, TheRingTakesWhatSharedMemoryLeaves) {
+  Decoder d;
+  d.make<F16Matrix>();
+  const PersistentPlan fp16 = make_persistent_plan(d.tape(), kProcessors, kShared, nullptr);
+  d.make<Nf4Matrix>();
+  const PersistentPlan nf4 = make_persistent_plan(d.tape(), kProcessors, kShared, nullptr);
+  EXPECT_GT(fp16.args.slots, nf4.args.slots);  // the table of codes takes 32 KB
+  for (const PersistentPlan* plan : {&fp16, &nf4}) {
+    EXPECT_LE(plan->shared_bytes, kShared);
+    EXPECT_EQ(plan->args.at.ring % 1024, 0u);
+    EXPECT_GE(plan->args.slots, plan->args.slots_on_the_way);
+  }
+}
+
+TEST(PersistentPlan, SaysWhatItCannotDo) {
+  using testing::HasSubstr;
+  Decoder d;
+  d.make<F16Matrix>();
+  EXPECT_EQ(persistent_obstacle(d.tape(), kShared), "");
+  EXPECT_THAT(persistent_obstacle(d.tape(), size_t{64} << 10), HasSubstr("no room in shared memory"));
+  d.rows = 2;
+  EXPECT_THAT(persistent_obstacle(d.tape(), kShared), HasSubstr("2 rows"));
+  d.rows = 1;
+  d.down = Decoder::linear<F16Matrix>(Decoder::kWidth, Decoder::kInner + 8);
+  EXPECT_THAT(persistent_obstacle(d.tape(), kShared), HasSubstr("1032 inputs"));
+  d.make<Nf4Matrix>();
+  std::get<Nf4Matrix>(d.up.weight).double_quantized = false;
+  EXPECT_THAT(persistent_obstacle(d.tape(), kShared), HasSubstr("without double quantisation"));
+  d.make<Nf4Matrix>();
+  d.wk = Decoder::linear<Int8Matrix>(128, 512);
+  EXPECT_THAT(persistent_obstacle(d.tape(), kShared), HasSubstr("different formats"));
+  EXPECT_THAT(persistent_obstacle({}, kShared), HasSubstr("not a token's"));
+}
+
+}  // namespace
+}  // namespace quantbench::cuda
