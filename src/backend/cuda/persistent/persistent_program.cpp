@@ -70,7 +70,8 @@ Cut cut(const PersistentPlan& plan) {
 
 class PersistentProgram final : public Program {
  public:
-  PersistentProgram(Runtime& runtime, const Tape& tape, const Tables& tables, std::byte* memory) : runtime_(runtime) {
+  PersistentProgram(Runtime& runtime, const Tape& tape, const Tables& tables, std::byte* memory, uint32_t* stuck)
+      : runtime_(runtime) {
     const int processors = runtime.multiprocessors();
     const Cut at = cut(make_persistent_plan(tape, processors, runtime.shared_bytes(), nullptr));
     const PersistentPlan plan =
