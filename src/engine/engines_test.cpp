@@ -73,7 +73,7 @@ TEST_P(Engines, GenerateTheSameTextFarIntoTheContext) {
   const auto generate = [](const std::string& engine, const Sampling& sampling) {
     Opened opened(engine, GetParam());
     Session session(*opened.backend, *opened.model, Opened::kShape);
-    const Run run =
+    const auto run =
         session.generate(ids_below(opened.model->shape().vocab), {.max_new_tokens = 300, .sampling = sampling});
     EXPECT_TRUE(run.finite);
     return run.tokens;
