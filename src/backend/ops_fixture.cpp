@@ -301,7 +301,6 @@ void CaseRun::Parts::add_copy() {
     if (!data.weights[i].bias().empty()) copy.linears[i].bias = upload(data.weights[i].bias());
   }
   copy.program = backend.record(plan);
-  if (!copy.next_tape.empty()) copy.next_program = backend.record(backend.plan(copy.next_tape, data.op.rows));
 }
 
 void CaseRun::Parts::poison() {
@@ -337,7 +336,10 @@ void CaseRun::run(int copy) {
 void CaseRun::run_next_step(int copy) {
   Parts& p = *parts_;
   p.poison();
-  p.copies[static_cast<size_t>(copy)].next_program->run();
+  // Only now: a backend has the workspace of one program.
+  Parts::Copy& c = p.copies[static_cast<size_t>(copy)];
+  if (!c.next_program) c.next_program = p.backend.record(p.backend.plan(c.next_tape, p.data.op.rows));
+  c.next_program->run();
   p.backend.synchronize();
   p.outs = {{p.q.slice(0, p.data.sequences), true}, {p.a.slice(0, p.data.sequences), true}};
 }

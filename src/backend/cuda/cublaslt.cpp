@@ -129,7 +129,7 @@ class Product {
     proposals_ = static_cast<size_t>(end - found_.begin());
   }
 
-  static constexpr size_t kMostProposals = 12;
+  static constexpr size_t kMostProposals = 24;
   const Functions& f_;
   cublasLtMatmulDesc_t product_ = nullptr;
   cublasLtMatrixLayout_t w_ = nullptr, x_ = nullptr, y_ = nullptr;

@@ -9,7 +9,8 @@ namespace {
 constexpr int kThreads = 256;
 
 // A block a row, which its threads keep: k is a multiple of 4 and at most kThreads · 4 · kQuads.
-constexpr int kQuads = 4;
+constexpr int kMostQuads = 4;
+template <int kQuads>
 __global__ void __launch_bounds__(kThreads) prepare_kept_kernel(const __grid_constant__ PrepareArgs a) {
   wait_for_previous();
   let_next_start();
@@ -19,8 +20,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kept_kernel(const __grid_con
   const auto column = [](int quad) { return (quad * kThreads + thread_index()) * 4; };
 #pragma unroll
   for (int j = 0; j < kQuads; ++j) {
-    if (column(j) >= a.k) break;
-    const Quad four = *reinterpret_cast<const Quad*>(a.x + start + column(j));
+    const Quad four = column(j) < a.k ? *reinterpret_cast<const Quad*>(a.x + start + column(j)) : Quad{};
     for (int i = 0; i < 4; ++i) x[j][i] = four.at[i];
   }
   // As norm_factors(), which cannot know where x is.
@@ -30,8 +30,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kept_kernel(const __grid_con
       double total = 0;
 #pragma unroll
       for (int j = 0; j < kQuads; ++j) {
-        if (column(j) >= a.k) break;
-        for (int i = 0; i < 4; ++i) total += value(x[j][i]);
+        for (int i = 0; i < 4; ++i) total += column(j) < a.k ? value(x[j][i]) : 0.0;
       }
       return block_sum<kThreads>(total);
     };
@@ -99,7 +98,8 @@ QB_DEVICE uint64_t warp_rank(uint64_t own, uint64_t* total) {
 
 // A block a row, which its threads keep: k is a multiple of 8 and at most kThreads · 8 · kEights. The first block also
 // lists the outlier columns.
-constexpr int kEights = 8;
+constexpr int kMostEights = 8;
+template <int kEights>
 __global__ void __launch_bounds__(kThreads) quantize_kept_kernel(const __grid_constant__ QuantizeArgs a) {
   constexpr int kWarps = kThreads / kWarpSize;
   __shared__ uint64_t counts[2][kWarps];
@@ -118,9 +118,11 @@ __global__ void __launch_bounds__(kThreads) quantize_kept_kernel(const __grid_co
   uint64_t own[2] = {};  // outliers of the first and the last four pieces, 16 bits each
 #pragma unroll
   for (int j = 0; j < kEights; ++j) {
-    if (column(j) >= a.k) break;
-    x[j] = load16(a.x16 + start + column(j));
-    marks[j] = load8(a.marks + column(j));
+    x[j] = column(j) < a.k ? load16(a.x16 + start + column(j)) : Bytes16{};
+    marks[j] = column(j) < a.k ? load8(a.marks + column(j)) : Bytes8{};
+  }
+#pragma unroll
+  for (int j = 0; j < kEights; ++j) {
     for (int i = 0; i < 8; ++i) {
       const float magnitude = fabsf(float_of_half(half(x[j], i)));
       if (magnitude < kThreshold && magnitude > most) most = magnitude;
@@ -205,13 +207,23 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(const __grid_constan
 }  // namespace
 
 void prepare(const PrepareArgs& args, const Stream& stream) {
-  if (args.k % 4 == 0 && args.stride <= kThreads * 4 * kQuads)
-    return launch(prepare_kept_kernel, {args.rows}, kThreads, stream, args);
+  constexpr int kPiece = kThreads * 4;
+  if (args.k % 4 == 0 && args.stride <= 2 * kPiece)
+    return launch(prepare_kept_kernel<2>, {args.rows}, kThreads, stream, args);
+  if (args.k % 4 == 0 && args.stride <= kMostQuads * kPiece)
+    return launch(prepare_kept_kernel<kMostQuads>, {args.rows}, kThreads, stream, args);
   launch(prepare_kernel, {args.rows}, kThreads, stream, args);
 }
-bool can_gather(int k) { return k % 8 == 0 && padded_k(k) <= kThreads * 8 * kEights; }
+bool can_gather(int k) { return k % 8 == 0 && padded_k(k) <= kThreads * 8 * kMostEights; }
 void quantize(const QuantizeArgs& args, const Stream& stream) {
-  if (can_gather(args.k)) return launch(quantize_kept_kernel, {args.rows}, kThreads, stream, args);
+  if (can_gather(args.k)) {
+    const Grid grid{args.rows};
+    constexpr int kPiece = kThreads * 8;
+    if (args.stride <= kPiece) return launch(quantize_kept_kernel<1>, grid, kThreads, stream, args);
+    if (args.stride <= 2 * kPiece) return launch(quantize_kept_kernel<2>, grid, kThreads, stream, args);
+    if (args.stride <= 4 * kPiece) return launch(quantize_kept_kernel<4>, grid, kThreads, stream, args);
+    return launch(quantize_kept_kernel<kMostEights>, grid, kThreads, stream, args);
+  }
   launch(quantize_kernel, {args.rows + 1}, kThreads, stream, args);
 }
 

@@ -5,9 +5,9 @@
 
 namespace quantbench::QB_CUDA {
 
-struct FinishArgs {             // sums → outputs, as ProductArgs says; they may stand where the outputs go
-  Job jobs[kMostJobs];          // of one format; n a multiple of 8
-  const void* sums[kMostJobs];  // [rows, stride] int32 for int8, else float
+struct FinishArgs {       // sums → outputs, as ProductArgs says; they may stand where the outputs go
+  Job jobs[kMostJobs];    // of one format; n a multiple of 8
+  void* sums[kMostJobs];  // [rows, stride] int32 for int8, else float; overwritten
   int stride[kMostJobs];
   int job_count = 0, rows = 0;
   Finish finish = Finish::store;

@@ -25,19 +25,18 @@ __global__ void __launch_bounds__(kThreads) expand_kernel(const __grid_constant_
     const size_t step = static_cast<size_t>(blocks_x()) * kThreads * kWords;
     for (size_t first = static_cast<size_t>(block_x()) * kThreads * kWords + thread_index(); first < pieces;
          first += step) {
+      const auto at = [&](int j) { return first + static_cast<size_t>(j) * kThreads; };
       uint32_t word[kWords];
       float scale[kWords];
+      // All loads first; the last pieces again rather than a branch between two loads.
+#pragma unroll
+      for (int j = 0; j < kWords; ++j) word[j] = from[at(j) < pieces ? at(j) : pieces - 1];
 #pragma unroll
       for (int j = 0; j < kWords; ++j) {
-        const size_t i = first + static_cast<size_t>(j) * kThreads;
-        if (i >= pieces) break;
-        word[j] = from[i];
-        scale[j] = nf4_scale(part.w, a.nested_code, (start + i * kPiece) / 64);
+        scale[j] = nf4_scale(part.w, a.nested_code, (start + (at(j) < pieces ? at(j) : pieces - 1) * kPiece) / 64);
       }
 #pragma unroll
       for (int j = 0; j < kWords; ++j) {
-        const size_t i = first + static_cast<size_t>(j) * kThreads;
-        if (i >= pieces) break;
         Bytes16 out;
 #pragma unroll
         for (int byte = 0; byte < 4; ++byte) {  // the first code of a byte is in its high half
@@ -45,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) expand_kernel(const __grid_constant_
           out.word[byte] = halves(mul_rn(codes[(pair >> 4 & 15) * kWarpSize], scale[j]),
                                   mul_rn(codes[(pair & 15) * kWarpSize], scale[j]));
         }
-        store16(to + i * kPiece, out);
+        if (at(j) < pieces) store16(to + at(j) * kPiece, out);
       }
     }
     to += part.count * k;

@@ -14,8 +14,11 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kUnits = 8;  // of a block, side by side
 constexpr int kColumns = kUnits * 8;
-constexpr int kRowStep = kThreads / kUnits, kRowsEach = 4;  // a thread has every kRowStep-th row
-constexpr int kBlockRows = kRowStep * kRowsEach;
+constexpr int kRowStep = kThreads / kUnits;  // a thread has every kRowStep-th row
+// Outlier columns are read for all rows of a block at once; without them, smaller blocks keep more loads in flight.
+template <bool kInt8>
+constexpr int kRowsOf = kInt8 ? 4 : 2;
+constexpr int kRowsEach = kRowsOf<true>, kBlockRows = kRowStep * kRowsEach;
 constexpr int kOutliers = 32;                  // columns in shared memory at a time
 constexpr int kOutlierStride = kOutliers + 8;  // so that eight rows meet no bank twice
 
@@ -71,10 +74,10 @@ QB_DEVICE const Outliers& sum_in_order(Outliers& shared, int count) {
 }
 
 // The outlier columns' part of the block's outputs, x · fp16(code · absmax / 127) summed in fp32. Up to kOutliers
-// columns are summed in their order, a row and eight outputs a thread; more, on tensor cores, 16 rows a warp. All
-// columns of a tile that are not of `unit_job` count as zero. Valid until the next call.
+// columns are summed in their order, a row and eight outputs a thread; more, on tensor cores, 16 rows a warp. by_job:
+// columns of the tile that are not of this job count as zero. Valid until the next call.
 template <Finish kFinish>
-QB_DEVICE const Outliers& sum_outliers(const FinishArgs& a, int unit_job, const Job& job, int tile) {
+QB_DEVICE const Outliers& sum_outliers(const FinishArgs& a, int job_index, const Job& job, int tile, bool by_job) {
   __shared__ Outliers shared;
   const int count = a.x.outliers[0], first_row = block_y() * kBlockRows;
   const int lane = lane_index(), g = lane / 4, t = lane % 4, matrix = lane / 8, matrix_row = lane % 8;
@@ -89,7 +92,7 @@ QB_DEVICE const Outliers& sum_outliers(const FinishArgs& a, int unit_job, const 
   for (int i = 0; i < kWeightsEach; ++i) {
     const int column = warp_index() * kWeightsEach + i;
     const Unit other = unit_of<kFinish>(a, tile, column / 8);
-    const bool real = other.job == unit_job && has_column(other, column % 8);
+    const bool real = (!by_job || other.job == job_index) && has_column(other, column % 8);
     weight_rows[i] = real ? codes + static_cast<size_t>(column_of(other, column % 8)) * job.w.k : nullptr;
     absmax[i] = real ? job.w.absmax[column_of(other, column % 8)] : 0.0f;
   }
@@ -145,60 +148,82 @@ QB_DEVICE const Outliers& sum_outliers(const FinishArgs& a, int unit_job, const 
   return shared;
 }
 
-template <bool kInt8, Finish kFinish>
-QB_DEVICE void finish_job(const FinishArgs& a, const Unit& unit, int job_index, int tile, int first_row,
-                          float (&out)[kRowsEach][8]) {
-  const Job& job = a.jobs[job_index];
-  const int stride = a.stride[job_index];
-  float bias[8] = {};
+struct Factors {  // of a thread's eight outputs
+  float bias[8], absmax[8];
+};
+template <bool kInt8>
+QB_DEVICE Factors factors_of(const Job& job, const Unit& unit) {
+  Factors f = {};
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    if (job.bias && has_column(unit, i)) bias[i] = job.bias[column_of(unit, i)];
+    if (job.bias && has_column(unit, i)) f.bias[i] = job.bias[column_of(unit, i)];
+    if (kInt8 && has_column(unit, i)) f.absmax[i] = job.w.absmax[column_of(unit, i)];
   }
-  Bytes16 sums[kRowsEach][2] = {};
+  return f;
+}
+
+struct RowSums {  // what a thread has of a row
+  Bytes16 quad[2];
+  float absmax;
+};
+template <bool kInt8>
+QB_DEVICE RowSums load_sums(const FinishArgs& a, const Unit& unit, int job, int row) {
+  const auto* const from = static_cast<const uint32_t*>(a.sums[job]) + static_cast<size_t>(row) * a.stride[job];
+  const bool real = row < a.rows;
+  return {{real && unit.has_low ? load16(from + unit.low) : Bytes16{},
+           real && unit.has_high ? load16(from + unit.high) : Bytes16{}},
+          kInt8 && real ? a.x.absmax[row] : 0.0f};
+}
+
+// A row's eight outputs from their sums. finished: the sums are outputs already.
+template <bool kInt8>
+QB_DEVICE void finish_row(const RowSums& sums, const Factors& f, bool finished, float (&out)[8]) {
 #pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const uint32_t bits = sums.quad[i / 4].word[i % 4];
+    if (!kInt8) {
+      out[i] = float_of_bits(bits) + f.bias[i];
+    } else if (finished) {
+      out[i] = float_of_bits(bits);
+    } else {  // as finish_int8()
+      const float scaled = mul_rn(mul_rn(static_cast<float>(static_cast<int32_t>(bits)), sums.absmax), f.absmax[i]);
+      out[i] = float_of_half(half_of_float(fmaf(scaled, kOutputScale, f.bias[i])));
+    }
+  }
+}
+
+QB_DEVICE void put_quad(float* to, const float (&x)[8], int first);
+
+// Finishes a job's sums where they stand, with the outlier columns' part; by the whole block.
+template <Finish kFinish>
+QB_DEVICE void finish_with_outliers(const FinishArgs& a, const Unit& unit, int job, int tile, int first_row) {
+  const Outliers& outliers = sum_outliers<kFinish>(a, job, a.jobs[job], tile, kFinish == Finish::qkv);
+  if (kFinish == Finish::qkv && unit.job != job) return;
+  const Factors f = factors_of<true>(a.jobs[job], unit);
+  const int own_row = thread_index() / kUnits, own_column = thread_index() % kUnits * 8;
   for (int r = 0; r < kRowsEach; ++r) {
     const int row = first_row + r * kRowStep;
     if (row >= a.rows) break;
-    const auto* const from = static_cast<const uint32_t*>(a.sums[job_index]) + static_cast<size_t>(row) * stride;
-    if (unit.has_low) sums[r][0] = load16(from + unit.low);
-    if (unit.has_high) sums[r][1] = load16(from + unit.high);
-  }
-  if constexpr (!kInt8) {
-#pragma unroll
-    for (int r = 0; r < kRowsEach; ++r) {
-      for (int i = 0; i < 8; ++i) out[r][i] = float_of_bits(sums[r][i / 4].word[i % 4]) + bias[i];
-    }
-    return;
-  }
-  // As finish_int8().
-  float absmax[8] = {};
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if (has_column(unit, i)) absmax[i] = job.w.absmax[column_of(unit, i)];
-  }
-#pragma unroll
-  for (int r = 0; r < kRowsEach; ++r) {
-    const int row = first_row + r * kRowStep;
-    const float row_absmax = row < a.rows ? a.x.absmax[row] : 0.0f;
-    for (int i = 0; i < 8; ++i) {
-      const auto acc = static_cast<int32_t>(sums[r][i / 4].word[i % 4]);
-      const float scaled = mul_rn(mul_rn(static_cast<float>(acc), row_absmax), absmax[i]);
-      out[r][i] = float_of_half(half_of_float(fmaf(scaled, kOutputScale, bias[i])));
-    }
-  }
-  if (a.x.outliers[0] == 0) return;
-  const Outliers& sums_of_outliers = sum_outliers<kFinish>(a, unit.job, job, tile);
-  const int own_row = thread_index() / kUnits, own_column = thread_index() % kUnits * 8;
-#pragma unroll
-  for (int r = 0; r < kRowsEach; ++r) {
-    const float* const sum = sums_of_outliers.sum[own_row + r * kRowStep] + own_column;
-    for (int i = 0; i < 8; ++i) out[r][i] = float_of_half(half_of_float(add_rn(out[r][i], sum[i])));
+    float out[8];
+    finish_row<true>(load_sums<true>(a, unit, job, row), f, false, out);
+    const float* const sum = outliers.sum[own_row + r * kRowStep] + own_column;
+    for (int i = 0; i < 8; ++i) out[i] = float_of_half(half_of_float(add_rn(out[i], sum[i])));
+    float* const to = static_cast<float*>(a.sums[job]) + static_cast<size_t>(row) * a.stride[job];
+    if (unit.has_low) put_quad(to + unit.low, out, 0);
+    if (unit.has_high) put_quad(to + unit.high, out, 4);
   }
 }
 
 QB_DEVICE void put_quad(float* to, const float (&x)[8], int first) {
   *reinterpret_cast<Quad*>(to) = {{x[first], x[first + 1], x[first + 2], x[first + 3]}};
+}
+
+QB_DEVICE void leave_four_ready(const ReadyRows& ready, int row, int column, const float (&x)[8], int first) {
+  if (!ready.x16) return;
+  const Bytes8 four = {{halves(x[first], x[first + 1]), halves(x[first + 2], x[first + 3])}};
+  store8(ready.x16 + static_cast<size_t>(row) * ready.stride + column, four);
+  if (!ready.marks) return;
+  for (int i = 0; i < 4; ++i) mark(ready.marks + column + i, static_cast<uint16_t>(four.word[i / 2] >> (i % 2 * 16)));
 }
 
 // Of q, k or v, rotated where it must be.
@@ -227,7 +252,7 @@ QB_DEVICE void place_unit(const FinishArgs& a, const Unit& unit, int row, float 
   store8(to + high, {{halves(x[4], x[5]), halves(x[6], x[7])}});
 }
 
-// grid: x: tile of kColumns outputs; y: kBlockRows rows.
+// grid: x: tile of kColumns outputs; y: kRowStep · kRowsOf rows.
 template <bool kInt8, Finish kFinish>
 __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ FinishArgs a) {
   wait_for_previous();
@@ -238,54 +263,63 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
       for (int i = block_x() * kThreads + thread_index(); i < a.used_count; i += threads) a.used[i] = 0;
     }
   }
-  const int tile = block_x(), first_row = block_y() * kBlockRows + thread_index() / kUnits;
+  const int tile = block_x(), first_row = block_y() * kRowStep * kRowsOf<kInt8> + thread_index() / kUnits;
   const Unit unit = unit_of<kFinish>(a, tile, thread_index() % kUnits);
-  float x[kRowsEach][8], second[kFinish == Finish::gate ? kRowsEach : 1][8];
-  if constexpr (kFinish == Finish::qkv) {
-    // The units of a tile may belong to two jobs, and all of a block's threads take part in each.
-    const int first_job = unit_of<kFinish>(a, tile, 0).job;
-    int last_job = first_job;
-    for (int i = 1; i < kUnits; ++i) {
-      const Unit other = unit_of<kFinish>(a, tile, i);
-      if (other.has_low) last_job = other.job;
-    }
-    for (int job = first_job; job <= last_job; ++job) {
-      Unit own = unit;
-      own.has_low = own.has_high = unit.has_low && unit.job == job;
-      own.job = job;
-      finish_job<kInt8, kFinish>(a, own, job, tile, first_row, x);
-      if (!own.has_low) continue;
-      for (int r = 0; r < kRowsEach; ++r) {
-        const int row = first_row + r * kRowStep;
-        if (row < a.rows) place_unit(a, own, row, x[r]);
-      }
-    }
-    return;
-  }
-  finish_job<kInt8, kFinish>(a, unit, 0, tile, first_row, x);
-  if constexpr (kFinish == Finish::gate) finish_job<kInt8, kFinish>(a, unit, 1, tile, first_row, second);
-  const Job& job = a.jobs[kFinish == Finish::gate ? 1 : 0];
-#pragma unroll
-  for (int r = 0; r < kRowsEach; ++r) {
-    const int row = first_row + r * kRowStep;
-    if (row >= a.rows) break;
-    float* const y = job.y + static_cast<size_t>(row) * job.w.n;
-    for (int i = 0; i < 8; i += 4) {
-      if (!has_column(unit, i)) break;
-      float* const to = y + column_of(unit, i);
-      if constexpr (kFinish == Finish::add) {
-        const Quad before = *reinterpret_cast<const Quad*>(to);
-        for (int j = 0; j < 4; ++j) x[r][i + j] = before.at[j] + x[r][i + j];
-      } else {
-        for (int j = 0; j < 4; ++j) x[r][i + j] = activate(x[r][i + j], a.act);
-        if constexpr (kFinish == Finish::gate) {
-          for (int j = 0; j < 4; ++j) x[r][i + j] *= second[r][i + j];
+  const bool has_outliers = kInt8 && a.x.outliers[0] > 0;
+  if constexpr (kInt8) {
+    if (has_outliers) {
+      int first_job = 0, last_job = kFinish == Finish::gate ? 1 : 0;
+      if constexpr (kFinish == Finish::qkv) {  // the units of a tile may belong to two jobs
+        first_job = last_job = unit_of<kFinish>(a, tile, 0).job;
+        for (int i = 1; i < kUnits; ++i) {
+          const Unit other = unit_of<kFinish>(a, tile, i);
+          if (other.has_low) last_job = other.job;
         }
       }
-      put_quad(to, x[r], i);
-      if constexpr (kFinish != Finish::add) {
-        leave_ready(a.ready, row, column_of(unit, i), x[r][i], x[r][i + 1]);
-        leave_ready(a.ready, row, column_of(unit, i) + 2, x[r][i + 2], x[r][i + 3]);
+      for (int job = first_job; job <= last_job; ++job) finish_with_outliers<kFinish>(a, unit, job, tile, first_row);
+    }
+  }
+  if (!unit.has_low) return;
+  constexpr bool kGate = kFinish == Finish::gate;
+  const int job_index = kFinish == Finish::qkv ? unit.job : 0;
+  const Factors f = factors_of<kInt8>(a.jobs[job_index], unit), g = factors_of<kInt8>(a.jobs[kGate ? 1 : 0], unit);
+  const Job& job = a.jobs[kGate ? 1 : 0];
+  constexpr int kAtOnce = 2;  // rows that are loaded before any is stored
+#pragma unroll 1
+  for (int first = 0; first < kRowsOf<kInt8>; first += kAtOnce) {
+    RowSums sums[kAtOnce], gated[kGate ? kAtOnce : 1];
+#pragma unroll
+    for (int r = 0; r < kAtOnce; ++r) {
+      const int row = first_row + (first + r) * kRowStep;
+      sums[r] = load_sums<kInt8>(a, unit, job_index, row);
+      if constexpr (kGate) gated[r] = load_sums<kInt8>(a, unit, 1, row);
+    }
+#pragma unroll
+    for (int r = 0; r < kAtOnce; ++r) {
+      const int row = first_row + (first + r) * kRowStep;
+      if (row >= a.rows) break;
+      float x[8], second[8];
+      finish_row<kInt8>(sums[r], f, has_outliers, x);
+      if constexpr (kFinish == Finish::qkv) {
+        place_unit(a, unit, row, x);
+        continue;
+      }
+      if constexpr (kGate) finish_row<kInt8>(gated[r], g, has_outliers, second);
+      float* const y = job.y + static_cast<size_t>(row) * job.w.n;
+      for (int i = 0; i < 8; i += 4) {
+        if (!has_column(unit, i)) break;
+        float* const to = y + column_of(unit, i);
+        if constexpr (kFinish == Finish::add) {
+          const Quad before = *reinterpret_cast<const Quad*>(to);
+          for (int j = 0; j < 4; ++j) x[i + j] = before.at[j] + x[i + j];
+        } else {
+          for (int j = 0; j < 4; ++j) x[i + j] = activate(x[i + j], a.act);
+          if constexpr (kGate) {
+            for (int j = 0; j < 4; ++j) x[i + j] *= second[i + j];
+          }
+        }
+        put_quad(to, x, i);
+        if constexpr (kFinish != Finish::add) leave_four_ready(a.ready, row, column_of(unit, i), x, i);
       }
     }
   }
@@ -297,7 +331,8 @@ void finish_format(const FinishArgs& args, const Stream& stream) {
   if (args.finish == Finish::qkv) {
     for (int i = 1; i < args.job_count; ++i) columns += args.jobs[i].w.n;
   }
-  const Grid grid{(columns + kColumns - 1) / kColumns, (args.rows + kBlockRows - 1) / kBlockRows};
+  constexpr int kRows = kRowStep * kRowsOf<kInt8>;
+  const Grid grid{(columns + kColumns - 1) / kColumns, (args.rows + kRows - 1) / kRows};
   switch (args.finish) {
     case Finish::store: return launch(finish_kernel<kInt8, Finish::store>, grid, kThreads, stream, args);
     case Finish::add: return launch(finish_kernel<kInt8, Finish::add>, grid, kThreads, stream, args);

@@ -250,7 +250,7 @@ bool WideProducts::multiply(const Product& product) {
     const bool raw =
         product.finish == Finish::qkv || (product.finish == Finish::gate && i == 0) || product.finish == Finish::add;
     args.jobs[i] = {output.w, output.bias, output.y};
-    args.sums[i] = raw ? static_cast<const float*>(w_.raw) + column : output.y;
+    args.sums[i] = raw ? static_cast<float*>(w_.raw) + column : output.y;
     args.stride[i] = product.finish == Finish::qkv ? columns : output.w.n;
     if (product.finish == Finish::qkv) column += output.w.n;
   }
@@ -310,6 +310,12 @@ void WideProducts::tune(const Tape& step, int rows) {
     if (const auto* const o = std::get_if<GatedUp>(&op)) add(Finish::gate, o->act, o->x.cols, {o->gate, o->up});
     if (const auto* const o = std::get_if<Project>(&op)) add(Finish::store, o->act, o->x.cols, {o->w});
   }
+  if (calls.empty()) return;
+  // Zeros would be multiplied faster than what comes later.
+  const size_t numbers = static_cast<size_t>(rows) * w_.general.stride;
+  fill({reinterpret_cast<uint32_t*>(w_.general.x16), numbers / 2}, runtime_.multiprocessors(), runtime_.stream());
+  if (w_.codes)
+    fill({reinterpret_cast<uint32_t*>(w_.codes), numbers / 4}, runtime_.multiprocessors(), runtime_.stream());
   for (const auto& [shape, list] : calls) gemm_->tune(list);
   forget();
 }
