@@ -1,8 +1,7 @@
 // Attention of many rows on tensor cores, after FlashAttention-2 (Dao 2023): a block takes one q head of a tile of
 // rows, 16 rows a warp, and goes through the keys and values a tile at a time, the softmax kept running; scores never
-// leave registers. Two warps share the keys of a tile, so that few rows still make work for a whole card; what they
-// found is put together at the end. Queries are two fp16 numbers each, x ≈ high + low, so that scores are as good as
-// those of fp32 queries; the softmax's weights are rounded to fp16.
+// leave registers. Queries are two fp16 numbers each, x ≈ high + low, so that scores are as good as those of fp32
+// queries; the softmax's weights are rounded to fp16.
 //
 // Rows may stand at any position of any sequence: sequences are gone through one after another, and rows of another
 // one are masked. A prompt has one.
@@ -20,21 +19,16 @@ constexpr float kLog2E = 1.4426950408889634f;
 // What is in flight and in shared memory stays below the 64 KB of compute capability 7.5.
 template <int kDim>
 struct Shape {
-  static constexpr bool kSharedQueries = kDim > 128;    // else in registers
-  static constexpr int kRowWarps = kDim > 128 ? 2 : 4;  // of 16 rows each
-  static constexpr int kSplit = kDim > 128 ? 1 : 2;     // warps of the same rows
-  static constexpr int kWarps = kRowWarps * kSplit;
+  static constexpr bool kSharedQueries = kDim > 128;  // else in registers
+  static constexpr int kWarps = kDim > 128 ? 2 : 4;
   static constexpr int kTile = kDim > 128 ? 16 : kDim > 96 ? 32 : 64;  // keys
   static constexpr int kStages = kDim > 128 ? 1 : 2;
-  static constexpr int kKeys = kTile / kSplit;  // of a warp
-  static constexpr int kRows = 16 * kRowWarps, kThreads = kWarps * kWarpSize;
+  static constexpr int kRows = 16 * kWarps, kThreads = kWarps * kWarpSize;
   static constexpr int kStride = kDim + 8;  // numbers; so that eight rows meet no bank twice
   static constexpr size_t kTileNumbers = size_t{kTile} * kStride;
   static constexpr size_t kQueryNumbers = kSharedQueries ? size_t{2} * kRows * kStride : 0;
   static constexpr size_t kBytes = (kQueryNumbers + 2 * kStages * kTileNumbers) * sizeof(uint16_t);
-  static constexpr int kSumStride = kDim + 4;
   static_assert(kBytes <= (size_t{63} << 10));
-  static_assert(kSplit == 1 || kBytes >= (size_t{kRows} * (kSumStride + 2)) * sizeof(float));
 };
 
 QB_DEVICE int warp_least(int value) {
@@ -68,7 +62,7 @@ QB_DEVICE void load_tile(uint16_t* to, const uint16_t* from, int first, int leng
 template <int kDim>
 __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __grid_constant__ FlashArgs a) {
   using S = Shape<kDim>;
-  constexpr int kSteps = kDim / 16, kDimTiles = kDim / 8, kKeyTiles = S::kKeys / 8;
+  constexpr int kSteps = kDim / 16, kDimTiles = kDim / 8, kKeyTiles = S::kTile / 8;
   __shared__ int positions[S::kRows], sequences[S::kRows];
   wait_for_previous();
   let_next_start();
@@ -96,8 +90,7 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
     }
     split(x0, x1, high, low);
   };
-  const int row_warp = warp_index() % S::kRowWarps, split_part = warp_index() / S::kRowWarps;
-  const int own_row = row_warp * 16 + g, own_keys = split_part * S::kKeys;
+  const int own_row = warp_index() * 16 + g;
   uint32_t q_high[S::kSharedQueries ? 1 : kSteps][4], q_low[S::kSharedQueries ? 1 : kSteps][4];
   if constexpr (S::kSharedQueries) {
     for (int i = thread_index(); i < S::kRows * kDim / 2; i += S::kThreads) {
@@ -160,23 +153,24 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
       for (int s = 0; s < kSteps; ++s) {
         uint32_t high[4], low[4];
         if constexpr (S::kSharedQueries) {
-          const size_t place = static_cast<size_t>(row_warp * 16 + matrix % 2 * 8 + matrix_row) * S::kStride +
+          const size_t place = static_cast<size_t>(warp_index() * 16 + matrix % 2 * 8 + matrix_row) * S::kStride +
                                static_cast<size_t>(s * 16 + matrix / 2 * 8);
           load_matrices(high, shared_q + place);
           load_matrices(low, shared_q + S::kRows * S::kStride + place);
         } else {
           for (int i = 0; i < 4; ++i) high[i] = q_high[s][i], low[i] = q_low[s][i];
         }
+        uint32_t b[kKeyTiles / 2][4];
 #pragma unroll
         for (int j = 0; j < kKeyTiles; j += 2) {
-          uint32_t b[4];
-          load_matrices(
-              b, keys + stage + (own_keys + (j + matrix / 2) * 8 + matrix_row) * S::kStride + s * 16 + matrix % 2 * 8);
-          mma_f16(score[j], high, {b[0], b[1]});
-          mma_f16(score[j + 1], high, {b[2], b[3]});
-          mma_f16(score[j], low, {b[0], b[1]});
-          mma_f16(score[j + 1], low, {b[2], b[3]});
+          load_matrices(b[j / 2],
+                        keys + stage + ((j + matrix / 2) * 8 + matrix_row) * S::kStride + s * 16 + matrix % 2 * 8);
         }
+        // All of one half before the other, so that no product waits for the one right before it.
+#pragma unroll
+        for (int j = 0; j < kKeyTiles; ++j) mma_f16(score[j], high, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
+#pragma unroll
+        for (int j = 0; j < kKeyTiles; ++j) mma_f16(score[j], low, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
       }
       float keep[2];
 #pragma unroll
@@ -184,7 +178,7 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
         float largest = most[i];
 #pragma unroll
         for (int j = 0; j < 2 * kKeyTiles; ++j) {
-          const int position = tile * S::kTile + own_keys + j / 2 * 8 + 2 * t + j % 2;
+          const int position = tile * S::kTile + j / 2 * 8 + 2 * t + j % 2;
           float& x = score[j / 2][2 * i + j % 2];
           if (position > limit[i]) x = -INFINITY;
           largest = x > largest ? x : largest;
@@ -210,15 +204,15 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
         for (int i = 0; i < 4; ++i) out[j][i] *= keep[i / 2];
       }
 #pragma unroll
-      for (int s = 0; s < S::kKeys / 16; ++s) {
+      for (int s = 0; s < S::kTile / 16; ++s) {
         const float(&p)[4] = score[2 * s];
         const float(&r)[4] = score[2 * s + 1];
         const uint32_t weights[4] = {halves(p[0], p[1]), halves(p[2], p[3]), halves(r[0], r[1]), halves(r[2], r[3])};
 #pragma unroll
         for (int j = 0; j < kDimTiles; j += 2) {
           uint32_t b[4];
-          load_matrices_transposed(b, values + stage + (own_keys + s * 16 + matrix % 2 * 8 + matrix_row) * S::kStride +
-                                          (j + matrix / 2) * 8);
+          load_matrices_transposed(
+              b, values + stage + (s * 16 + matrix % 2 * 8 + matrix_row) * S::kStride + (j + matrix / 2) * 8);
           mma_f16(out[j], weights, {b[0], b[1]});
           mma_f16(out[j + 1], weights, {b[2], b[3]});
         }
@@ -228,41 +222,13 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
     }
   }
 
-  for (int i = 0; i < 2; ++i) {
-    for (int mask = 1; mask < 4; mask *= 2) total[i] += from_lane_xor(total[i], mask);
-  }
-  if constexpr (S::kSplit == 2) {
-    auto* const sums = reinterpret_cast<float*>(dynamic_shared());  // [kRows, kSumStride]; all tiles are done with
-    float* const found = sums + S::kRows * S::kSumStride;           // [kRows][2] most, total
-    if (split_part == 1) {
-      for (int i = 0; i < 2; ++i) {
-        float* const to = sums + (own_row + 8 * i) * S::kSumStride + 2 * t;
-#pragma unroll
-        for (int j = 0; j < kDimTiles; ++j) *reinterpret_cast<Pair*>(to + j * 8) = {out[j][2 * i], out[j][2 * i + 1]};
-        if (t == 0) *reinterpret_cast<Pair*>(found + (own_row + 8 * i) * 2) = {most[i], total[i]};
-      }
-    }
-    sync_block();
-    if (split_part == 1) return;
-    for (int i = 0; i < 2; ++i) {
-      const Pair other = *reinterpret_cast<const Pair*>(found + (own_row + 8 * i) * 2);
-      const float largest = other.x > most[i] ? other.x : most[i], base = largest == -INFINITY ? 0.0f : largest;
-      const float keep = power_of_two(most[i] - base), take = power_of_two(other.x - base);
-      total[i] = total[i] * keep + other.y * take;
-      const float* const from = sums + (own_row + 8 * i) * S::kSumStride + 2 * t;
-#pragma unroll
-      for (int j = 0; j < kDimTiles; ++j) {
-        const Pair theirs = *reinterpret_cast<const Pair*>(from + j * 8);
-        out[j][2 * i] = out[j][2 * i] * keep + theirs.x * take;
-        out[j][2 * i + 1] = out[j][2 * i + 1] * keep + theirs.y * take;
-      }
-    }
-  }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = first_row + own_row + 8 * i;
+    float sum = total[i];
+    for (int mask = 1; mask < 4; mask *= 2) sum += from_lane_xor(sum, mask);
     if (row >= a.rows) continue;
-    const float factor = 1 / total[i];
+    const float factor = 1 / sum;
     float* const to = a.a + row * row_numbers + head * kDim + 2 * t;
 #pragma unroll
     for (int j = 0; j < kDimTiles; ++j) {

@@ -38,7 +38,7 @@ class Gemm {
   virtual void run(const GemmCall& call) = 0;  // of a shape that it takes; in order with the kernels
 };
 
-constexpr size_t kGemmWorkspaceBytes = size_t{32} << 20, kGemmAlignment = 256;  // of its workspace; of operands: 16
+constexpr size_t kGemmWorkspaceBytes = size_t{8} << 20, kGemmAlignment = 256;  // of its workspace; of operands: 16
 
 std::unique_ptr<Gemm> open_gemm(Runtime& runtime);  // null where there is no library
 

@@ -44,7 +44,7 @@ struct PrepareArgs {  // x → x32 and x16, through the norm; columns with |x16|
 };
 void prepare(const PrepareArgs& args, const Stream& stream);
 
-constexpr int kGathered = 32;
+constexpr int kGathered = 64;
 struct QuantizeArgs {    // x16 and marks → LLM.int8's codes, absmax and the list of outlier columns (quant/int8.h)
   uint16_t* x16;         // [rows, stride]
   const uint8_t* marks;  // [k]

@@ -32,6 +32,7 @@ struct ExpandArgs {  // rows of NF4 weights → fp16, each code times its scale 
   int part_count = 0;
   uint16_t* to;              // [sum of count, k]
   const float* nested_code;  // [256]
+  float code[16];            // NF4's
 };
 void expand(const ExpandArgs& args, const Stream& stream);
 

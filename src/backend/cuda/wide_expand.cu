@@ -8,12 +8,12 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kPiece = 8;  // codes of a word, 16 bytes of fp16: neighbouring lanes write whole lines
-constexpr int kWords = 8;  // of a thread in flight
+constexpr int kWords = 2;  // of a thread: enough blocks that some load while others store
 
 __global__ void __launch_bounds__(kThreads) expand_kernel(const __grid_constant__ ExpandArgs a) {
   __shared__ float table[16 * kWarpSize];  // a copy of the codes a lane, so that no two meet in a bank
   let_next_start();
-  for (int i = thread_index(); i < 16 * kWarpSize; i += kThreads) table[i] = nf4_code(i / kWarpSize);
+  for (int i = thread_index(); i < 16 * kWarpSize; i += kThreads) table[i] = a.code[i / kWarpSize];
   wait_for_previous();
   sync_block();
   const float* const codes = table + lane_index();

@@ -19,7 +19,7 @@ constexpr int kRowStep = kThreads / kUnits;  // a thread has every kRowStep-th r
 template <bool kInt8>
 constexpr int kRowsOf = kInt8 ? 4 : 2;
 constexpr int kRowsEach = kRowsOf<true>, kBlockRows = kRowStep * kRowsEach;
-constexpr int kOutliers = 32;                  // columns in shared memory at a time
+constexpr int kOutliers = 64;                  // columns in shared memory at a time
 constexpr int kOutlierStride = kOutliers + 8;  // so that eight rows meet no bank twice
 
 struct Unit {  // outputs low … low + 3 and high … high + 3 of a job
@@ -53,11 +53,11 @@ union alignas(16) Outliers {
 };
 
 QB_DEVICE const Outliers& sum_in_order(Outliers& shared, int count) {
-  const int own_row = thread_index() / kUnits, own_column = thread_index() % kUnits * 8;
+  const int own_row = thread_index() / kUnits, own_column = thread_index() % kUnits;  // and every eighth behind it
   float sum[kRowsEach][8] = {};
   for (int o = 0; o < count; ++o) {
     float weight[8];
-    for (int i = 0; i < 8; ++i) weight[i] = float_of_half(shared.operands.weight[own_column + i][o]);
+    for (int i = 0; i < 8; ++i) weight[i] = float_of_half(shared.operands.weight[own_column + 8 * i][o]);
 #pragma unroll
     for (int r = 0; r < kRowsEach; ++r) {
       const float x = float_of_half(shared.operands.x[own_row + r * kRowStep][o]);
@@ -67,7 +67,7 @@ QB_DEVICE const Outliers& sum_in_order(Outliers& shared, int count) {
   sync_block();
 #pragma unroll
   for (int r = 0; r < kRowsEach; ++r) {
-    for (int i = 0; i < 8; ++i) shared.sum[own_row + r * kRowStep][own_column + i] = sum[r][i];
+    for (int i = 0; i < 8; ++i) shared.sum[own_row + r * kRowStep][own_column + 8 * i] = sum[r][i];
   }
   sync_block();
   return shared;
@@ -82,10 +82,11 @@ QB_DEVICE const Outliers& sum_outliers(const FinishArgs& a, int job_index, const
   const int count = a.x.outliers[0], first_row = block_y() * kBlockRows;
   const int lane = lane_index(), g = lane / 4, t = lane % 4, matrix = lane / 8, matrix_row = lane % 8;
   const auto* const codes = static_cast<const int8_t*>(job.w.w);
-  // This thread's weights of a chunk: one outlier column (its lane) of every eighth output. Its numbers of x: 16 bytes
-  // of two rows.
+  // This thread's weights of a chunk: two outlier columns of every eighth output. Its numbers of x: 16 bytes of a few
+  // rows.
   constexpr int kWarps = kThreads / kWarpSize, kWeightsEach = kColumns / kWarps, kPieces = kOutliers / 8;
-  static_assert(kOutliers == kWarpSize && kOutliers == kGathered && kBlockRows * kPieces == 2 * kThreads);
+  constexpr int kPiecesEach = kBlockRows * kPieces / kThreads;
+  static_assert(kOutliers == 2 * kWarpSize && kOutliers == kGathered);
   const int8_t* weight_rows[kWeightsEach];
   float absmax[kWeightsEach];
 #pragma unroll
@@ -93,17 +94,21 @@ QB_DEVICE const Outliers& sum_outliers(const FinishArgs& a, int job_index, const
     const int column = warp_index() * kWeightsEach + i;
     const Unit other = unit_of<kFinish>(a, tile, column / 8);
     const bool real = (!by_job || other.job == job_index) && has_column(other, column % 8);
-    weight_rows[i] = real ? codes + static_cast<size_t>(column_of(other, column % 8)) * job.w.k : nullptr;
-    absmax[i] = real ? job.w.absmax[column_of(other, column % 8)] : 0.0f;
+    weight_rows[i] = codes + (real ? static_cast<size_t>(column_of(other, column % 8)) * job.w.k : 0);
+    absmax[i] = real ? job.w.absmax[column_of(other, column % 8)] : 0.0f;  // 0: no such output
   }
-  int8_t code[kWeightsEach];
-  Bytes16 x[2];
+  int8_t code[2][kWeightsEach];
+  Bytes16 x[kPiecesEach];
   const auto load = [&](int first) {
-    const int outlier = first + lane;
-    const int k = outlier < count ? a.x.outliers[1 + outlier] : -1;
 #pragma unroll
-    for (int i = 0; i < kWeightsEach; ++i) code[i] = weight_rows[i] && k >= 0 ? weight_rows[i][k] : int8_t{0};
-    for (int i = 0; i < 2; ++i) {
+    for (int h = 0; h < 2; ++h) {
+      const int outlier = first + h * kWarpSize + lane;
+      const int k = a.x.outliers[1 + (outlier < count ? outlier : 0)];  // one too many meets zeros of x
+#pragma unroll
+      for (int i = 0; i < kWeightsEach; ++i) code[h][i] = weight_rows[i][k];
+    }
+#pragma unroll
+    for (int i = 0; i < kPiecesEach; ++i) {
       const int piece = i * kThreads + thread_index(), row = first_row + piece / kPieces;
       const int at = first + piece % kPieces * 8;
       const bool real = row < a.rows && at < count;
@@ -116,10 +121,13 @@ QB_DEVICE const Outliers& sum_outliers(const FinishArgs& a, int job_index, const
     sync_block();
 #pragma unroll
     for (int i = 0; i < kWeightsEach; ++i) {
-      shared.operands.weight[warp_index() * kWeightsEach + i][lane] =
-          half_of_float(mul_rn(mul_rn(code[i], absmax[i]), kInverse127));
+      for (int h = 0; h < 2; ++h) {
+        shared.operands.weight[warp_index() * kWeightsEach + i][h * kWarpSize + lane] =
+            half_of_float(mul_rn(mul_rn(code[h][i], absmax[i]), kInverse127));
+      }
     }
-    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int i = 0; i < kPiecesEach; ++i) {
       const int piece = i * kThreads + thread_index();
       store16(&shared.operands.x[piece / kPieces][piece % kPieces * 8], x[i]);
     }
@@ -254,7 +262,7 @@ QB_DEVICE void place_unit(const FinishArgs& a, const Unit& unit, int row, float 
 
 // grid: x: tile of kColumns outputs; y: kRowStep · kRowsOf rows.
 template <bool kInt8, Finish kFinish>
-__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ FinishArgs a) {
+__global__ void __launch_bounds__(kThreads, 2) finish_kernel(const __grid_constant__ FinishArgs a) {
   wait_for_previous();
   let_next_start();
   if (a.used) {

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "backend/cuda/views.h"
+#include "quant/nf4.h"
 
 namespace quantbench::QB_CUDA {
 namespace {
@@ -206,6 +207,7 @@ std::vector<WideProducts::Call> WideProducts::calls_of(const Product& product, i
       call.expand.part_count = 1;
       call.expand.to = w_.scratch;
       call.expand.nested_code = nested_code_;
+      std::copy(kNf4Code.begin(), kNf4Code.end(), call.expand.code);
       calls.push_back(call);
     }
   }
