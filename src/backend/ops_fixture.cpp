@@ -388,8 +388,9 @@ Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes, Activations acti
       case OpKind::add_linear: return {32 * kUlp, 1e-6};
       case OpKind::project: return {4 * kUlp, kUlp};
       case OpKind::gated_up: return {30 * kUlp, kUlp};
-      // Keys and values, too; and the softmax's weights are rounded to fp16: 2⁻¹¹ of an average of values.
-      case OpKind::attention: return {8 * kUlp, 2 * kUlp};
+      // Keys and values, too: with scores of some tens a key's last place moves weights by a hundredth. And these are
+      // rounded to fp16: 2⁻¹¹ of an average of values.
+      case OpKind::attention: return {32 * kUlp, 2 * kUlp};
       default: break;
     }
   }

@@ -5,12 +5,13 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "backend/cuda/check.h"
 #include "backend/cuda/gemm.h"
 #include "core/error.h"
-#include "core/os_library.h"
+#include "core/os.h"
 
 #if __has_include(<cublasLt.h>)
 #include <cublasLt.h>
@@ -43,7 +44,11 @@ struct Functions {
   decltype(&cublasLtMatmulPreferenceSetAttribute) set_preference = nullptr;
 
   bool find(const os::Library& library) {
-    const auto all = [&](auto... pairs) { return (library.find(pairs.first, pairs.second) && ...); };
+    const auto all = [&](auto... pairs) {
+      return ((*pairs.second =
+                   library.find<std::remove_pointer_t<std::remove_pointer_t<decltype(pairs.second)>>>(pairs.first)) &&
+              ...);
+    };
     return all(
         std::pair{"cublasLtCreate", &create}, std::pair{"cublasLtDestroy", &destroy},
         std::pair{"cublasLtMatmul", &matmul}, std::pair{"cublasLtMatmulAlgoGetHeuristic", &propose},
@@ -206,10 +211,12 @@ class CublasLt final : public Gemm {
 }  // namespace
 
 std::unique_ptr<Gemm> open_gemm(Runtime& runtime) {
-  os::Library library = os::Library::open(library_names());
-  Functions functions;
-  if (!functions.find(library)) return nullptr;
-  return std::make_unique<CublasLt>(runtime, std::move(library), functions);
+  for (const std::string& name : library_names()) {
+    std::optional<os::Library> library = os::Library::open(name);
+    Functions functions;
+    if (library && functions.find(*library)) return std::make_unique<CublasLt>(runtime, std::move(*library), functions);
+  }
+  return nullptr;
 }
 
 }  // namespace quantbench::cuda
