@@ -21,6 +21,11 @@ constexpr OpShape kLlama1B = {"llama-3.2-1b", 2048, 32, 8, 64, 64, 8192, 128256,
 constexpr OpShape kPhi2 = {"phi-2", 2560, 32, 32, 80, 32, 10240, 51200, true, true, Act::gelu_tanh};
 constexpr OpShape kSmall = {"small", 256, 4, 2, 64, 64, 768, 4096, false, true, Act::silu};
 constexpr OpShape kOdd = {"odd", 203, 6, 3, 20, 14, 331, 1009, true, true, Act::gelu_tanh};
+// One for each further head size that a backend may have kernels of its own for.
+constexpr OpShape kHeads[] = {{"heads-80", 64, 4, 2, 80, 32, 64, 512, false, true, Act::silu},
+                              {"heads-96", 64, 2, 2, 96, 96, 64, 512, false, false, Act::silu},
+                              {"heads-128", 64, 4, 1, 128, 128, 64, 512, false, false, Act::silu},
+                              {"heads-256", 64, 2, 1, 256, 256, 64, 512, false, false, Act::silu}};
 
 enum class OpKind : uint8_t {
   embed,
@@ -63,7 +68,7 @@ inline std::vector<OpCase> op_cases() {
   for (const OpShape& shape : {kLlama1B, kPhi2, kSmall, kOdd}) {
     const bool is_small = shape.hidden < 1024;
     // 512 rows of the odd shape would only repeat what 33 show; the real ones are compared where paths differ.
-    const std::vector<int> rows = is_small ? std::vector{1, 2, 5, 17, 33} : std::vector{1, 5, 512};
+    const std::vector<int> rows = is_small ? std::vector{1, 2, 5, 17, 33, 130} : std::vector{1, 5, 512};
     for (const int r : rows) {
       for (const OpKind kind : products) {
         for (const Format format : {Format::f16, Format::int8, Format::nf4}) cases.push_back({kind, shape, format, r});
@@ -81,6 +86,9 @@ inline std::vector<OpCase> op_cases() {
     for (const Format format : {Format::f16, Format::int8, Format::nf4}) {
       cases.push_back({OpKind::gated_up, shape, format, 512});
     }
+  }
+  for (const OpShape& shape : kHeads) {
+    for (const int r : {1, 77, 130}) cases.push_back({OpKind::attention, shape, Format::int8, r});
   }
   return cases;
 }

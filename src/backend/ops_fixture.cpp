@@ -301,7 +301,6 @@ void CaseRun::Parts::add_copy() {
     if (!data.weights[i].bias().empty()) copy.linears[i].bias = upload(data.weights[i].bias());
   }
   copy.program = backend.record(plan);
-  if (!copy.next_tape.empty()) copy.next_program = backend.record(backend.plan(copy.next_tape, data.op.rows));
 }
 
 void CaseRun::Parts::poison() {
@@ -337,7 +336,10 @@ void CaseRun::run(int copy) {
 void CaseRun::run_next_step(int copy) {
   Parts& p = *parts_;
   p.poison();
-  p.copies[static_cast<size_t>(copy)].next_program->run();
+  // Only now: a backend has the workspace of one program.
+  Parts::Copy& c = p.copies[static_cast<size_t>(copy)];
+  if (!c.next_program) c.next_program = p.backend.record(p.backend.plan(c.next_tape, p.data.op.rows));
+  c.next_program->run();
   p.backend.synchronize();
   p.outs = {{p.q.slice(0, p.data.sequences), true}, {p.a.slice(0, p.data.sequences), true}};
 }
@@ -376,6 +378,22 @@ Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes, Activations acti
     sum += 6 * 0.3 / 8191 * 2 * (1.2 + 4 * 60 / std::sqrt(k));
   // Rounding activations (and nf4's codes) to fp16: √k roundings of up to 2⁻¹² of the value.
   if (activations == Activations::fp16 && !exact) sum += 6 * 0x1p-12 * 2 * (1.2 + 2 * 60 / std::sqrt(k));
+  // With many rows a backend with tensor cores sums outlier columns in an order of its own, so that LLM.int8's second
+  // rounding to fp16 may go the other way: one unit in the last place, of values up to some tens where others are
+  // added.
+  const bool reordered = exact && activations == Activations::fp16 && c.rows > 16;
+  constexpr double kUlp = 0x1p-10;
+  if (reordered) {
+    switch (c.kind) {
+      case OpKind::add_linear: return {32 * kUlp, 1e-6};
+      case OpKind::project: return {4 * kUlp, kUlp};
+      case OpKind::gated_up: return {30 * kUlp, kUlp};
+      // Keys and values, too: with scores of some tens a key's last place moves weights by a hundredth. And these are
+      // rounded to fp16: 2⁻¹¹ of an average of values.
+      case OpKind::attention: return {32 * kUlp, 2 * kUlp};
+      default: break;
+    }
+  }
   switch (c.kind) {
     case OpKind::embed:
     case OpKind::next_token: return {};

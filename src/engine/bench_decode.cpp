@@ -9,6 +9,7 @@
 #include <cmath>
 #include <iostream>
 #include <numeric>
+#include <optional>
 
 #include "backend/cost_ops.h"
 #include "checkpoint/random_weights.h"
@@ -201,7 +202,7 @@ void measure(const std::string& id, Precision precision, const Options& o) {
       fail(ErrorKind::internal, "{} {}: logits are not finite, so nothing is timed", id, name_of(precision));
     return static_cast<double>(steps) * 1e9 / static_cast<double>(run.spans.back().end_ns - run.spans.front().end_ns);
   };
-  decode();
+  if (o.rounds > 0) decode();
   std::vector<double> rates, shares, reads;
   for (int round = 0; round < o.rounds; ++round) {
     const double before = probe->measure(), rate = decode(), after = probe->measure();
@@ -210,28 +211,41 @@ void measure(const std::string& id, Precision precision, const Options& o) {
     shares.push_back(rate * bytes / reads.back());
   }
   const auto [low, high] = std::minmax_element(shares.begin(), shares.end());
-  print(
-      fmt::format("  decode: {:.2f} tokens/s, {:.3f} GB a token, {:.1f} GB/s of {:.1f} read: {:.1f} % (median of {} "
-                  "rounds, {:.1f} to {:.1f})",
-                  median(rates), bytes / 1e9, median(rates) * bytes / 1e9, median(reads) / 1e9, 100 * median(shares),
-                  o.rounds, 100 * *low, 100 * *high));
+  if (o.rounds > 0) {
+    print(
+        fmt::format("  decode: {:.2f} tokens/s, {:.3f} GB a token, {:.1f} GB/s of {:.1f} read: {:.1f} % (median of {} "
+                    "rounds, {:.1f} to {:.1f})",
+                    median(rates), bytes / 1e9, median(rates) * bytes / 1e9, median(reads) / 1e9, 100 * median(shares),
+                    o.rounds, 100 * *low, 100 * *high));
+  }
 
-  Sgemm sgemm(backend->device().threads);
-  const double flops = prefill_flops(*model, o.prefill);
-  std::vector<double> speeds, blas, ratios;
-  for (int round = 0; round < o.prefill_rounds; ++round) {
-    const double before = sgemm.measure();
+  if (o.prefill_rounds == 0) return;
+  const bool is_cpu = backend->device().backend == "cpu";
+  const auto prefill_seconds = [&] {
     const Run run = session.generate(all.first(static_cast<size_t>(o.prefill)), {.max_new_tokens = 1});
-    const double speed = flops * 1e9 / static_cast<double>(run.spans.front().end_ns);
-    speeds.push_back(speed);
-    blas.push_back((before + sgemm.measure()) / 2);
-    ratios.push_back(speed / blas.back());
+    if (!run.finite)
+      fail(ErrorKind::internal, "{} {}: logits are not finite, so nothing is timed", id, name_of(precision));
+    return static_cast<double>(run.spans.front().end_ns) * 1e-9;
+  };
+  prefill_seconds();  // the first of a size
+  std::optional<Sgemm> sgemm;
+  if (is_cpu) sgemm.emplace(backend->device().threads);
+  const double flops = prefill_flops(*model, o.prefill);
+  std::vector<double> seconds, blas, ratios;
+  for (int round = 0; round < o.prefill_rounds; ++round) {
+    const double before = sgemm ? sgemm->measure() : 0;
+    seconds.push_back(prefill_seconds());
+    if (!sgemm) continue;
+    blas.push_back((before + sgemm->measure()) / 2);
+    ratios.push_back(flops / seconds.back() / blas.back());
   }
-  if (o.prefill_rounds > 0) {
-    print(fmt::format("  prefill of {}: {:.0f} tokens/s, {:.0f} Gflop/s; sgemm {:.0f}: {:.0f} % (median of {} rounds)",
-                      o.prefill, median(speeds) / flops * o.prefill, median(speeds) / 1e9, median(blas) / 1e9,
-                      100 * median(ratios), o.prefill_rounds));
-  }
+  const auto [least, most] = std::minmax_element(seconds.begin(), seconds.end());
+  std::string text = fmt::format(
+      "  prefill of {}: {:.3f} ms to the first token ({:.3f} to {:.3f}, {} rounds), {:.0f} tokens/s, {:.3f} Tflop/s",
+      o.prefill, 1e3 * median(seconds), 1e3 * *least, 1e3 * *most, o.prefill_rounds, o.prefill / median(seconds),
+      flops / median(seconds) / 1e12);
+  if (sgemm) text += fmt::format("; sgemm {:.3f}: {:.0f} %", median(blas) / 1e12, 100 * median(ratios));
+  print(text);
 }
 
 int bench(int argc, char** argv) {
@@ -247,7 +261,7 @@ int bench(int argc, char** argv) {
   app.add_option("--isa", o.isa, "auto, avx2, avx512");
   app.add_option("--read-bytes", o.read_bytes, "of the read that shares are of");
   app.add_option("--threads", o.threads, "0: one per physical core");
-  app.add_option("--rounds", o.rounds, "of read, decode, read")->check(CLI::Range(1, 1000));
+  app.add_option("--rounds", o.rounds, "of read, decode, read")->check(CLI::Range(0, 1000));
   app.add_option("-n,--new-tokens", o.new_tokens, "a round")->check(CLI::Range(2, 4096));
   app.add_option("-p,--prompt", o.prompt, "tokens before those")->check(CLI::Range(1, 4096));
   app.add_option("--prefill", o.prefill, "tokens of a prefill")->check(CLI::Range(1, 4096));

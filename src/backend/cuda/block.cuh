@@ -34,15 +34,19 @@ QB_DEVICE float block_max(float value) {
 // How many of all threads' `own` lie before this thread's; the sum of all in *total.
 template <int kThreads>
 QB_DEVICE int block_rank(int own, int* total) {
-  __shared__ int counts[kThreads];
+  constexpr int kWarps = kThreads / kWarpSize;
+  __shared__ int counts[kThreads], warp_counts[kWarps];
+  const int of_warp = warp_sum(own);
   sync_block();
   counts[thread_index()] = own;
+  if (lane_index() == 0) warp_counts[warp_index()] = of_warp;
   sync_block();
   int before = 0, all = 0;
-  for (int i = 0; i < kThreads; ++i) {
-    if (i == thread_index()) before = all;
-    all += counts[i];
+  for (int i = 0; i < kWarps; ++i) {
+    if (i < warp_index()) before += warp_counts[i];
+    all += warp_counts[i];
   }
+  for (int i = thread_index() - lane_index(); i < thread_index(); ++i) before += counts[i];
   *total = all;
   return before;
 }

@@ -63,6 +63,20 @@ class DeviceReadProbe final : public ReadProbe {
   int chosen_ = kBlocks[0];
 };
 
+// A recorded step, which leaves nothing that the ops know of rows made ready before it.
+class StepProgram final : public Program {
+ public:
+  StepProgram(CudaOps& ops, std::unique_ptr<Program> step) : ops_(ops), step_(std::move(step)) {}
+  void run() override {
+    ops_.wide().forget();
+    step_->run();
+  }
+
+ private:
+  CudaOps& ops_;
+  std::unique_ptr<Program> step_;
+};
+
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(const BackendOptions& options)
@@ -83,7 +97,7 @@ class CudaBackend final : public Backend {
     Plan plan{step, weight_bytes(step), max_rows};
     plan.predicted[Use::tables] += piece_bytes(nested_code().size() * sizeof(float));
     plan.predicted[Use::tables] += piece_bytes(sizeof(code_pairs()));
-    plan.predicted[Use::workspace] += piece_bytes(workspace_bytes(workspace_shape(step, max_rows)));
+    plan.predicted[Use::workspace] += piece_bytes(workspace_bytes(shape_of(plan)));
     if (const size_t bytes = persistent_bytes(step)) plan.predicted[Use::workspace] += piece_bytes(bytes);
     return plan;
   }
@@ -92,6 +106,7 @@ class CudaBackend final : public Backend {
   }
   std::unique_ptr<Buffer> allocate(Use use, size_t bytes) override { return memory_.allocate(use, bytes); }
   void upload(Buffer& to, size_t offset, const void* from, size_t bytes) override {
+    ops_->wide().forget();
     runtime_->to_device(static_cast<std::byte*>(to.data()) + offset, from, bytes);
   }
   void download(void* to, const void* device_from, size_t bytes) override {
@@ -99,18 +114,23 @@ class CudaBackend final : public Backend {
   }
   Ops& ops() override { return *ops_; }
   std::unique_ptr<Program> record(const Plan& plan) override {
-    const WorkspaceShape shape = workspace_shape(plan.tape, plan.max_rows);
+    const WorkspaceShape shape = shape_of(plan);
     workspace_.reset();  // before the next is taken, so that the ledger never holds two
     workspace_ = memory_.allocate(Use::workspace, workspace_bytes(shape));
     ops_->use(cut_workspace(shape, static_cast<std::byte*>(workspace_->data())));
+    ops_->wide().tune(plan.tape, plan.max_rows);
     persistent_.reset();
+    std::unique_ptr<Program> step;
     if (const size_t bytes = persistent_bytes(plan.tape)) {
       persistent_ = memory_.allocate(Use::workspace, bytes);
-      return runtime_->record_persistent(plan.tape, tables_, static_cast<std::byte*>(persistent_->data()));
+      step = runtime_->record_persistent(plan.tape, tables_, static_cast<std::byte*>(persistent_->data()));
+    } else {
+      step = runtime_->record([this, tape = plan.tape] {
+        for (const Op& op : tape) quantbench::run(op, *ops_);
+      });
     }
-    return runtime_->record([this, tape = plan.tape] {
-      for (const Op& op : tape) quantbench::run(op, *ops_);
-    });
+    ops_->wide().forget();  // what was only recorded is not done
+    return std::make_unique<StepProgram>(*ops_, std::move(step));
   }
   std::string_view engine(const Plan& plan) const override {
     return persistent_bytes(plan.tape) > 0 ? "persistent" : "graph";
@@ -130,6 +150,10 @@ class CudaBackend final : public Backend {
       fail(ErrorKind::device, "--engine persistent: this GPU or this model cannot run so; use --engine graph or auto");
     }
     return bytes;
+  }
+  // The library is opened only for a plan that could use it.
+  WorkspaceShape shape_of(const Plan& plan) {
+    return workspace_shape(plan.tape, plan.max_rows, plan.max_rows > kStreamedRows && ops_->wide().open());
   }
   Matrix keep(const HostF16& m, Role role) { return F16Matrix{m.n, m.k, stream_rows<f16>(m, role)}; }
   Matrix keep(const HostF32& m, Role role) { return F32Matrix{m.n, m.k, stream_rows<float>(m, role)}; }

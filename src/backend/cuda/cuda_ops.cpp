@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 
+#include "backend/cuda/flash_attention.h"
 #include "backend/cuda/views.h"
 #include "backend/host_memory.h"
 
@@ -20,12 +21,40 @@ class Cutter {
     if (buffer_) *to = reinterpret_cast<T*>(buffer_ + bytes_);
     bytes_ += piece_bytes(count * sizeof(T));
   }
+  void align(size_t to) { bytes_ = (bytes_ + to - 1) / to * to; }
   size_t bytes() const { return bytes_; }
 
  private:
   std::byte* buffer_;
   size_t bytes_ = 0;
 };
+
+void cut_wide(const WideShape& shape, Cutter* cutter, Workspace* w) {
+  WideWorkspace& wide = w->wide;
+  const size_t rows = static_cast<size_t>(shape.rows);
+  wide.rows = shape.rows;
+  wide.raw_cols = shape.raw_cols;
+  const auto take_ready = [&](int cols, WideWorkspace::Ready* ready) {
+    ready->stride = padded_k(cols);
+    const size_t stride = static_cast<size_t>(ready->stride);
+    cutter->take(&ready->x16, rows * stride);
+    if (shape.int8) cutter->take(&ready->marks, stride);
+  };
+  take_ready(shape.attended, &wide.attended);
+  take_ready(shape.inner, &wide.inner);
+  float* raw = nullptr;
+  std::byte* gemm = nullptr;
+  cutter->align(kGemmAlignment);
+  cutter->take(&gemm, kGemmWorkspaceBytes);
+  cutter->take(&raw, rows * static_cast<size_t>(shape.raw_cols));
+  wide.raw = raw;
+  wide.gemm = gemm;
+  if (shape.nf4) cutter->take(&wide.scratch, kScratchNumbers);
+  wide.general = {w->x16, w->marks, padded_k(shape.k)};  // of the same size or less
+  wide.codes = w->codes;
+  wide.absmax = w->absmax;
+  wide.outliers = w->outliers;
+}
 
 size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
   Cutter cutter(buffer);
@@ -36,7 +65,7 @@ size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
   if (shape.int8) {
     cutter.take(&w->codes, rows * stride);
     cutter.take(&w->absmax, rows);
-    cutter.take(&w->marks, k);
+    cutter.take(&w->marks, stride);
     cutter.take(&w->outliers, 1 + k);
   }
   cutter.take(&w->keys, rows * kv_cols);
@@ -49,13 +78,15 @@ size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
   cutter.take(&w->scores, ending * kTokenBlocks);
   cutter.take(&w->ids, ending * kTokenBlocks);
   cutter.take(&w->token_arrived, ending);
+  if (shape.wide.rows > 0) cut_wide(shape.wide, &cutter, w);
   return cutter.bytes();
 }
 
 }  // namespace
 
-WorkspaceShape workspace_shape(const Tape& step, int max_rows) {
+WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool has_library) {
   WorkspaceShape shape{.rows = max_rows};
+  if (has_library) shape.wide = wide_shape(step, max_rows);
   const auto product = [&shape](const Linear* w, int rows) {
     const Format format = format_of(w->weight);
     shape.rows = std::max(shape.rows, rows);
@@ -101,6 +132,7 @@ Workspace cut_workspace(const WorkspaceShape& shape, std::byte* buffer) {
 Input CudaOps::make_input(Tensor x, const Norm* norm, bool int8, bool dense) {
   const Workspace& w = workspace_;
   const int stride = padded_k(x.cols);
+  wide_.forget();  // it shares these buffers
   if (int8) runtime_.zero(w.marks, static_cast<size_t>(x.cols));
   prepare({.x = x.f32(),
            .norm = view(norm),
@@ -111,7 +143,7 @@ Input CudaOps::make_input(Tensor x, const Norm* norm, bool int8, bool dense) {
            .x16 = w.x16,
            .marks = int8 ? w.marks : nullptr},
           runtime_.stream());
-  if (int8) quantize({w.x16, w.marks, x.rows, x.cols, stride, w.codes, w.absmax, w.outliers}, runtime_.stream());
+  if (int8) quantize({w.x16, w.marks, x.rows, x.cols, stride, w.codes, w.absmax, w.outliers, false}, runtime_.stream());
   return {.rows = x.rows,
           .k = x.cols,
           .stride = stride,
@@ -131,6 +163,9 @@ bool CudaOps::makes_own_rows(Tensor x, const Weight& weight) const {
 
 void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
                        const Qkv* qkv) {
+  for (const Output& output : outputs) {
+    if (output.y) wide_.wrote({output.y, DType::f32, x.rows, rows_of(output.w->weight)});
+  }
   ProductArgs args{.finish = finish, .act = view(act), .tables = tables_};
   bool int8 = false, dense = false, own_rows = true;
   for (const Output& output : outputs) {
@@ -161,7 +196,21 @@ void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output>
   QB_CUDA::multiply(args, blocks, runtime_.stream());
 }
 
+bool CudaOps::multiply_wide(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
+                            const Qkv* qkv) {
+  if (x.rows <= kStreamedRows) return false;
+  WideProducts::Product product{.x = x, .norm = norm, .finish = finish, .act = view(act)};
+  for (const Output& output : outputs) product.outputs.push_back({view(output.w->weight), output.w->bias, output.y});
+  if (qkv) {
+    product.kv = view(qkv->kv);
+    product.rotation = view(qkv->rope);
+    product.places = {qkv->rows.position, qkv->rows.sequence};
+  }
+  return wide_.multiply(product);
+}
+
 void CudaOps::embed(const Embed& op) {
+  wide_.wrote(op.x);
   QB_CUDA::embed(
       {op.x.f32(), reinterpret_cast<const uint16_t*>(op.table->w), op.rows.token, op.rows.count, op.table->k, op.scale},
       runtime_.stream());
@@ -171,11 +220,13 @@ void CudaOps::qkv(const Qkv& op) {
   const Workspace& w = workspace_;
   const Cache kv = view(op.kv);
   const Rotation rotation = view(op.rope);
+  const std::initializer_list<Output> placed = {{op.wq, op.q.f32()}, {op.wk, nullptr}, {op.wv, nullptr}};
+  if (multiply_wide(op.x, op.norm, placed, Finish::qkv, Act::none, &op)) return;
   const auto tiled = [&](const Linear* l) { return has_tiles(view(l->weight).format, op.x.cols); };
   const bool same =
       format_of(op.wq->weight) == format_of(op.wk->weight) && format_of(op.wq->weight) == format_of(op.wv->weight);
   if (same && tiled(op.wq) && can_place_qkv(kv, rotation)) {
-    multiply(op.x, op.norm, {{op.wq, op.q.f32()}, {op.wk, nullptr}, {op.wv, nullptr}}, Finish::qkv, Act::none, &op);
+    multiply(op.x, op.norm, placed, Finish::qkv, Act::none, &op);
     return;
   }
   multiply(op.x, op.norm, {{op.wq, op.q.f32()}, {op.wk, w.keys}, {op.wv, w.values}}, Finish::store, Act::none);
@@ -193,6 +244,20 @@ void CudaOps::qkv(const Qkv& op) {
 void CudaOps::attend(const Attend& op) {
   assert(op.kv.head_dim <= kMostHeadDim);
   const Workspace& w = workspace_;
+  // Where every row has a sequence of its own, a tile of rows would share no keys.
+  if (op.rows.count > kStreamedRows && op.rows.count > op.kv.sequences && has_flash(op.kv.head_dim)) {
+    attend_flash({.a = op.a.f32(),
+                  .q = op.q.f32(),
+                  .rows = op.rows.count,
+                  .q_heads = op.q.cols / op.kv.head_dim,
+                  .places = {op.rows.position, op.rows.sequence},
+                  .kv = view(op.kv),
+                  .scale = op.scale,
+                  .ready = wide_.attended(op.a)},
+                 runtime_.stream());
+    return;
+  }
+  wide_.wrote(op.a);
   const bool shared_out = op.rows.count <= w.attend_rows;
   QB_CUDA::attend({.a = op.a.f32(),
                    .q = op.q.f32(),
@@ -206,13 +271,21 @@ void CudaOps::attend(const Attend& op) {
                   runtime_.stream());
 }
 
-void CudaOps::add_linear(const AddLinear& op) { multiply(op.a, nullptr, {{op.w, op.x.f32()}}, Finish::add, Act::none); }
-
-void CudaOps::gated_up(const GatedUp& op) {
-  multiply(op.x, op.norm, {{op.gate, nullptr}, {op.up, op.h.f32()}}, Finish::gate, op.act);
+void CudaOps::add_linear(const AddLinear& op) {
+  if (multiply_wide(op.a, nullptr, {{op.w, op.x.f32()}}, Finish::add, Act::none)) return;
+  multiply(op.a, nullptr, {{op.w, op.x.f32()}}, Finish::add, Act::none);
 }
 
-void CudaOps::project(const Project& op) { multiply(op.x, op.norm, {{op.w, op.y.f32()}}, Finish::store, op.act); }
+void CudaOps::gated_up(const GatedUp& op) {
+  const std::initializer_list<Output> outputs = {{op.gate, nullptr}, {op.up, op.h.f32()}};
+  if (multiply_wide(op.x, op.norm, outputs, Finish::gate, op.act)) return;
+  multiply(op.x, op.norm, outputs, Finish::gate, op.act);
+}
+
+void CudaOps::project(const Project& op) {
+  if (multiply_wide(op.x, op.norm, {{op.w, op.y.f32()}}, Finish::store, op.act)) return;
+  multiply(op.x, op.norm, {{op.w, op.y.f32()}}, Finish::store, op.act);
+}
 
 void CudaOps::next_token(const NextToken& op) {
   assert(op.rows.count <= workspace_.token_rows);

@@ -4,6 +4,7 @@
 #include "backend/backend.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/runtime.h"
+#include "backend/cuda/wide_products.h"
 
 namespace quantbench::QB_CUDA {
 
@@ -16,8 +17,9 @@ struct WorkspaceShape {
   int attend_rows = 0;  // of a step's attention, where they are few enough to share out their positions
   int token_rows = 0;   // of a step's next token
   int q_heads = 0, head_dim = 0;
+  WideShape wide;  // zero without the library
 };
-WorkspaceShape workspace_shape(const Tape& step, int max_rows);
+WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool has_library);
 
 // Pointers into one buffer.
 struct Workspace {
@@ -25,21 +27,27 @@ struct Workspace {
   uint16_t* x16 = nullptr;                   // [rows, padded_k(k)]
   int8_t* codes = nullptr;                   // [rows, padded_k(k)]
   float* absmax = nullptr;                   // [rows]
-  uint8_t* marks = nullptr;                  // [k]
+  uint8_t* marks = nullptr;                  // [padded_k(k)]
   int32_t* outliers = nullptr;               // [1 + k]
   float *keys = nullptr, *values = nullptr;  // [rows, kv_cols] before they are rotated and stored
   // For so many rows at the most (kernels.h); counters are zero between calls.
   int attend_rows = 0, token_rows = 0;
   float *parts = nullptr, *scores = nullptr;
   int32_t *attend_arrived = nullptr, *ids = nullptr, *token_arrived = nullptr;
+  WideWorkspace wide;
 };
 size_t workspace_bytes(const WorkspaceShape& shape);
 Workspace cut_workspace(const WorkspaceShape& shape, std::byte* buffer);
 
 class CudaOps final : public Ops {
  public:
-  CudaOps(Runtime& runtime, const Tables& tables) : runtime_(runtime), tables_(tables) {}
-  void use(const Workspace& workspace) { workspace_ = workspace; }
+  CudaOps(Runtime& runtime, const Tables& tables)
+      : runtime_(runtime), tables_(tables), wide_(runtime, tables.nested_code) {}
+  void use(const Workspace& workspace) {
+    workspace_ = workspace;
+    wide_.use(workspace.wide);
+  }
+  WideProducts& wide() { return wide_; }
 
   void embed(const Embed&) override;
   void qkv(const Qkv&) override;
@@ -57,6 +65,9 @@ class CudaOps final : public Ops {
   // Jobs of one op, which may differ in format.
   void multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
                 const Qkv* qkv = nullptr);
+  // The same by the library; false, and nothing done, where it cannot.
+  bool multiply_wide(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
+                     const Qkv* qkv = nullptr);
   Input make_input(Tensor x, const Norm* norm, bool int8, bool dense);
   // Whether one row is made ready by the blocks that multiply it, so that the op needs no kernel before that.
   bool makes_own_rows(Tensor x, const Weight& weight) const;
@@ -64,6 +75,7 @@ class CudaOps final : public Ops {
   Runtime& runtime_;
   Tables tables_;
   Workspace workspace_;
+  WideProducts wide_;
 };
 
 }  // namespace quantbench::QB_CUDA

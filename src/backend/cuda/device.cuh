@@ -70,11 +70,20 @@ QB_DEVICE T from_lane_xor(T value, int mask) {
 using Half2 = uint32_t;  // two fp16 numbers, the first in the low half
 QB_DEVICE float float_of_half(uint16_t h) { return __half2float(__ushort_as_half(h)); }
 QB_DEVICE uint16_t half_of_float(float x) { return __half_as_ushort(__float2half_rn(x)); }
-QB_DEVICE Half2 halves(float low, float high) { return half_of_float(low) | uint32_t{half_of_float(high)} << 16; }
+QB_DEVICE Half2 halves(float low, float high) {
+  const __half2 both = __floats2half2_rn(low, high);
+  return __half_as_ushort(__low2half(both)) | uint32_t{__half_as_ushort(__high2half(both))} << 16;
+}
+QB_DEVICE float float_of_bits(uint32_t bits) { return __uint_as_float(bits); }
 QB_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 QB_DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 QB_DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
 QB_DEVICE int round_to_int(float x) { return __float2int_rn(x); }
+QB_DEVICE float power_of_two(float x) {  // 2^x to two units in the last place; 0 for -∞
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // --- memory: addresses are multiples of the size ---------------------------------------------------------------------
 struct alignas(16) Bytes16 {
@@ -100,11 +109,57 @@ QB_DEVICE Bytes16 load16(const void* p) {
   const uint4 v = *static_cast<const uint4*>(p);
   return {{v.x, v.y, v.z, v.w}};
 }
+QB_DEVICE Bytes8 load8(const void* p) {
+  const uint2 v = *static_cast<const uint2*>(p);
+  return {{v.x, v.y}};
+}
+QB_DEVICE void store16(void* p, const Bytes16& v) {
+  *static_cast<uint4*>(p) = {v.word[0], v.word[1], v.word[2], v.word[3]};
+}
+QB_DEVICE void store8(void* p, const Bytes8& v) { *static_cast<uint2*>(p) = {v.word[0], v.word[1]}; }
+// Copies 16 bytes into shared memory while the thread goes on (from compute capability 8.0), or zeros unless `real`.
+QB_DEVICE void copy16_async(void* shared, const void* from, bool real) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(from), "r"(real ? 16 : 0)
+      : "memory");
+#else
+  *static_cast<uint4*>(shared) = real ? *static_cast<const uint4*>(from) : uint4{0, 0, 0, 0};
+#endif
+}
+// The copies asked for since the last call are one group.
+QB_DEVICE void close_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+// Until this thread's groups are there but for the last kLeft; other threads see them after sync_block().
+template <int kLeft>
+QB_DEVICE void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+#endif
+}
 // What another block wrote during this kernel: not from the first-level cache.
 QB_DEVICE float load_fresh(const float* p) { return __ldcg(p); }
 QB_DEVICE int load_fresh(const int* p) { return __ldcg(p); }
 
 // --- matrix products of a warp ---------------------------------------------------------------------------------------
+// Four matrices of 8 × 8 fp16 numbers from shared memory: lane 8i + r gives row r of matrix i, 16 bytes. Lane 4g + t
+// gets (g, 2t) and (g, 2t + 1) of each; transposed, (2t, g) and (2t + 1, g).
+QB_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+QB_DEVICE void load_matrices_transposed(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
 // Lane 4g + t. c += A·B with A [16, K] and B [K, 8]: c holds rows g, g + 8 of columns 2t, 2t + 1 as {(g, 2t), (g, 2t +
 // 1), (g + 8, 2t), (g + 8, 2t + 1)}. mma_f16, K = 16: a = {row g, row g + 8} at k = 2t, 2t + 1, then both at k + 8; b =
 // column g at the same k. mma_s8, K = 32: the same with four numbers at k = 4t …, then at k + 16. Since the order of k

@@ -9,6 +9,11 @@ namespace {
 
 // Weights share blocks of this size: an allocation of its own takes 2 MB at the least.
 constexpr size_t kBlockBytes = size_t{64} << 20;
+// Above this it has one, so that less of a block's end stays unused.
+constexpr size_t kOwnBytes = kBlockBytes / 4;
+// Scales and vectors have blocks of their own, so that the weights of neighbouring linears lie behind one another and
+// products of many rows can take them as one.
+constexpr size_t kSmallBytes = size_t{32} << 10, kSmallBlockBytes = size_t{8} << 20;
 
 class DeviceBuffer final : public Buffer {
  public:
@@ -42,15 +47,21 @@ std::unique_ptr<Buffer> DeviceMemory::allocate(Use use, size_t bytes) {
 
 void* DeviceMemory::keep(Use use, size_t bytes) {
   const size_t piece = piece_bytes(bytes);
-  if (blocks_.empty() || last_bytes_ - used_of_last_ < piece) {
-    const size_t block_bytes = std::max(piece, kBlockBytes);
-    blocks_.push_back(runtime_.allocate(block_bytes));
-    last_bytes_ = block_bytes;
-    used_of_last_ = 0;
-  }
-  void* const data = static_cast<std::byte*>(blocks_.back()) + used_of_last_;
-  used_of_last_ += piece;
   use_[use] += piece;
+  if (piece > kOwnBytes) {
+    blocks_.push_back(runtime_.allocate(piece));
+    return blocks_.back();
+  }
+  const bool small = piece < kSmallBytes || use == Use::scales;
+  Open& open = small ? small_ : large_;
+  if (open.left < piece) {
+    open.left = std::max(piece, small ? kSmallBlockBytes : kBlockBytes);
+    open.at = static_cast<std::byte*>(runtime_.allocate(open.left));
+    blocks_.push_back(open.at);
+  }
+  void* const data = open.at;
+  open.at += piece;
+  open.left -= piece;
   return data;
 }
 

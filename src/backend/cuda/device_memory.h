@@ -24,7 +24,11 @@ class DeviceMemory {
   Runtime& runtime_;
   MemoryUse use_;
   std::vector<void*> blocks_;
-  size_t last_bytes_ = 0, used_of_last_ = 0;
+  struct Open {  // a block that has room
+    std::byte* at = nullptr;
+    size_t left = 0;
+  };
+  Open large_, small_;
 };
 
 }  // namespace quantbench::QB_CUDA

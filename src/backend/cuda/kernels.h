@@ -21,6 +21,13 @@ struct Input {
 // Rows are padded to whole pieces of any product below: 64 numbers.
 constexpr int padded_k(int k) { return (k + 63) / 64 * 64; }
 
+// Rows that a kernel leaves ready for the product after it, beside its own output.
+struct ReadyRows {
+  uint16_t* x16 = nullptr;  // [rows, stride] or null
+  int stride = 0;
+  uint8_t* marks = nullptr;  // [stride], 1 where |x16| ≥ 6 in any row, zeroed before; or null
+};
+
 struct RowNorm {
   const float* weight = nullptr;  // [k]; null: no norm
   const float* bias = nullptr;    // [k] or null
@@ -37,14 +44,19 @@ struct PrepareArgs {  // x → x32 and x16, through the norm; columns with |x16|
 };
 void prepare(const PrepareArgs& args, const Stream& stream);
 
+constexpr int kGathered = 64;
 struct QuantizeArgs {    // x16 and marks → LLM.int8's codes, absmax and the list of outlier columns (quant/int8.h)
-  const uint16_t* x16;   // [rows, stride]
+  uint16_t* x16;         // [rows, stride]
   const uint8_t* marks;  // [k]
   int rows, k, stride;
   int8_t* codes;      // [rows, stride]
   float* absmax;      // [rows]
   int32_t* outliers;  // [1 + k]
+  // Whether x16 becomes what it has in the outlier columns, side by side, with zeros up to the next kGathered numbers:
+  // k a multiple of 8, can_gather(k).
+  bool gather;
 };
+bool can_gather(int k);
 void quantize(const QuantizeArgs& args, const Stream& stream);
 
 // --- products --------------------------------------------------------------------------------------------------------

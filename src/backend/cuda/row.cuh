@@ -42,6 +42,26 @@ QB_DEVICE int8_t code_of(uint16_t half, float scale) {
   return static_cast<int8_t>(round_to_int(mul_rn(float_of_half(half), scale)));
 }
 
+struct alignas(8) Pair {
+  float x, y;
+};
+struct alignas(16) Quad {
+  float at[4];
+};
+QB_DEVICE void mark(uint8_t* marks, uint16_t half) {  // all who write here write the same
+  if (fabsf(float_of_half(half)) >= kThreshold) *marks = 1;
+}
+// Numbers `column` (even) and the one after it of a row, also as the next product wants them.
+QB_DEVICE void leave_ready(const ReadyRows& ready, int row, int column, float x, float y) {
+  if (!ready.x16) return;
+  const uint16_t first = half_of_float(x), second = half_of_float(y);
+  *reinterpret_cast<uint32_t*>(ready.x16 + static_cast<size_t>(row) * ready.stride + column) = first | uint32_t{second}
+                                                                                                           << 16;
+  if (!ready.marks) return;
+  mark(ready.marks + column, first);
+  mark(ready.marks + column + 1, second);
+}
+
 // Where a block keeps a row of its own, in dynamic shared memory.
 struct OwnRow {
   uint16_t* x16;      // [stride]

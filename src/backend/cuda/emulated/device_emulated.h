@@ -52,10 +52,16 @@ using Half2 = uint32_t;  // two fp16 numbers, the first in the low half
 QB_DEVICE float float_of_half(uint16_t h) { return to_float(f16{h}); }
 QB_DEVICE uint16_t half_of_float(float x) { return to_f16(x).bits; }
 QB_DEVICE Half2 halves(float low, float high) { return half_of_float(low) | uint32_t{half_of_float(high)} << 16; }
+QB_DEVICE float float_of_bits(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
 QB_DEVICE float mul_rn(float a, float b) { return a * b; }
 QB_DEVICE float add_rn(float a, float b) { return a + b; }
 QB_DEVICE float div_rn(float a, float b) { return a / b; }
 QB_DEVICE int round_to_int(float x) { return static_cast<int>(std::nearbyintf(x)); }
+QB_DEVICE float power_of_two(float x) { return std::exp2(x); }
 
 // --- memory ----------------------------------------------------------------------------------------------------------
 struct alignas(16) Bytes16 {
@@ -74,8 +80,41 @@ QB_DEVICE T load_aligned(const void* p) {
 QB_DEVICE Bytes16 load16_once(const void* p) { return load_aligned<Bytes16>(p); }
 QB_DEVICE Bytes8 load8_once(const void* p) { return load_aligned<Bytes8>(p); }
 QB_DEVICE Bytes16 load16(const void* p) { return load_aligned<Bytes16>(p); }
+QB_DEVICE Bytes8 load8(const void* p) { return load_aligned<Bytes8>(p); }
+template <typename T>
+QB_DEVICE void store_aligned(void* p, const T& value) {
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(T) != 0) __builtin_trap();
+  std::memcpy(p, &value, sizeof value);
+}
+QB_DEVICE void store16(void* p, const Bytes16& v) { store_aligned(p, v); }
+QB_DEVICE void store8(void* p, const Bytes8& v) { store_aligned(p, v); }
+QB_DEVICE void copy16_async(void* shared, const void* from, bool real) {
+  store_aligned(shared, real ? load_aligned<Bytes16>(from) : Bytes16{});
+}
+QB_DEVICE void close_copies() {}
+template <int kLeft>
+QB_DEVICE void wait_for_copies() {}
 
 // --- matrix products of a warp ---------------------------------------------------------------------------------------
+template <bool kTransposed>
+QB_DEVICE void load_four_matrices(uint32_t (&to)[4], const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % sizeof(Bytes16) != 0) __builtin_trap();
+  const std::byte* const all = exchange_bytes(&row, sizeof row);
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  for (int i = 0; i < 4; ++i) {
+    uint32_t pair = 0;
+    for (int j = 0; j < 2; ++j) {
+      const int from = kTransposed ? 2 * t + j : g, column = kTransposed ? g : 2 * t + j;
+      uint16_t half;
+      std::memcpy(&half, exchanged<const std::byte*>(all, 8 * i + from) + column * sizeof half, sizeof half);
+      pair |= uint32_t{half} << (16 * j);
+    }
+    to[i] = pair;
+  }
+}
+QB_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) { load_four_matrices<false>(to, row); }
+QB_DEVICE void load_matrices_transposed(uint32_t (&to)[4], const void* row) { load_four_matrices<true>(to, row); }
+
 struct HalfOperands {  // in fp32, so that each number is converted once
   float a[8], b[4];
 };

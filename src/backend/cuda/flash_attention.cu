@@ -1,0 +1,266 @@
+// Attention of many rows on tensor cores, after FlashAttention-2 (Dao 2023): a block takes one q head of a tile of
+// rows, 16 rows a warp, and goes through the keys and values a tile at a time, the softmax kept running; scores never
+// leave registers. Queries are two fp16 numbers each, x ≈ high + low, so that scores are as good as those of fp32
+// queries; the softmax's weights are rounded to fp16.
+//
+// Rows may stand at any position of any sequence: sequences are gone through one after another, and rows of another
+// one are masked. A prompt has one.
+#include <cmath>
+
+#include "backend/cuda/flash_attention.h"
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/row.cuh"
+
+namespace quantbench::QB_CUDA {
+namespace {
+
+constexpr float kLog2E = 1.4426950408889634f;
+
+// What is in flight and in shared memory stays below the 64 KB of compute capability 7.5.
+template <int kDim>
+struct Shape {
+  static constexpr bool kSharedQueries = kDim > 128;  // else in registers
+  static constexpr int kWarps = kDim > 128 ? 2 : 4;
+  static constexpr int kTile = kDim > 128 ? 16 : kDim > 96 ? 32 : 64;  // keys
+  static constexpr int kStages = kDim > 128 ? 1 : 2;
+  static constexpr int kRows = 16 * kWarps, kThreads = kWarps * kWarpSize;
+  static constexpr int kStride = kDim + 8;  // numbers; so that eight rows meet no bank twice
+  static constexpr size_t kTileNumbers = size_t{kTile} * kStride;
+  static constexpr size_t kQueryNumbers = kSharedQueries ? size_t{2} * kRows * kStride : 0;
+  static constexpr size_t kBytes = (kQueryNumbers + 2 * kStages * kTileNumbers) * sizeof(uint16_t);
+  static_assert(kBytes <= (size_t{63} << 10));
+};
+
+QB_DEVICE int warp_least(int value) {
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+    const int other = from_lane_xor(value, mask);
+    value = other < value ? other : value;
+  }
+  return value;
+}
+
+// Two numbers as two fp16 pairs, x ≈ high + low.
+QB_DEVICE void split(float x0, float x1, uint32_t* high, uint32_t* low) {
+  const uint16_t h0 = half_of_float(x0), h1 = half_of_float(x1);
+  *high = h0 | uint32_t{h1} << 16;
+  *low = halves(x0 - float_of_half(h0), x1 - float_of_half(h1));
+}
+
+template <int kDim>
+QB_DEVICE void load_tile(uint16_t* to, const uint16_t* from, int first, int length) {
+  using S = Shape<kDim>;
+  constexpr int kPieces = kDim / 8;
+  for (int i = thread_index(); i < S::kTile * kPieces; i += S::kThreads) {
+    const int position = i / kPieces, piece = i % kPieces;
+    const bool real = first + position < length;
+    copy16_async(to + position * S::kStride + piece * 8,
+                 from + (real ? static_cast<size_t>(first + position) * kDim + piece * 8 : 0), real);
+  }
+}
+
+// grid: x: q head; y: tile of rows, the last first, since it has the most to do.
+template <int kDim>
+__global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __grid_constant__ FlashArgs a) {
+  using S = Shape<kDim>;
+  constexpr int kSteps = kDim / 16, kDimTiles = kDim / 8, kKeyTiles = S::kTile / 8;
+  __shared__ int positions[S::kRows], sequences[S::kRows];
+  wait_for_previous();
+  let_next_start();
+  const int head = block_x(), kv_head = head / (a.q_heads / a.kv.heads);
+  const int first_row = ((a.rows + S::kRows - 1) / S::kRows - 1 - block_y()) * S::kRows;
+  const int lane = lane_index(), g = lane / 4, t = lane % 4, matrix = lane / 8, matrix_row = lane % 8;
+  auto* const shared_q = reinterpret_cast<uint16_t*>(dynamic_shared());  // high [kRows, kStride], then low
+  uint16_t* const keys = shared_q + S::kQueryNumbers;                    // [kStages, kTile, kStride]
+  uint16_t* const values = keys + S::kStages * S::kTileNumbers;
+  for (int i = thread_index(); i < S::kRows; i += S::kThreads) {
+    const bool real = first_row + i < a.rows;
+    positions[i] = real ? a.places.position[first_row + i] : -1;
+    sequences[i] = real ? a.places.sequence[first_row + i] : -1;
+  }
+
+  // Queries, in units in which the softmax is a power of two.
+  const float scale = a.scale * kLog2E;
+  const size_t row_numbers = static_cast<size_t>(a.q_heads) * kDim;
+  const auto query = [&](int row, int dim, uint32_t* high, uint32_t* low) {
+    float x0 = 0, x1 = 0;
+    if (first_row + row < a.rows) {
+      const float* const q = a.q + (first_row + row) * row_numbers + head * kDim + dim;
+      x0 = q[0] * scale;
+      x1 = q[1] * scale;
+    }
+    split(x0, x1, high, low);
+  };
+  const int own_row = warp_index() * 16 + g;
+  uint32_t q_high[S::kSharedQueries ? 1 : kSteps][4], q_low[S::kSharedQueries ? 1 : kSteps][4];
+  if constexpr (S::kSharedQueries) {
+    for (int i = thread_index(); i < S::kRows * kDim / 2; i += S::kThreads) {
+      const int row = i / (kDim / 2), dim = i % (kDim / 2) * 2;
+      uint32_t high, low;
+      query(row, dim, &high, &low);
+      *reinterpret_cast<uint32_t*>(shared_q + row * S::kStride + dim) = high;
+      *reinterpret_cast<uint32_t*>(shared_q + (S::kRows + row) * S::kStride + dim) = low;
+    }
+  } else {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) query(own_row + i % 2 * 8, s * 16 + 2 * t + i / 2 * 8, &q_high[s][i], &q_low[s][i]);
+    }
+  }
+  sync_block();
+
+  const int own_position[2] = {positions[own_row], positions[own_row + 8]};
+  const int own_sequence[2] = {sequences[own_row], sequences[own_row + 8]};
+  float out[kDimTiles][4] = {};
+  float most[2] = {-INFINITY, -INFINITY}, total[2] = {};  // total: of this lane's keys
+
+  constexpr int kNone = 0x7fffffff;
+  for (int sequence = -1;;) {
+    int next = kNone;
+    for (int i = lane; i < S::kRows; i += kWarpSize) {
+      if (sequences[i] > sequence && sequences[i] < next) next = sequences[i];
+    }
+    sequence = warp_least(next);
+    if (sequence == kNone) break;
+    int least = 0;
+    for (int i = lane; i < S::kRows; i += kWarpSize) {
+      if (sequences[i] == sequence && -positions[i] - 1 < least) least = -positions[i] - 1;
+    }
+    const int length = -warp_least(least);  // positions that any row of this sequence sees
+    const size_t at = (static_cast<size_t>(sequence) * a.kv.heads + kv_head) * a.kv.positions * kDim;
+    int limit[2];  // the last position that the row sees
+    for (int i = 0; i < 2; ++i) limit[i] = own_sequence[i] == sequence ? own_position[i] : -1;
+
+    const auto load = [&](int tile) {
+      const size_t stage = static_cast<size_t>(tile % S::kStages) * S::kTileNumbers;
+      load_tile<kDim>(keys + stage, a.kv.k + at, tile * S::kTile, length);
+      load_tile<kDim>(values + stage, a.kv.v + at, tile * S::kTile, length);
+      close_copies();
+    };
+    const int tiles = (length + S::kTile - 1) / S::kTile;
+    load(0);
+    for (int tile = 0; tile < tiles; ++tile) {
+      if (S::kStages == 2 && tile + 1 < tiles) {
+        load(tile + 1);
+        wait_for_copies<1>();
+      } else {
+        wait_for_copies<0>();
+      }
+      sync_block();
+      const size_t stage = static_cast<size_t>(tile % S::kStages) * S::kTileNumbers;
+      float score[kKeyTiles][4] = {};
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        uint32_t high[4], low[4];
+        if constexpr (S::kSharedQueries) {
+          const size_t place = static_cast<size_t>(warp_index() * 16 + matrix % 2 * 8 + matrix_row) * S::kStride +
+                               static_cast<size_t>(s * 16 + matrix / 2 * 8);
+          load_matrices(high, shared_q + place);
+          load_matrices(low, shared_q + S::kRows * S::kStride + place);
+        } else {
+          for (int i = 0; i < 4; ++i) high[i] = q_high[s][i], low[i] = q_low[s][i];
+        }
+        uint32_t b[kKeyTiles / 2][4];
+#pragma unroll
+        for (int j = 0; j < kKeyTiles; j += 2) {
+          load_matrices(b[j / 2],
+                        keys + stage + ((j + matrix / 2) * 8 + matrix_row) * S::kStride + s * 16 + matrix % 2 * 8);
+        }
+        // All of one half before the other, so that no product waits for the one right before it.
+#pragma unroll
+        for (int j = 0; j < kKeyTiles; ++j) mma_f16(score[j], high, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
+#pragma unroll
+        for (int j = 0; j < kKeyTiles; ++j) mma_f16(score[j], low, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
+      }
+      float keep[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {  // rows g and g + 8
+        float largest = most[i];
+#pragma unroll
+        for (int j = 0; j < 2 * kKeyTiles; ++j) {
+          const int position = tile * S::kTile + j / 2 * 8 + 2 * t + j % 2;
+          float& x = score[j / 2][2 * i + j % 2];
+          if (position > limit[i]) x = -INFINITY;
+          largest = x > largest ? x : largest;
+        }
+        for (int mask = 1; mask < 4; mask *= 2) {  // the row's other lanes
+          const float other = from_lane_xor(largest, mask);
+          largest = other > largest ? other : largest;
+        }
+        const float base = largest == -INFINITY ? 0.0f : largest;  // a row that has seen nothing yet
+        keep[i] = power_of_two(most[i] - base);
+        most[i] = largest;
+        float sum = 0;
+#pragma unroll
+        for (int j = 0; j < 2 * kKeyTiles; ++j) {
+          float& x = score[j / 2][2 * i + j % 2];
+          x = power_of_two(x - base);
+          sum += x;
+        }
+        total[i] = total[i] * keep[i] + sum;
+      }
+#pragma unroll
+      for (int j = 0; j < kDimTiles; ++j) {
+        for (int i = 0; i < 4; ++i) out[j][i] *= keep[i / 2];
+      }
+#pragma unroll
+      for (int s = 0; s < S::kTile / 16; ++s) {
+        const float(&p)[4] = score[2 * s];
+        const float(&r)[4] = score[2 * s + 1];
+        const uint32_t weights[4] = {halves(p[0], p[1]), halves(p[2], p[3]), halves(r[0], r[1]), halves(r[2], r[3])};
+#pragma unroll
+        for (int j = 0; j < kDimTiles; j += 2) {
+          uint32_t b[4];
+          load_matrices_transposed(
+              b, values + stage + (s * 16 + matrix % 2 * 8 + matrix_row) * S::kStride + (j + matrix / 2) * 8);
+          mma_f16(out[j], weights, {b[0], b[1]});
+          mma_f16(out[j + 1], weights, {b[2], b[3]});
+        }
+      }
+      sync_block();  // before the next tile takes the place of this one
+      if (S::kStages == 1 && tile + 1 < tiles) load(tile + 1);
+    }
+  }
+
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = first_row + own_row + 8 * i;
+    float sum = total[i];
+    for (int mask = 1; mask < 4; mask *= 2) sum += from_lane_xor(sum, mask);
+    if (row >= a.rows) continue;
+    const float factor = 1 / sum;
+    float* const to = a.a + row * row_numbers + head * kDim + 2 * t;
+#pragma unroll
+    for (int j = 0; j < kDimTiles; ++j) {
+      const float x0 = out[j][2 * i] * factor, x1 = out[j][2 * i + 1] * factor;
+      *reinterpret_cast<Pair*>(to + j * 8) = {x0, x1};
+      leave_ready(a.ready, row, head * kDim + j * 8 + 2 * t, x0, x1);
+    }
+  }
+}
+
+template <int kDim>
+void attend_heads(const FlashArgs& args, const Stream& stream) {
+  using S = Shape<kDim>;
+  launch(flash_kernel<kDim>, {args.q_heads, (args.rows + S::kRows - 1) / S::kRows}, S::kThreads, stream, args,
+         S::kBytes);
+}
+
+}  // namespace
+
+bool has_flash(int head_dim) {
+  return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256;
+}
+
+void attend_flash(const FlashArgs& args, const Stream& stream) {
+  switch (args.kv.head_dim) {
+    case 64: return attend_heads<64>(args, stream);
+    case 80: return attend_heads<80>(args, stream);
+    case 96: return attend_heads<96>(args, stream);
+    case 128: return attend_heads<128>(args, stream);
+    case 256: return attend_heads<256>(args, stream);
+    default: return;
+  }
+}
+
+}  // namespace quantbench::QB_CUDA

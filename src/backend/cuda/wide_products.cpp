@@ -1,0 +1,325 @@
+#include "backend/cuda/wide_products.h"
+
+#include <algorithm>
+#include <map>
+
+#include "backend/cuda/views.h"
+#include "quant/nf4.h"
+
+namespace quantbench::QB_CUDA {
+namespace {
+
+// Whole 16-byte loads for the library and for the kernels around it.
+bool divides(WeightFormat format, int n, int k) {
+  switch (format) {
+    case WeightFormat::f16: return k % 8 == 0 && n % 8 == 0;
+    case WeightFormat::int8: return k % 16 == 0 && n % 16 == 0 && can_gather(k);
+    case WeightFormat::nf4: return k % 64 == 0 && n % 8 == 0;
+    case WeightFormat::f32: return false;
+  }
+  return false;
+}
+
+// Rows of a weight expanded at a time, so that all chunks are about as large.
+int chunk_rows(int n, int k) {
+  constexpr int kWhole = 128;  // a multiple of the library's tiles
+  const int most = std::max(static_cast<int>(kScratchNumbers / static_cast<size_t>(k)) / kWhole * kWhole, kWhole);
+  const int chunks = (n + most - 1) / most;
+  return std::min(((n + chunks - 1) / chunks + kWhole - 1) / kWhole * kWhole, n);
+}
+
+}  // namespace
+
+WideShape wide_shape(const Tape& step, int max_rows) {
+  const void* logits = nullptr;
+  for (const Op& op : step) {
+    if (const auto* const next = std::get_if<NextToken>(&op)) logits = next->logits.data;
+  }
+  WideShape shape;
+  if (max_rows <= kStreamedRows) return shape;
+  shape.rows = max_rows;
+  const auto add = [&shape](const Linear* w) {
+    shape.k = std::max(shape.k, cols_of(w->weight));
+    shape.int8 |= format_of(w->weight) == Format::int8;
+    shape.nf4 |= format_of(w->weight) == Format::nf4;
+    return rows_of(w->weight);
+  };
+  const auto raise = [](int* to, int cols) { *to = std::max(*to, cols); };
+  for (const Op& op : step) {
+    if (const auto* const o = std::get_if<Qkv>(&op)) raise(&shape.raw_cols, add(o->wq) + add(o->wk) + add(o->wv));
+    if (const auto* const o = std::get_if<Attend>(&op)) raise(&shape.attended, o->a.cols);
+    if (const auto* const o = std::get_if<AddLinear>(&op)) raise(&shape.raw_cols, add(o->w));
+    if (const auto* const o = std::get_if<GatedUp>(&op)) {
+      add(o->gate);
+      const int n = add(o->up);
+      raise(&shape.raw_cols, n);
+      raise(&shape.inner, n);
+    }
+    if (const auto* const o = std::get_if<Project>(&op)) {
+      if (o->y.data == logits && logits) continue;  // the head's rows are few
+      const int n = add(o->w);
+      raise(&shape.raw_cols, n);
+      raise(&shape.inner, n);
+    }
+  }
+  return shape;
+}
+
+bool WideProducts::open() {
+  if (!tried_) gemm_ = open_gemm(runtime_);
+  tried_ = true;
+  return gemm_ != nullptr;
+}
+
+void WideProducts::use(const WideWorkspace& workspace) {
+  w_ = workspace;
+  general_ = {w_.general};
+  attended_ = {w_.attended};
+  inner_ = {w_.inner};
+  quantized_ = nullptr;
+  if (gemm_) gemm_->use(w_.gemm, kGemmWorkspaceBytes);
+}
+
+void WideProducts::forget() {
+  for (Slot* slot : {&general_, &attended_, &inner_}) {
+    slot->begin = slot->end = nullptr;
+    slot->marked = slot->clean = false;
+  }
+  quantized_ = nullptr;
+}
+
+void WideProducts::wrote(Tensor t) {
+  const auto* const begin = static_cast<const std::byte*>(t.data);
+  const std::byte* const end = begin + t.bytes();
+  for (Slot* slot : {&general_, &attended_, &inner_}) {
+    if (slot->begin == nullptr || end <= slot->begin || begin >= slot->end) continue;
+    slot->begin = slot->end = nullptr;
+    if (quantized_ == slot) quantized_ = nullptr;
+  }
+}
+
+ReadyRows WideProducts::produce(Slot& slot, Tensor from, const void* norm) {
+  const int stride = padded_k(from.cols);
+  if (from.rows > w_.rows || from.rows <= kStreamedRows || stride > slot.ready.stride) return {};
+  if (slot.ready.marks && !slot.clean) {
+    runtime_.zero(slot.ready.marks, static_cast<size_t>(slot.ready.stride));
+  }
+  slot.clean = false;
+  slot.marked = slot.ready.marks != nullptr;
+  slot.gathered = false;
+  slot.begin = static_cast<const std::byte*>(from.data);
+  slot.end = slot.begin + from.bytes();
+  slot.norm = norm;
+  if (quantized_ == &slot) quantized_ = nullptr;
+  return {slot.ready.x16, stride, slot.ready.marks};
+}
+
+ReadyRows WideProducts::attended(Tensor a) {
+  wrote(a);
+  return gemm_ ? produce(attended_, a, nullptr) : ReadyRows{};
+}
+
+WideProducts::Slot& WideProducts::ready_rows(const Product& product, bool int8) {
+  const Tensor& x = product.x;
+  const void* const norm = product.norm ? product.norm->weight : nullptr;
+  for (Slot* slot : {&general_, &attended_, &inner_}) {
+    if (slot->begin != x.data || slot->begin == nullptr || slot->end != slot->begin + x.bytes() || slot->norm != norm)
+      continue;
+    if (int8 ? slot->marked || quantized_ == slot : !slot->gathered) return *slot;
+  }
+  const ReadyRows to = produce(general_, x, norm);
+  prepare({.x = x.f32(),
+           .norm = view(product.norm),
+           .rows = x.rows,
+           .k = x.cols,
+           .stride = to.stride,
+           .x32 = nullptr,
+           .x16 = to.x16,
+           .marks = to.marks},
+          runtime_.stream());
+  return general_;
+}
+
+bool WideProducts::fits(const Product& product) const {
+  const Tensor& x = product.x;
+  if (!gemm_ || x.rows <= kStreamedRows || x.rows > w_.rows || padded_k(x.cols) > w_.general.stride) return false;
+  const WeightFormat format = product.outputs.front().w.format;
+  for (const Product::Output& output : product.outputs) {
+    if (output.w.format != format || !divides(format, output.w.n, output.w.k)) return false;
+  }
+  if ((format == WeightFormat::int8 && !w_.codes) || (format == WeightFormat::nf4 && !w_.scratch)) return false;
+  int raw = 0;
+  if (product.finish == Finish::qkv) {
+    for (const Product::Output& output : product.outputs) raw += output.w.n;
+    if (!can_finish_qkv(product.kv, product.rotation)) return false;
+  }
+  if (product.finish == Finish::gate || (product.finish == Finish::add && format == WeightFormat::int8))
+    raw = product.outputs.front().w.n;
+  return raw <= w_.raw_cols;
+}
+
+bool WideProducts::finishes(const Product& product) const {
+  if (product.outputs.front().w.format == WeightFormat::int8) return true;
+  if (product.finish == Finish::add) return false;
+  return product.finish != Finish::store || product.act != Activation::none;
+}
+
+// Where sums go: into the output where they have its size, else into `raw`.
+std::vector<WideProducts::Call> WideProducts::calls_of(const Product& product, int rows, int x_stride) const {
+  const bool finished = finishes(product), add = product.finish == Finish::add && !finished;
+  int columns = 0;
+  for (const Product::Output& output : product.outputs) columns += output.w.n;
+  std::vector<Call> calls;
+  int column = 0;
+  for (size_t i = 0; i < product.outputs.size(); ++i) {
+    const Product::Output& output = product.outputs[i];
+    const Weight& w = output.w;
+    const bool raw = product.finish == Finish::qkv || (product.finish == Finish::gate && i == 0) ||
+                     (product.finish == Finish::add && finished);
+    const int y_stride = product.finish == Finish::qkv ? columns : w.n;
+    auto* const y = raw ? static_cast<float*>(w_.raw) + column : output.y;
+    if (product.finish == Finish::qkv) column += w.n;
+    GemmShape shape{w.format == WeightFormat::int8, rows, w.n, w.k, x_stride, y_stride, add, false};
+    shape.biased = !finished && output.bias;
+    Call* const last = calls.empty() ? nullptr : &calls.back();
+    const bool side_by_side = last && product.finish == Finish::qkv;
+    if (w.format != WeightFormat::nf4) {
+      const size_t number = shape.int8 ? sizeof(int8_t) : sizeof(uint16_t);
+      const size_t before = last ? static_cast<size_t>(last->gemm.shape.n) * w.k * number : 0;
+      if (side_by_side && static_cast<const std::byte*>(last->gemm.w) + before == w.w) {
+        last->gemm.shape.n += w.n;  // the weights lie behind one another: one product
+        continue;
+      }
+      calls.push_back({{shape, w.w, nullptr, y, output.bias}, {}});
+      continue;
+    }
+    if (side_by_side && last->expand.part_count < kMostJobs &&
+        static_cast<size_t>(last->gemm.shape.n + w.n) * w.k <= kScratchNumbers) {
+      last->expand.parts[last->expand.part_count++] = {w, 0, w.n};
+      last->gemm.shape.n += w.n;
+      continue;
+    }
+    const int chunk = chunk_rows(w.n, w.k);
+    for (int first = 0; first < w.n; first += chunk) {
+      Call call{{shape, w_.scratch, nullptr, y + first, output.bias ? output.bias + first : nullptr}, {}};
+      call.gemm.shape.n = std::min(chunk, w.n - first);
+      call.expand.parts[0] = {w, first, call.gemm.shape.n};
+      call.expand.part_count = 1;
+      call.expand.to = w_.scratch;
+      call.expand.nested_code = nested_code_;
+      std::copy(kNf4Code.begin(), kNf4Code.end(), call.expand.code);
+      calls.push_back(call);
+    }
+  }
+  return calls;
+}
+
+bool WideProducts::multiply(const Product& product) {
+  if (!fits(product)) return false;
+  const Tensor& x = product.x;
+  const bool int8 = product.outputs.front().w.format == WeightFormat::int8;
+  const int stride = padded_k(x.cols);
+  std::vector<Call> calls = calls_of(product, x.rows, stride);
+  for (const Call& call : calls) {
+    if (!gemm_->takes(call.gemm.shape)) return false;
+  }
+  Slot& slot = ready_rows(product, int8);
+  if (int8 && quantized_ != &slot) {
+    quantize({slot.ready.x16, slot.ready.marks, x.rows, x.cols, stride, w_.codes, w_.absmax, w_.outliers, true},
+             runtime_.stream());
+    slot.gathered = true;
+    slot.marked = false;
+    quantized_ = &slot;
+  }
+  for (Call& call : calls) {
+    if (call.expand.part_count > 0) expand(call.expand, runtime_.stream());
+    call.gemm.x = int8 ? static_cast<const void*>(w_.codes) : slot.ready.x16;
+    gemm_->run(call.gemm);
+  }
+
+  const Tensor out{product.outputs.back().y, DType::f32, x.rows, product.outputs.back().w.n};
+  if (!finishes(product)) {
+    wrote(out);
+    return true;
+  }
+  FinishArgs args{.job_count = static_cast<int>(product.outputs.size()), .rows = x.rows};
+  args.finish = product.finish;
+  args.act = product.act;
+  int columns = 0, column = 0;
+  for (const Product::Output& output : product.outputs) columns += output.w.n;
+  for (int i = 0; i < args.job_count; ++i) {
+    const Product::Output& output = product.outputs[static_cast<size_t>(i)];
+    const bool raw =
+        product.finish == Finish::qkv || (product.finish == Finish::gate && i == 0) || product.finish == Finish::add;
+    args.jobs[i] = {output.w, output.bias, output.y};
+    args.sums[i] = raw ? static_cast<float*>(w_.raw) + column : output.y;
+    args.stride[i] = product.finish == Finish::qkv ? columns : output.w.n;
+    if (product.finish == Finish::qkv) column += output.w.n;
+  }
+  if (int8) {
+    args.x = {.rows = x.rows,
+              .k = x.cols,
+              .stride = stride,
+              .x16 = slot.ready.x16,
+              .codes = w_.codes,
+              .absmax = w_.absmax,
+              .outliers = w_.outliers};
+    if (!slot.clean) {
+      args.used = slot.ready.marks;
+      args.used_count = slot.ready.stride;
+      slot.clean = true;
+    }
+  }
+  args.kv = product.kv;
+  args.rotation = product.rotation;
+  args.places = product.places;
+  if (product.finish == Finish::qkv) {
+    wrote({product.outputs.front().y, DType::f32, x.rows, product.outputs.front().w.n});
+  } else {
+    wrote(out);
+    // What reads the slot that it fills would find it changed.
+    if (product.finish != Finish::add && &slot != &inner_) args.ready = produce(inner_, out, nullptr);
+  }
+  QB_CUDA::finish(args, runtime_.stream());
+  return true;
+}
+
+void WideProducts::tune(const Tape& step, int rows) {
+  if (!gemm_ || rows <= kStreamedRows || rows > w_.rows) return;
+  std::map<GemmShape, std::vector<GemmCall>> calls;
+  const auto add = [&](Finish finish, Act act, int k, std::initializer_list<const Linear*> linears) {
+    Product product{.finish = finish, .act = view(act)};
+    for (const Linear* l : linears) {
+      if (!view(l->weight).w) return;  // planned, not loaded
+      product.outputs.push_back({view(l->weight), l->bias, static_cast<float*>(w_.raw)});
+    }
+    const WeightFormat format = product.outputs.front().w.format;
+    for (const Product::Output& output : product.outputs) {
+      if (output.w.format != format || !divides(format, output.w.n, k)) return;
+    }
+    if ((format == WeightFormat::int8 && !w_.codes) || (format == WeightFormat::nf4 && !w_.scratch)) return;
+    for (Call& call : calls_of(product, rows, padded_k(k))) {
+      GemmCall& gemm = call.gemm;
+      if (gemm.shape.y_stride > w_.raw_cols) continue;  // no room to try it in
+      gemm.x = gemm.shape.int8 ? static_cast<const void*>(w_.codes) : w_.general.x16;
+      gemm.y = w_.raw;
+      calls[gemm.shape].push_back(gemm);
+    }
+  };
+  for (const Op& op : step) {
+    if (const auto* const o = std::get_if<Qkv>(&op)) add(Finish::qkv, Act::none, o->x.cols, {o->wq, o->wk, o->wv});
+    if (const auto* const o = std::get_if<AddLinear>(&op)) add(Finish::add, Act::none, o->a.cols, {o->w});
+    if (const auto* const o = std::get_if<GatedUp>(&op)) add(Finish::gate, o->act, o->x.cols, {o->gate, o->up});
+    if (const auto* const o = std::get_if<Project>(&op)) add(Finish::store, o->act, o->x.cols, {o->w});
+  }
+  if (calls.empty()) return;
+  // Zeros would be multiplied faster than what comes later.
+  const size_t numbers = static_cast<size_t>(rows) * w_.general.stride;
+  fill({reinterpret_cast<uint32_t*>(w_.general.x16), numbers / 2}, runtime_.multiprocessors(), runtime_.stream());
+  if (w_.codes)
+    fill({reinterpret_cast<uint32_t*>(w_.codes), numbers / 4}, runtime_.multiprocessors(), runtime_.stream());
+  for (const auto& [shape, list] : calls) gemm_->tune(list);
+  forget();
+}
+
+}  // namespace quantbench::QB_CUDA

@@ -1,0 +1,113 @@
+// Products of many rows: rows made ready once, a library's tensor-core product, our own kernel to finish its sums.
+// Rows that one op leaves ready for the next are not made ready again.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "backend/cuda/gemm.h"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/wide.h"
+#include "backend/ops.h"
+
+namespace quantbench::QB_CUDA {
+
+// More rows than this are a prompt; fewer take the kernels that stream the weights.
+constexpr int kStreamedRows = 16;
+
+struct WideShape {  // zero: no product here has many rows
+  int rows = 0;
+  int raw_cols = 0;  // sums of a product that cannot stand where its outputs go, numbers a row
+  int k = 0;         // the largest input
+  int attended = 0;  // outputs of an attention
+  int inner = 0;     // outputs of a gated_up or project
+  bool int8 = false, nf4 = false;
+};
+// Of a step's products, were they called with max_rows.
+WideShape wide_shape(const Tape& step, int max_rows);
+
+// Pointers into the backend's workspace.
+struct WideWorkspace {
+  int rows = 0;
+  int raw_cols = 0;
+  void* raw = nullptr;          // [rows, raw_cols] float or int32
+  uint16_t* scratch = nullptr;  // kScratchNumbers, nf4
+  void* gemm = nullptr;         // kGemmWorkspaceBytes
+  struct Ready {
+    uint16_t* x16 = nullptr;   // [rows, stride]
+    uint8_t* marks = nullptr;  // [stride], int8
+    int stride = 0;
+  };
+  Ready general, attended, inner;
+  int8_t* codes = nullptr;      // [rows, padded_k(k)], int8, as are the next two
+  float* absmax = nullptr;      // [rows]
+  int32_t* outliers = nullptr;  // [1 + k]
+};
+// NF4 is expanded so many weights at a time: 32 MiB of fp16, most of an H100's second-level cache. With half of it a
+// product of long rows was cut into pieces too narrow for all multiprocessors: 43 instead of 30 µs (n 2048, k 8192).
+constexpr size_t kScratchNumbers = size_t{16} << 20;
+
+class WideProducts {
+ public:
+  WideProducts(Runtime& runtime, const float* nested_code) : runtime_(runtime), nested_code_(nested_code) {}
+  // Opens the library unless that was tried; whether there is one.
+  bool open();
+  void use(const WideWorkspace& workspace);
+  // Times the library's proposals for the products of this step with `rows` rows. Weights are loaded.
+  void tune(const Tape& step, int rows);
+
+  struct Product {
+    Tensor x;
+    const Norm* norm = nullptr;
+    struct Output {
+      Weight w;
+      const float* bias;
+      float* y;
+    };
+    std::vector<Output> outputs;
+    Finish finish = Finish::store;
+    Activation act = Activation::none;
+    Cache kv;  // qkv, as are the next two
+    Rotation rotation;
+    RowPlaces places;
+  };
+  // False, and nothing is done, if this product is not for it.
+  bool multiply(const Product& product);
+  // Where attention shall leave its outputs `a` ready; nowhere if they do not fit.
+  ReadyRows attended(Tensor a);
+  // An op wrote this tensor: rows made ready from it are stale.
+  void wrote(Tensor t);
+  // Device memory was written by other means than these ops.
+  void forget();
+
+ private:
+  struct Slot {
+    WideWorkspace::Ready ready;
+    const std::byte *begin = nullptr, *end = nullptr;  // of the tensor that it was made from; null: holds nothing
+    const void* norm = nullptr;
+    bool marked = false;    // marks are those of x16
+    bool clean = false;     // marks are zero
+    bool gathered = false;  // x16 holds outlier columns only
+  };
+  // One call of the library, with what is expanded before it.
+  struct Call {
+    GemmCall gemm;
+    ExpandArgs expand;
+  };
+
+  bool fits(const Product& product) const;
+  std::vector<Call> calls_of(const Product& product, int rows, int x_stride) const;
+  bool finishes(const Product& product) const;
+  ReadyRows produce(Slot& slot, Tensor from, const void* norm);
+  Slot& ready_rows(const Product& product, bool int8);
+
+  Runtime& runtime_;
+  const float* nested_code_;
+  bool tried_ = false;
+  std::unique_ptr<Gemm> gemm_;
+  WideWorkspace w_;
+  Slot general_, attended_, inner_;
+  const Slot* quantized_ = nullptr;  // whose codes, absmax and outliers the workspace holds
+};
+
+}  // namespace quantbench::QB_CUDA
