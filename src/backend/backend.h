@@ -127,7 +127,7 @@ class Backend {
 struct BackendOptions {
   int threads = 0;           // 0: one per physical core
   std::string isa = "auto";  // cpu only: "auto", "avx2", "avx512"; also QUANTBENCH_ISA
-  // cuda only: "graph", "persistent", or "auto" for the second where device and model allow it.
+  // cuda only: "graph", "persistent", or "auto" for the second where device and model allow it and it pays.
   std::string engine = "auto";
   std::optional<int> gpu;  // cuda only: its number among those that can be seen; nothing: the first that can be used
   bool several_processes = false;  // others of ours will use the GPU as well, so it must let them

@@ -144,8 +144,15 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  // A narrow model is a few hundred microseconds of steps waiting for one another, whatever runs it.
+  static bool is_bound_by_memory(const Tape& step) {
+    constexpr int kLeastWidth = 1024;
+    const Embed* const first = step.empty() ? nullptr : std::get_if<Embed>(&step.front());
+    return first && first->x.cols >= kLeastWidth;
+  }
   size_t persistent_bytes(const Tape& step) const {
-    const size_t bytes = engine_ == "graph" ? 0 : runtime_->persistent_bytes(step);
+    if (engine_ == "graph" || (engine_ == "auto" && !is_bound_by_memory(step))) return 0;
+    const size_t bytes = runtime_->persistent_bytes(step);
     if (bytes == 0 && engine_ == "persistent") {
       fail(ErrorKind::device, "--engine persistent: this GPU or this model cannot run so; use --engine graph or auto");
     }

@@ -342,7 +342,8 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
   } else {
     const Tagged* const words = s.in.words;
     if (a.one_waits) {
-      if (thread % kWarpSize == 0) wait_word(wait, words + (2 * thread + 2 * kWarpSize - 1));
+      const int last = thread + kWarpSize <= pairs ? thread + kWarpSize - 1 : pairs - 1;
+      if (thread % kWarpSize == 0 && thread < pairs) wait_word(wait, words + (2 * last + 1));
       __syncwarp();
     }
     TwoWords v[kMostPairs] = {};
