@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "backend/ops_comparison.h"
 #include "backend/test_backends.h"
 
@@ -43,6 +45,28 @@ TEST(EmulatedReadProbe, TakesBytesThatAreNoWholeNumberOfPieces) {
   EXPECT_THAT(probe->kernel(), testing::HasSubstr("16-byte loads"));
 }
 
+// What a prompt takes on a machine without cuBLASLt.
+class EmulatedOpsWithoutLibraryTest : public testing::TestWithParam<OpCase> {};
+
+TEST_P(EmulatedOpsWithoutLibraryTest, AgreesWithTheReference) {
+  struct Off {
+    Off() { setenv("QUANTBENCH_CUBLASLT", "off", 1); }
+    ~Off() { unsetenv("QUANTBENCH_CUBLASLT"); }
+  } off;
+  std::vector<Candidate> emulated;
+  emulated.push_back({"cuda, emulated, without a library", make_test_backend(kEmulatedCuda), Activations::fp16});
+  expect_agreement(GetParam(), emulated_sizes(GetParam()), emulated);
+}
+
+std::vector<OpCase> prompts() {
+  std::vector<OpCase> cases;
+  for (const OpCase& c : op_cases()) {
+    if (c.rows == 33 && c.shape.hidden == kSmall.hidden) cases.push_back(c);
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Prompts, EmulatedOpsWithoutLibraryTest, testing::ValuesIn(prompts()), op_test_name);
 INSTANTIATE_TEST_SUITE_P(Ops, EmulatedOpsTest, testing::ValuesIn(small_cases()), op_test_name);
 
 }  // namespace

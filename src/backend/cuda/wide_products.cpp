@@ -4,6 +4,7 @@
 #include <map>
 
 #include "backend/cuda/views.h"
+#include "core/os.h"
 #include "quant/nf4.h"
 
 namespace quantbench::QB_CUDA {
@@ -66,7 +67,7 @@ WideShape wide_shape(const Tape& step, int max_rows) {
 }
 
 bool WideProducts::open() {
-  if (!tried_) gemm_ = open_gemm(runtime_);
+  if (!tried_ && os::environment("QUANTBENCH_CUBLASLT") != "off") gemm_ = open_gemm(runtime_);
   tried_ = true;
   return gemm_ != nullptr;
 }

@@ -50,7 +50,7 @@ constexpr size_t kScratchNumbers = size_t{16} << 20;
 class WideProducts {
  public:
   WideProducts(Runtime& runtime, const float* nested_code) : runtime_(runtime), nested_code_(nested_code) {}
-  // Opens the library unless that was tried; whether there is one.
+  // Opens the library unless that was tried; whether there is one. QUANTBENCH_CUBLASLT=off: as if there were none.
   bool open();
   void use(const WideWorkspace& workspace);
   // Times the library's proposals for the products of this step with `rows` rows. Weights are loaded.
