@@ -158,9 +158,9 @@ class Sweep {
 
   void finished(const Cell& cell, const CellData& data) {
     const PlannedModel& model = plan_.models[group_->model];
-    CellFacts facts{model.identity, group_->prompt_text, std::nullopt};
-    if (model.tokenizer && !data.runs.empty()) {
-      facts.response_text = model.tokenizer->decode(data.runs.front().report.run.tokens, true);
+    CellFacts facts{model.identity, group_->prompt_text, {}};
+    if (model.tokenizer) {
+      facts.decode = [&](const std::vector<int32_t>& ids) { return model.tokenizer->decode(ids, true); };
     }
     if (data.outcome.status == Status::failed && first_failure_ == ErrorKind::internal)
       first_failure_ = data.outcome.kind;
