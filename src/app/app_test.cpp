@@ -256,6 +256,11 @@ TEST(Run, RandomWeightsNeedNoFileAndSayNoTokenizer) {
   arguments.insert(arguments.end(), {"table", "--out", folder / "b", "-p", "5"});
   const Result table = run(arguments);
   EXPECT_THAT(table.out, AllOf(HasSubstr("no tokenizer"), HasSubstr("p5+n6")));
+  // -n 0 is typed: llama-bench's rows, not the length of a generation's prompt.
+  const Result rows = run({"run", "--model-id", kTiny, "--random-weights", "--device", "reference", "-r", "1", "-p",
+                           "5", "-n", "0", "--precision", "fp16", "--out", folder / "c", "-o", "jsonl"});
+  ASSERT_EQ(rows.code, 0) << rows.err;
+  EXPECT_EQ(lines_of(rows.out)[0]["cell"]["test"], "pp5");
 }
 
 TEST(Run, ReferenceBackendRunsAndClaimsNoShareOfBandwidth) {

@@ -69,7 +69,7 @@ constexpr int kPromptDecides = 0;  // prompt tokens of a test whose prompt is a 
 std::vector<Test> requested_tests(const RunFlags& flags) {
   const int new_tokens = parse_count("--max-new-tokens", flags.max_new_tokens, 1, kMostTokens);
   const std::vector<int> prompts = counts_of("-p", flags.prompt_counts), news = counts_of("-n", flags.new_counts);
-  const bool lengths_only = flags.random_weights && news.empty() && !flags.prompt_given;
+  const bool lengths_only = flags.random_weights && flags.new_counts.empty() && !flags.prompt_given;
   std::vector<Test> tests;
   for (const int p : prompts) {
     tests.push_back(lengths_only ? Test{TestKind::generation, p, new_tokens} : Test{TestKind::prefill, p, 1});
