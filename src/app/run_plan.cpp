@@ -187,6 +187,9 @@ ModelSource find_model(const std::string& id, const RunFlags& flags) {
   if (source.outlier_channels > 0 && !source.random_weights) {
     fail(ErrorKind::usage, "--outlier-channels plants channels in random weights; it needs --random-weights");
   }
+  if (id.find(',') != std::string::npos && !os::is_directory(id)) {
+    fail(ErrorKind::usage, "--model-id: '{}' names several models, and this command takes one; run takes several", id);
+  }
   const bool is_bundled = id.empty() || (id == kBundledName && !os::is_directory(id));
   if (is_bundled) {
     source.name = kBundledName;
@@ -327,7 +330,11 @@ RunPlan plan_run(const RunFlags& flags) {
   if (!flags.precisions.empty()) parse_precisions(flags.precisions);
   requested_tests(flags);
   std::vector<std::string> ids{""};
-  if (!flags.model_ids.empty()) ids = parse_list("--model-id", flags.model_ids);
+  if (os::is_directory(flags.model_ids)) {
+    ids = {flags.model_ids};  // whose name may have commas
+  } else if (!flags.model_ids.empty()) {
+    ids = parse_list("--model-id", flags.model_ids);
+  }
   std::optional<Error> first;
   size_t fine = 0;
   for (size_t i = 0; i < ids.size(); ++i) {

@@ -49,6 +49,8 @@ void catch_stop_signals() {
   if (hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
 }
 
+void let_large_files_fail() { ::signal(SIGXFSZ, SIG_IGN); }
+
 std::optional<std::string> read_input_line() {
   static std::string buffer;  // what was read beyond the last line; standard input has one reader
   while (true) {
