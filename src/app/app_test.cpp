@@ -447,6 +447,8 @@ TEST(Run, InterruptionLeavesValidRecordsAndNoChild) {
   const int64_t until_ns = os::steady_now_ns() + 3'000'000'000;  // into the blocks
   while (os::steady_now_ns() < until_ns) ::usleep(50'000);
   ::kill(program.pid(), SIGINT);
+  ::usleep(2'000);
+  ::kill(program.pid(), SIGINT);  // as timeout(1) does it: to the process, then to its group
   const Result r = program.finish();
   EXPECT_EQ(r.code, exit_code(ErrorKind::interrupted)) << r.err;
   EXPECT_THAT(r.err, HasSubstr("quantbench: error: interrupted; 3 records in"));
