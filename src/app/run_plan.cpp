@@ -237,8 +237,9 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folde
   auto tokenizer = std::make_shared<const Tokenizer>(Tokenizer::from_file(path));
   if (tokenizer->size() > shape.vocab) {
     fail(ErrorKind::bad_model,
-         "'{}' has {} token ids, the model's vocabulary {}; the tokenizer does not belong to this model", path,
-         tokenizer->size(), shape.vocab);
+         "'{}' has {} token ids, the model's vocabulary {}; the tokenizer does not belong to this model: give the one "
+         "that came with it",
+         path, tokenizer->size(), shape.vocab);
   }
   return tokenizer;
 }

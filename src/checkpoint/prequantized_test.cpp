@@ -170,6 +170,13 @@ TEST(Prequantized, RefusesDamagedTensorsOfAWeight) {
   EXPECT_THAT(nf4_refusal(4, {"q.weight.nested_absmax", "F32", "1", bytes_of<float>({-2})}),
               HasSubstr("has -2 at index 0, expected magnitudes"));
 
+  auto plain = nf4_tensors(false, plain_state());
+  plain[3] = {"q.weight.absmax", "F32", "3", bytes_of<float>({1, -2, 3})};
+  const TestFolder plain_folder;
+  const auto of_plain = open(plain_folder, kPlainConfig, plain);
+  Nf4Weights plain_weights;
+  EXPECT_THAT(refusal([&] { read_nf4(*of_plain, "q.weight", 3, 43, &plain_weights); }), HasSubstr("has -2 at index 1"));
+
   const auto int8_refusal = [](size_t index, const TestTensor& tensor) {
     auto tensors = int8_tensors();
     tensors[index] = tensor;

@@ -70,8 +70,8 @@ void ConfigReader::fail_key(std::string_view key, std::string_view expected) con
 
 void ConfigReader::fail_unsupported(std::string_view key, std::string_view supported) const {
   const json* value = find(key);
-  fail(ErrorKind::bad_model, "{}: '{}' is {}, which is not supported; supported is {}: choose another model",
-       source_.where, key, value ? shown(*value) : "missing", supported);
+  fail(ErrorKind::bad_model, "{}: '{}' is {}, which is not supported, only {} is; choose another model", source_.where,
+       key, value ? shown(*value) : "missing", supported);
 }
 
 const json& ConfigReader::need(std::string_view key, std::string_view expected) const {
@@ -122,7 +122,7 @@ Act ConfigReader::activation(std::string_view key) const {
   const std::string name = text(key);
   if (name == "silu") return Act::silu;
   if (name == "gelu_new" || name == "gelu_pytorch_tanh") return Act::gelu_tanh;
-  fail_unsupported(key, "one of silu, gelu_new and gelu_pytorch_tanh");
+  fail_unsupported(key, "silu, gelu_new or gelu_pytorch_tanh");
 }
 
 void ConfigReader::refuse(std::string_view key, std::string_view feature) const {

@@ -128,7 +128,8 @@ TEST(Config, HeadsMustDivide) {
 TEST(Config, WhatIsNotBuiltIsRefusedByName) {
   EXPECT_THAT(llama([](json& c) { c["mlp_bias"] = true; }), HasSubstr("'mlp_bias' is true"));
   EXPECT_THAT(llama([](json& c) { c["sliding_window"] = 4096; }), HasSubstr("'sliding_window' is 4096"));
-  EXPECT_THAT(llama([](json& c) { c["hidden_act"] = "relu2"; }), HasSubstr("supported is one of silu, gelu_new"));
+  EXPECT_THAT(llama([](json& c) { c["hidden_act"] = "relu2"; }),
+              HasSubstr("not supported, only silu, gelu_new or gelu_pytorch_tanh is"));
   EXPECT_THAT(llama([](json& c) { c["partial_rotary_factor"] = 0.5; }), HasSubstr("'partial_rotary_factor' is 0.5"));
   EXPECT_EQ(llama([](json& c) { c["partial_rotary_factor"] = 1; }), "accepted");
   EXPECT_THAT(phi([](json& c) { c["qk_layernorm"] = true; }), HasSubstr("'qk_layernorm' is true"));
@@ -136,7 +137,7 @@ TEST(Config, WhatIsNotBuiltIsRefusedByName) {
   EXPECT_THAT(llama([](json& c) {
                 c["rope_scaling"] = {{"type", "yarn"}, {"factor", 4}};
               }),
-              HasSubstr("'type' is \"yarn\", which is not supported; supported is default or llama3"));
+              HasSubstr("'type' is \"yarn\", which is not supported, only default or llama3 is"));
   EXPECT_EQ(llama([](json& c) { c["sliding_window"] = nullptr, c["mlp_bias"] = false; }), "accepted");
 }
 

@@ -73,7 +73,7 @@ Shape read_shape(const ConfigReader& c) {
     c.fail_key("num_attention_heads", fmt::format("a divisor of hidden_size, {}", s.hidden));
   }
   if (c.number_or("partial_rotary_factor", 0, 1, 1) != 1) {
-    c.fail_unsupported("partial_rotary_factor", "1: Llama turns whole heads");
+    c.fail_unsupported("partial_rotary_factor", "1 (Llama turns whole heads)");
   }
   c.refuse("mlp_bias", "a bias in the MLP");
   c.refuse("sliding_window", "sliding-window attention");
