@@ -8,6 +8,23 @@ set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
 add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffunction-sections> $<$<COMPILE_LANGUAGE:CXX>:-fdata-sections>)
 add_link_options(-static-libstdc++ -static-libgcc -Wl,--gc-sections)
 
+# The notices that the licences of those libraries ask to go with copies, as Debian and Ubuntu have them, in notices/.
+set(QB_NOTICE_PACKAGES libfmt-dev nlohmann-json3-dev libcli11-dev libonig-dev libssl-dev)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  string(REGEX MATCH "^[0-9]+" qb_gcc_version ${CMAKE_CXX_COMPILER_VERSION})
+  list(APPEND QB_NOTICE_PACKAGES gcc-${qb_gcc_version}-base)  # libstdc++ and libgcc
+endif()
+function(qb_install_notices)
+  foreach(package IN LISTS QB_NOTICE_PACKAGES)
+    set(notice /usr/share/doc/${package}/copyright)
+    if(NOT EXISTS ${notice})
+      message(FATAL_ERROR "${notice} is not there, and a folder without it may not be handed out; install ${package}")
+    endif()
+    install(FILES ${notice} DESTINATION notices RENAME ${package}.txt COMPONENT notices)
+  endforeach()
+  install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/THIRD_PARTY.md DESTINATION . COMPONENT notices)
+endfunction()
+
 # After the targets exist: copies what the linked program needs and a bare system does not have.
 function(qb_install_libraries target)
   install(CODE "
@@ -16,5 +33,4 @@ function(qb_install_libraries target)
     foreach(library IN LISTS libraries)
       file(INSTALL \"\${library}\" DESTINATION \"\${CMAKE_INSTALL_PREFIX}/lib\" FOLLOW_SYMLINK_CHAIN)
     endforeach()")
-  install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/THIRD_PARTY.md DESTINATION .)
 endfunction()

@@ -82,7 +82,11 @@ double parse_number(const std::string& flag, const std::string& text, double low
 
 double parse_share(const std::string& flag, const std::string& text, double low, double high) {
   if (text.ends_with('%')) return parse_number(flag, text.substr(0, text.size() - 1), 100 * low, 100 * high) / 100;
-  return parse_number(flag, text, low, high);
+  const double share = parse_number(flag, text, low, high);
+  if (share >= 1) {
+    fail(ErrorKind::usage, "{}: '{}' is all of it; {} % is written {}% or {:g}", flag, text, text, text, share / 100);
+  }
+  return share;
 }
 
 Precision parse_precision(const std::string& text) {

@@ -27,7 +27,7 @@ TEST(Flags, PrecisionsHaveTheirNamesAndNoOther) {
 TEST(Flags, SharesArePercentOrFractions) {
   EXPECT_DOUBLE_EQ(parse_share("--target-ci", "1%", 0.0001, 1), 0.01);
   EXPECT_DOUBLE_EQ(parse_share("--target-ci", "0.02", 0.0001, 1), 0.02);
-  for (const char* bad : {"0%", "200%", "%", "1 %", "nan", "inf", "-1%"}) {
+  for (const char* bad : {"0%", "200%", "%", "1 %", "nan", "inf", "-1%", "1", "1.0", "2"}) {
     EXPECT_THROW(parse_share("--target-ci", bad, 0.0001, 1), Error) << bad;
   }
 }

@@ -23,11 +23,39 @@ std::string version_text() {
                      b.flags.empty() ? "" : ", sanitizers " + b.flags);
 }
 
-// llama-bench's spelling of a long flag that starts with one dash.
+// Spellings that CLI11 does not know: llama-bench's -pg, a long flag that starts with one dash, and "=" behind a flag
+// of one letter.
+std::string usual_spelling(const std::string& argument) {
+  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  if (argument == "-pg") return "--pg";
+  if (argument.starts_with("-pg=")) return "-" + argument;
+  if (argument.size() > 3 && argument.starts_with("-pg") && !is_letter(argument[3]))
+    return "--pg=" + argument.substr(3);
+  if (argument.size() > 3 && argument[0] == '-' && is_letter(argument[1]) && argument[2] == '=') {
+    return argument.substr(0, 2) + argument.substr(3);
+  }
+  return argument;
+}
+
 std::vector<std::string> arguments_of(int argc, char** argv) {
   std::vector<std::string> arguments;
-  for (int i = argc - 1; i > 0; --i) arguments.emplace_back(std::string(argv[i]) == "-pg" ? "--pg" : argv[i]);
+  for (int i = argc - 1; i > 0; --i) {
+    const bool is_text = std::string_view(argv[i - 1]) == "--prompt";  // which may look like a flag
+    arguments.push_back(is_text ? argv[i] : usual_spelling(argv[i]));
+  }
   return arguments;  // last first, as CLI11 wants them
+}
+
+// What is wrong with arguments that CLI11 refuses: its own words, but for a flag that was given twice.
+std::string refused_arguments(const CLI::App& command, const CLI::ParseError& error) {
+  for (const CLI::Option* option : command.get_options()) {
+    const bool takes_one =
+        option->get_expected_max() == 1 && option->get_multi_option_policy() == CLI::MultiOptionPolicy::Throw;
+    if (!takes_one || option->count() < 2) continue;
+    return fmt::format("{} is given {} times; {}", option->get_name(), option->count(),
+                       option->get_type_name().ends_with("[,...]") ? "use one list with commas" : "give it once");
+  }
+  return error.what();
 }
 
 int parse_and_run(int argc, char** argv) {
@@ -58,7 +86,8 @@ int parse_and_run(int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& error) {
     const auto chosen = app.get_subcommands();
-    return complain(ErrorKind::usage, fmt::format("{}; see quantbench {}--help", error.what(),
+    const std::string problem = chosen.empty() ? error.what() : refused_arguments(*chosen.front(), error);
+    return complain(ErrorKind::usage, fmt::format("{}; see quantbench {}--help", problem,
                                                   chosen.empty() ? "" : chosen.front()->get_name() + " "));
   }
   if (!action) return complain(ErrorKind::usage, "no subcommand was given; see quantbench --help");
@@ -71,13 +100,15 @@ void quantbench::refuse_empty_values(const CLI::App& command, const std::string&
   for (const CLI::Option* option : command.get_options()) {
     if (option->count() == 0 || option->get_expected_max() == 0 || option->get_name() == except) continue;
     if (option->results().front().empty()) {
-      fail(ErrorKind::usage, "{}: the value is empty; leave the flag out for its default", option->get_name());
+      fail(ErrorKind::usage, "{}: the value is empty; {}", option->get_name(),
+           option->get_required() ? "it has no default: give one" : "leave the flag out for its default");
     }
   }
 }
 
 int main(int argc, char** argv) {
   try {
+    os::let_large_files_fail();
     return parse_and_run(argc, argv);
   } catch (const Error& error) {
     return complain(error.kind(), error.what());

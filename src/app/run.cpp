@@ -158,9 +158,9 @@ class Sweep {
 
   void finished(const Cell& cell, const CellData& data) {
     const PlannedModel& model = plan_.models[group_->model];
-    CellFacts facts{model.identity, group_->prompt_text, std::nullopt};
-    if (model.tokenizer && !data.runs.empty()) {
-      facts.response_text = model.tokenizer->decode(data.runs.front().report.run.tokens, true);
+    CellFacts facts{model.identity, group_->prompt_text, {}};
+    if (model.tokenizer) {
+      facts.decode = [&](const std::vector<int32_t>& ids) { return model.tokenizer->decode(ids, true); };
     }
     if (data.outcome.status == Status::failed && first_failure_ == ErrorKind::internal)
       first_failure_ = data.outcome.kind;
@@ -192,7 +192,7 @@ class Sweep {
       for (const std::string& line : lines) text += (markdown ? "- " : "") + line + "\n";
     };
     add_lines(notes(views));
-    const std::string said = responses(views);
+    const std::string said = markdown ? responses_markdown(views) : responses_text(views);
     if (!said.empty()) text += "\nResponses\n\n" + said;
     const std::vector<std::string> lines = verdict(views);
     if (!lines.empty()) {

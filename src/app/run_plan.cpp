@@ -69,7 +69,7 @@ constexpr int kPromptDecides = 0;  // prompt tokens of a test whose prompt is a 
 std::vector<Test> requested_tests(const RunFlags& flags) {
   const int new_tokens = parse_count("--max-new-tokens", flags.max_new_tokens, 1, kMostTokens);
   const std::vector<int> prompts = counts_of("-p", flags.prompt_counts), news = counts_of("-n", flags.new_counts);
-  const bool lengths_only = flags.random_weights && news.empty() && !flags.prompt_given;
+  const bool lengths_only = flags.random_weights && flags.new_counts.empty() && !flags.prompt_given;
   std::vector<Test> tests;
   for (const int p : prompts) {
     tests.push_back(lengths_only ? Test{TestKind::generation, p, new_tokens} : Test{TestKind::prefill, p, 1});
@@ -187,6 +187,9 @@ ModelSource find_model(const std::string& id, const RunFlags& flags) {
   if (source.outlier_channels > 0 && !source.random_weights) {
     fail(ErrorKind::usage, "--outlier-channels plants channels in random weights; it needs --random-weights");
   }
+  if (id.find(',') != std::string::npos && !os::is_directory(id)) {
+    fail(ErrorKind::usage, "--model-id: '{}' names several models, and this command takes one; run takes several", id);
+  }
   const bool is_bundled = id.empty() || (id == kBundledName && !os::is_directory(id));
   if (is_bundled) {
     source.name = kBundledName;
@@ -234,8 +237,9 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folde
   auto tokenizer = std::make_shared<const Tokenizer>(Tokenizer::from_file(path));
   if (tokenizer->size() > shape.vocab) {
     fail(ErrorKind::bad_model,
-         "'{}' has {} token ids, the model's vocabulary {}; the tokenizer does not belong to this model", path,
-         tokenizer->size(), shape.vocab);
+         "'{}' has {} token ids, the model's vocabulary {}; the tokenizer does not belong to this model: give the one "
+         "that came with it",
+         path, tokenizer->size(), shape.vocab);
   }
   return tokenizer;
 }
@@ -327,7 +331,11 @@ RunPlan plan_run(const RunFlags& flags) {
   if (!flags.precisions.empty()) parse_precisions(flags.precisions);
   requested_tests(flags);
   std::vector<std::string> ids{""};
-  if (!flags.model_ids.empty()) ids = parse_list("--model-id", flags.model_ids);
+  if (os::is_directory(flags.model_ids)) {
+    ids = {flags.model_ids};  // whose name may have commas
+  } else if (!flags.model_ids.empty()) {
+    ids = parse_list("--model-id", flags.model_ids);
+  }
   std::optional<Error> first;
   size_t fine = 0;
   for (size_t i = 0; i < ids.size(); ++i) {

@@ -39,6 +39,10 @@ ModelConfig config_without_weights(const ModelSource& source) {
   ModelConfig config{read_json_file(*path), nullptr, *path};
   if (const auto more = find_model_file(source.folder, "generation_config.json", source.allow_symlinks)) {
     config.generation = read_json_file(*more);
+    if (!config.generation.is_object()) {
+      fail(ErrorKind::bad_model, "{}: expected a JSON object, found {}; get the file again", *more,
+           config.generation.type_name());
+    }
   }
   return config;
 }

@@ -93,6 +93,7 @@ RecordView view_of(const Record& record) {
   RecordView v;
   const Record& cell = record.at("cell");
   v.model = cell.at("model").at("name");
+  v.random_weights = cell.at("model").at("weights") == "random";
   v.precision = cell.at("precision");
   v.precision_long = cell.at("precision_long");
   v.test = cell.at("test");

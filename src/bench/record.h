@@ -28,6 +28,7 @@ struct RecordView {
   Stamp stamp;
   std::optional<std::string> response_text;
   std::vector<int32_t> response_ids;
+  bool random_weights = false;
   bool in_cache = false;  // what a token reads fits into the last-level cache: a share of DRAM bandwidth says nothing
   std::vector<Summary> metrics;
   uint64_t seed = 0;

@@ -237,6 +237,7 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
   const Stamp stamp = judge(cell, data, sweep.options, sweep.build);
   const RunSample* shown = !data.runs.empty() ? &data.runs.front() : data.cold ? &*data.cold : nullptr;
   const std::vector<int32_t> response = shown ? shown->report.run.tokens : std::vector<int32_t>{};
+  const Record text = facts.decode && shown ? Record(facts.decode(response)) : Record(nullptr);
   return {{"schema", "quantbench.record"},
           {"schema_version", kRecordVersion},
           {"started_utc", sweep.started_utc},
@@ -253,7 +254,7 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
             {"error_kind", data.outcome.status == Status::ok ? Record(nullptr) : Record(name_of(data.outcome.kind))}}},
           {"protocol", protocol_part(data, sweep.options)},
           {"prompt", {{"text", or_null(facts.prompt_text)}, {"ids", cell.prompt}}},
-          {"response", {{"text", or_null(facts.response_text)}, {"ids", response}, {"sha256", hash_of(response)}}},
+          {"response", {{"text", text}, {"ids", response}, {"sha256", hash_of(response)}}},
           {"load", data.load ? Record{{"time_ns", data.load->load_ns}, {"resident", use_part(data.load->resident)}}
                              : Record(nullptr)},
           {"memory", memory_part(data)},

@@ -1,6 +1,8 @@
 // Makes the record of a cell from what was measured.
 #pragma once
 
+#include <functional>
+
 #include "bench/cell.h"
 #include "bench/cell_data.h"
 #include "bench/environment.h"
@@ -21,7 +23,9 @@ struct SweepFacts {
 // What the parent knows of a cell beside the cell itself.
 struct CellFacts {
   ModelIdentity identity;
-  std::optional<std::string> prompt_text, response_text;  // nothing without a tokenizer
+  std::optional<std::string> prompt_text;
+  // Text of response ids; null without a tokenizer.
+  std::function<std::string(const std::vector<int32_t>&)> decode;
 };
 
 Record make_record(const Cell& cell, const CellData& data, const SweepFacts& sweep, const CellFacts& facts);

@@ -51,7 +51,7 @@ Made measured() {
   m.sweep.build = {"0.1.0", "abc", "some compiler", "Release", "", true};
   m.facts.identity.files = {{"model.safetensors", 100, "00"}};
   m.facts.prompt_text = "three words here";
-  m.facts.response_text = "and an answer";
+  m.facts.decode = [](const std::vector<int32_t>& ids) { return fmt::format("an answer of {} ids", ids.size()); };
   return m;
 }
 
@@ -171,12 +171,26 @@ TEST(Record, ViewHoldsWhatReportsPrint) {
   EXPECT_EQ(v.precision, "int8");
   EXPECT_EQ(v.test, "p3+n6");
   EXPECT_EQ(v.stamp.kind, StampKind::valid);
-  EXPECT_EQ(v.response_text, "and an answer");
+  EXPECT_EQ(v.response_text, "an answer of 6 ids");
   EXPECT_EQ(v.response_ids.size(), 6u);
   EXPECT_FALSE(v.in_cache);
   ASSERT_TRUE(v.find("tokens_per_second"));
   EXPECT_EQ(v.find("tokens_per_second")->runs, 10);
   EXPECT_EQ(v.find("no such metric"), nullptr);
+}
+
+TEST(Record, OfACellThatEndedInItsWarmUpHasTheTextOfItsIds) {
+  Made m = measured();
+  m.data.runs.clear();
+  m.data.outcome = {Status::interrupted, "by a signal, after 0 timed runs", ErrorKind::interrupted};
+  EXPECT_EQ(view_of(m.record()).response_ids.size(), 6u);
+  EXPECT_EQ(view_of(m.record()).response_text, "an answer of 6 ids");
+  m.facts.decode = {};
+  EXPECT_FALSE(view_of(m.record()).response_text) << "no tokenizer";
+  m = measured();
+  m.data.runs.clear();
+  m.data.cold.reset();
+  EXPECT_FALSE(view_of(m.record()).response_text) << "nothing was said";
 }
 
 TEST(Record, SmallModelsAreMarkedAsLivingInTheCache) {

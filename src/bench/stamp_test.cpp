@@ -56,11 +56,15 @@ TEST_F(StampTest, TooFewTokensAreInvalidUnlessGenerationMayStop) {
   EXPECT_THAT(stamp().reasons, Contains(HasSubstr("not comparable")));
 }
 
-TEST_F(StampTest, NonFiniteLogitsAreInvalidUnlessAllowed) {
-  data_.runs[4].report.run.finite = false;
-  EXPECT_EQ(stamp().kind, StampKind::invalid);
+TEST_F(StampTest, NonFiniteLogitsAreInvalidWhateverWeightsMayBe) {
   cell_.model.allow_nonfinite = true;
-  EXPECT_EQ(stamp().kind, StampKind::flagged);
+  EXPECT_EQ(stamp().kind, StampKind::flagged) << "odd weights that do no harm";
+  for (const bool allowed : {false, true}) {
+    cell_.model.allow_nonfinite = allowed;
+    data_.runs[4].report.run.finite = false;
+    EXPECT_EQ(stamp().kind, StampKind::invalid);
+    EXPECT_THAT(stamp().reasons, Contains("non-finite logits"));
+  }
 }
 
 TEST_F(StampTest, ASecondCopyOfTheWeightsIsInvalid) {

@@ -127,11 +127,15 @@ std::unique_ptr<Checkpoint> Checkpoint::open(const std::string& folder, const Ch
   }
   std::unique_ptr<Checkpoint> result(new Checkpoint(folder, options));
   result->config_ = read_json_file(required_file(folder, "config.json", options.allow_symlinks));
-  if (!result->config_.is_object()) fail(ErrorKind::bad_model, "{}/config.json: expected a JSON object", folder);
+  if (!result->config_.is_object()) {
+    fail(ErrorKind::bad_model, "{}/config.json: expected a JSON object, found {}; get the file again", folder,
+         result->config_.type_name());
+  }
   if (const auto path = find_model_file(folder, "generation_config.json", options.allow_symlinks)) {
     result->generation_config_ = read_json_file(*path);
     if (!result->generation_config_.is_object()) {
-      fail(ErrorKind::bad_model, "{}/generation_config.json: expected a JSON object", folder);
+      fail(ErrorKind::bad_model, "{}/generation_config.json: expected a JSON object, found {}; get the file again",
+           folder, result->generation_config_.type_name());
     }
   }
   result->open_weights();
@@ -203,7 +207,7 @@ void Checkpoint::open_shards(const json& index, const std::string& index_path) {
     fail(ErrorKind::bad_model, "{}: {} of {} shards are missing: {}; get them, the download is incomplete", folder_,
          missing.size(), tensors_of.size(), list_text(missing));
   }
-  std::vector<std::string> absent;
+  std::vector<std::string> absent, unlisted;
   size_t i = 0;
   for (const auto& [shard, tensors] : tensors_of) {
     files_.push_back(std::make_unique<SafetensorsFile>(SafetensorsFile::open(paths[i++])));
@@ -212,12 +216,21 @@ void Checkpoint::open_shards(const json& index, const std::string& index_path) {
     for (const std::string& tensor : tensors) {
       if (!held.contains(tensor)) absent.push_back(fmt::format("'{}' (of {})", tensor, shard));
     }
+    for (const auto& [tensor, info] : held) {
+      if (!map->contains(tensor)) unlisted.push_back(fmt::format("'{}' (in {})", tensor, shard));
+    }
   }
   if (!absent.empty()) {
     fail(ErrorKind::bad_model,
          "{}: {} tensors of the index are not in their shards: {}; index and shards are of "
          "different downloads: get the model again",
          index_path, absent.size(), list_text(absent));
+  }
+  if (!unlisted.empty()) {
+    fail(ErrorKind::bad_model,
+         "{}: {} tensors of the shards are not in the index: {}; index and shards are of different downloads: get the "
+         "model again",
+         index_path, unlisted.size(), list_text(unlisted));
   }
 }
 

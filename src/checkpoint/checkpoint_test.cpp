@@ -151,6 +151,26 @@ TEST(Checkpoint, ListsEveryTensorThatItsShardLacks) {
   EXPECT_THAT(open_refusal(folder), AllOf(HasSubstr("2 tensors"), HasSubstr("'y' (of a.safetensors), 'z'")));
 }
 
+TEST(Checkpoint, ListsEveryTensorThatTheIndexLacks) {
+  const TestFolder folder;
+  folder.write("a.safetensors",
+               safetensors_bytes({{"x", "F16", "1", f16_bytes({1})}, {"y", "F16", "1", f16_bytes({2})}}));
+  write_index(folder, R"("x":"a.safetensors")");
+  EXPECT_THAT(open_refusal(folder),
+              AllOf(HasSubstr("1 tensors of the shards are not in the index: 'y' (in a.safetensors)"),
+                    HasSubstr("get the model again")));
+}
+
+TEST(Checkpoint, APointerOfGitLfsSaysHowToGetTheFile) {
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2471645608\n";
+  for (const char* name : {"config.json", "generation_config.json", "model.safetensors"}) {
+    const TestFolder folder;
+    write_single(folder, {});
+    folder.write(name, pointer);
+    EXPECT_THAT(open_refusal(folder), AllOf(HasSubstr(name), HasSubstr("git lfs pull"))) << name;
+  }
+}
+
 TEST(Checkpoint, ListsEveryTensorThatIsInTwoShards) {
   const TestFolder folder;
   for (const char* shard : {"a.safetensors", "b.safetensors"}) {
@@ -203,6 +223,9 @@ TEST(Checkpoint, RefusesAConfigThatIsNotAnObject) {
   write_single(folder, {});
   folder.write("config.json", "[]");
   EXPECT_THAT(open_refusal(folder), HasSubstr("expected a JSON object"));
+  folder.write("config.json", "{}");
+  folder.write("generation_config.json", "[]");
+  EXPECT_THAT(open_refusal(folder), HasSubstr("expected a JSON object, found array; get the file again"));
   folder.write("config.json", "{");
   EXPECT_THAT(open_refusal(folder), AllOf(HasSubstr("config.json"), HasSubstr("not valid JSON")));
 }

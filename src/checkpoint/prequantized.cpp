@@ -54,6 +54,16 @@ void read_tensor(const WeightSource& source, const std::string& name, DType dtyp
   }
 }
 
+// As read_tensor, for scales: the largest magnitude of a block or row.
+void read_absmax(const WeightSource& source, const std::string& name, size_t count, std::vector<float>* into) {
+  read_tensor(source, name, DType::f32, count, into);
+  const auto negative = std::find_if(into->begin(), into->end(), [](float value) { return value < 0; });
+  if (negative == into->end()) return;
+  refuse(source.where(),
+         "tensor '{}' has {} at index {}, expected magnitudes, from 0; the file is damaged: get it again", name,
+         *negative, negative - into->begin());
+}
+
 struct QuantState {
   int64_t n = 0, k = 0;
   bool is_nested = false;
@@ -80,6 +90,11 @@ QuantState read_state(const WeightSource& source, const std::string& weight) {
   };
   expect("quant_type", "nf4");
   expect("blocksize", kNf4Block);
+  const json dtype = value_or(state, "dtype", json());
+  if (dtype != "float16" && dtype != "bfloat16" && dtype != "float32") {
+    refuse(where, "dtype is {}, expected float16, bfloat16 or float32; the file is damaged: get it again",
+           dtype.dump());
+  }
   QuantState result;
   const json shape = value_or(state, "shape", json());
   if (!shape.is_array() || shape.size() != 2 || !shape[0].is_number_unsigned() || !shape[1].is_number_unsigned() ||
@@ -96,8 +111,8 @@ QuantState read_state(const WeightSource& source, const std::string& weight) {
     const json offset = value_or(state, "nested_offset", json());
     if (!offset.is_number()) refuse(where, "nested_offset is {}, expected a number", offset.dump());
     const auto value = offset.get<double>();
-    if (!(std::abs(value) <= double{kMaxF16})) {  // a mean of absolute values of fp16 numbers; NaN is not either
-      refuse(where, "nested_offset is {}, expected at most {}", offset.dump(), kMaxF16);
+    if (!(value >= 0 && value <= double{kMaxF16})) {  // a mean of absolute values of fp16 numbers; NaN is not either
+      refuse(where, "nested_offset is {}, expected from 0 to {}", offset.dump(), kMaxF16);
     }
     result.offset = static_cast<float>(value);
   }
@@ -225,7 +240,7 @@ void read_int8(const WeightSource& source, const std::string& weight, int n, int
   into->n = n;
   into->k = k;
   read_tensor(source, weight, DType::i8, static_cast<size_t>(n) * static_cast<size_t>(k), &into->codes);
-  read_tensor(source, module + ".SCB", DType::f32, static_cast<size_t>(n), &into->absmax);
+  read_absmax(source, module + ".SCB", static_cast<size_t>(n), &into->absmax);
 }
 
 void read_nf4(const WeightSource& source, const std::string& weight, int n, int k, Nf4Weights* into) {
@@ -255,9 +270,9 @@ void read_nf4(const WeightSource& source, const std::string& weight, int n, int 
   if (state.is_nested) {
     expect_code(weight + ".nested_quant_map", nested_code());
     read_tensor(source, weight + ".absmax", DType::u8, blocks, &into->absmax8);
-    read_tensor(source, weight + ".nested_absmax", DType::f32, ceil_div(blocks, kNf4NestedBlock), &into->nested_absmax);
+    read_absmax(source, weight + ".nested_absmax", ceil_div(blocks, kNf4NestedBlock), &into->nested_absmax);
   } else {
-    read_tensor(source, weight + ".absmax", DType::f32, blocks, &into->absmax);
+    read_absmax(source, weight + ".absmax", blocks, &into->absmax);
   }
 }
 

@@ -133,7 +133,10 @@ TEST(Prequantized, RefusesAnotherBlockSizeOrTypeInAQuantState) {
   EXPECT_THAT(with("[3, 43]", "[3, -43]"), HasSubstr("shape is [3,-43]"));
   EXPECT_THAT(with("[3, 43]", "[3]"), HasSubstr("shape is [3]"));
   EXPECT_THAT(with("0.125", "\"x\""), HasSubstr("nested_offset"));
-  EXPECT_THAT(with("0.125", "1e300"), HasSubstr("nested_offset is 1e+300, expected at most 65504"));
+  EXPECT_THAT(with("0.125", "1e300"), HasSubstr("nested_offset is 1e+300, expected from 0 to 65504"));
+  EXPECT_THAT(with("0.125", "-0.125"), HasSubstr("nested_offset is -0.125, expected from 0"));
+  EXPECT_THAT(with("\"float16\"", "\"float99\""), HasSubstr("dtype is \"float99\", expected float16, bfloat16"));
+  EXPECT_THAT(with("\"dtype\": \"float16\", ", ""), HasSubstr("dtype is null"));
   EXPECT_THAT(with("{", "["), HasSubstr("not valid JSON"));
   auto fp4 = nf4_tensors(true, nested_state());
   fp4[2] = state_tensor(nested_state(), "fp4");
@@ -164,6 +167,15 @@ TEST(Prequantized, RefusesDamagedTensorsOfAWeight) {
   EXPECT_THAT(nf4_refusal(1, {"q.weight.quant_map", "F32", "16", std::string(64, '\0')}), HasSubstr("another code"));
   EXPECT_THAT(nf4_refusal(3, {"other", "U8", "3", "abc"}), HasSubstr("'q.weight.absmax' is missing"));
   EXPECT_THAT(nf4_refusal(4, {"q.weight.nested_absmax", "F32", "1", bytes_of<float>({NAN})}), HasSubstr("is NaN"));
+  EXPECT_THAT(nf4_refusal(4, {"q.weight.nested_absmax", "F32", "1", bytes_of<float>({-2})}),
+              HasSubstr("has -2 at index 0, expected magnitudes"));
+
+  auto plain = nf4_tensors(false, plain_state());
+  plain[3] = {"q.weight.absmax", "F32", "3", bytes_of<float>({1, -2, 3})};
+  const TestFolder plain_folder;
+  const auto of_plain = open(plain_folder, kPlainConfig, plain);
+  Nf4Weights plain_weights;
+  EXPECT_THAT(refusal([&] { read_nf4(*of_plain, "q.weight", 3, 43, &plain_weights); }), HasSubstr("has -2 at index 1"));
 
   const auto int8_refusal = [](size_t index, const TestTensor& tensor) {
     auto tensors = int8_tensors();
@@ -175,6 +187,8 @@ TEST(Prequantized, RefusesDamagedTensorsOfAWeight) {
   };
   EXPECT_THAT(int8_refusal(2, {"q.weight_format", "U8", "", bytes_of<uint8_t>({2})}), HasSubstr("is 2, expected 0"));
   EXPECT_THAT(int8_refusal(1, {"q.SCB", "F32", "1", bytes_of<float>({1})}), HasSubstr("expected F32 with 2"));
+  EXPECT_THAT(int8_refusal(1, {"q.SCB", "F32", "2", bytes_of<float>({0.5f, -0.25f})}),
+              HasSubstr("'q.SCB' has -0.25 at index 1, expected magnitudes"));
   EXPECT_THAT(int8_refusal(0, {"other", "I8", "1", "x"}), HasSubstr("'q.weight' is missing"));
 }
 

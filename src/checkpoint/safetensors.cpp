@@ -10,6 +10,7 @@
 #include <limits>
 #include <optional>
 
+#include "core/git_lfs.h"
 #include "core/json.h"
 
 namespace quantbench {
@@ -27,12 +28,6 @@ std::optional<DType> dtype_named(std::string_view name) {
     if (name_of(dtype) == name) return dtype;
   }
   return std::nullopt;
-}
-
-std::string dtype_names() {
-  std::string names;
-  for (const DType dtype : kDTypes) names += (names.empty() ? "" : ", ") + std::string(name_of(dtype));
-  return names;
 }
 
 [[noreturn]] void refuse(const std::string& where, const std::string& tensor, const std::string& cause) {
@@ -61,10 +56,13 @@ SafetensorsTensor parse_tensor(const json& entry, int64_t data_begin, int64_t da
   SafetensorsTensor tensor;
 
   const json& dtype = member(entry, "dtype", where, name);
-  const auto known = dtype.is_string() ? dtype_named(dtype.get<std::string>()) : std::nullopt;
+  if (!dtype.is_string()) refuse(where, name, fmt::format("dtype {}, expected a name such as \"F16\"", dtype.dump()));
+  const auto known = dtype_named(dtype.get_ref<const std::string&>());
   if (!known) {
-    fail(ErrorKind::bad_model, "{}: tensor '{}' has dtype {}, which is not supported; expected one of {}", where, name,
-         dtype.dump(), dtype_names());
+    fail(ErrorKind::bad_model,
+         "{}: tensor '{}' has dtype {}, which is not supported; weights may be F32, F16 or BF16, or what transformers "
+         "saved with bitsandbytes: choose such a checkpoint of the model",
+         where, name, dtype.dump());
   }
   tensor.info.dtype = *known;
 
@@ -149,15 +147,20 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, int64_t file_b
   const int64_t data_bytes = file_bytes - data_begin;
   const json root = parse_json(text, where, {.depth = 3, .bytes = kMaxSafetensorsHeaderBytes});
   if (!root.is_object()) {
-    fail(ErrorKind::bad_model, "{}: the header is not a JSON object; this is not a safetensors file", where);
+    fail(ErrorKind::bad_model, "{}: the header is not a JSON object; this is not a safetensors file: get it again",
+         where);
   }
   SafetensorsHeader header;
   for (const auto& [name, entry] : root.items()) {
     if (name == "__metadata__") {
-      if (!entry.is_object()) fail(ErrorKind::bad_model, "{}: __metadata__ is not an object of strings", where);
+      if (!entry.is_object()) {
+        fail(ErrorKind::bad_model, "{}: __metadata__ is {}, expected an object of strings; get the file again", where,
+             entry.type_name());
+      }
       for (const auto& [key, value] : entry.items()) {
         if (!value.is_string()) {
-          fail(ErrorKind::bad_model, "{}: __metadata__ '{}' holds {}, expected a string", where, key, value.dump());
+          fail(ErrorKind::bad_model, "{}: __metadata__ '{}' holds {}, expected a string; get the file again", where,
+               key, value.dump());
         }
         header.metadata[key] = value.get<std::string>();
       }
@@ -177,8 +180,11 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
          "this is another kind of file",
          path, file.bytes(), kLengthBytes);
   }
+  std::string begin(static_cast<size_t>(std::min<int64_t>(file.bytes(), kLfsPointerBytes)), '\0');
+  file.read_at(0, std::as_writable_bytes(std::span(begin)));
+  refuse_lfs_pointer(begin, path);
   std::array<std::byte, kLengthBytes> length_bytes;
-  file.read_at(0, length_bytes);
+  std::memcpy(length_bytes.data(), begin.data(), kLengthBytes);
   const auto header_bytes = std::bit_cast<uint64_t>(length_bytes);
   if (header_bytes > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes) ||
       header_bytes > static_cast<uint64_t>(file.bytes() - kLengthBytes)) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/git_lfs.h"
 #include "core/os.h"
 
 namespace quantbench {
@@ -75,7 +76,9 @@ json parse_json(std::string_view text, const std::string& where, JsonLimits limi
 }
 
 json read_json_file(const std::string& path, JsonLimits limits) {
-  return parse_json(os::read_file(path, limits.bytes), path, limits);
+  const std::string text = os::read_file(path, limits.bytes);
+  refuse_lfs_pointer(text, path);
+  return parse_json(text, path, limits);
 }
 
 }  // namespace quantbench

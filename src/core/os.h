@@ -188,9 +188,12 @@ int terminal_columns(int fd);  // 80 where it does not say
 // Ends this process when the one that started it ends, however that happens.
 void end_with_parent();
 
-// SIGINT, SIGTERM and SIGHUP set a flag instead of ending the process; a second one within the same run ends it.
+// SIGINT, SIGTERM and SIGHUP set a flag instead of ending the process; a second one, half a second
+// later or more, ends it.
 void catch_stop_signals();
 bool stop_requested();
+// A file beyond the limit on sizes (ulimit -f) is a write that fails, here and in child processes, and no signal.
+void let_large_files_fail();
 
 int64_t steady_now_ns();  // monotonic host clock
 std::string utc_now();    // "2026-01-31T12:34:56Z"

@@ -68,6 +68,12 @@ void ConfigReader::fail_key(std::string_view key, std::string_view expected) con
        key, value ? "is " + shown(*value) : "is missing", expected);
 }
 
+void ConfigReader::fail_unsupported(std::string_view key, std::string_view supported) const {
+  const json* value = find(key);
+  fail(ErrorKind::bad_model, "{}: '{}' is {}, which is not supported, only {} is; choose another model", source_.where,
+       key, value ? shown(*value) : "missing", supported);
+}
+
 const json& ConfigReader::need(std::string_view key, std::string_view expected) const {
   const json* value = find(key);
   if (!value) fail_key(key, expected);
@@ -94,6 +100,10 @@ double ConfigReader::number(std::string_view key, double low, double high) const
   return number;
 }
 
+double ConfigReader::number_or(std::string_view key, double low, double high, double fallback) const {
+  return find(key) ? number(key, low, high) : fallback;
+}
+
 bool ConfigReader::boolean(std::string_view key) const {
   const json& value = need(key, "true or false");
   if (!value.is_boolean()) fail_key(key, "true or false");
@@ -112,13 +122,15 @@ Act ConfigReader::activation(std::string_view key) const {
   const std::string name = text(key);
   if (name == "silu") return Act::silu;
   if (name == "gelu_new" || name == "gelu_pytorch_tanh") return Act::gelu_tanh;
-  fail_key(key, "one of silu, gelu_new, gelu_pytorch_tanh, the activations that are built");
+  fail_unsupported(key, "silu, gelu_new or gelu_pytorch_tanh");
 }
 
 void ConfigReader::refuse(std::string_view key, std::string_view feature) const {
   const json* value = find(key);
   if (!value || (value->is_boolean() && !value->get<bool>())) return;
-  fail(ErrorKind::bad_model, "{}: '{}' is {}: {} is not supported, and leaving it out would give wrong text",
+  fail(ErrorKind::bad_model,
+       "{}: '{}' is {}: {} is not supported, and leaving it out would give wrong text; choose a model without "
+       "it",
        source_.where, key, shown(*value), feature);
 }
 
@@ -139,8 +151,7 @@ RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction) 
   if (!scaling->is_object()) reader.fail_key(name, "an object");
 
   for (const json& value : *scaling) {
-    if (value.is_object())
-      reader.fail_key(name, "one set of parameters for all layers (sets a layer type are not built)");
+    if (value.is_object()) reader.fail_unsupported(name, "one set of parameters for all layers");
   }
   const ModelConfig inner{*scaling, nullptr, fmt::format("{}, '{}'", reader.source().where, name)};
   const ConfigReader values(inner);
@@ -150,7 +161,7 @@ RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction) 
   if (!named && !entry(*scaling, "type") && !entry(*scaling, "factor")) return rope;
   const std::string type = values.text(named ? "rope_type" : "type");
   if (type == "default") return rope;
-  if (type != "llama3") values.fail_key(named ? "rope_type" : "type", "default or llama3, the types that are built");
+  if (type != "llama3") values.fail_unsupported(named ? "rope_type" : "type", "default or llama3");
   rope.llama3 = true;
   rope.factor = values.number("factor", 1, kMostFactor);
   rope.low_freq_factor = values.number("low_freq_factor", 0, kMostFactor);
@@ -183,27 +194,25 @@ std::vector<float> rope_frequencies(const RopeConfig& rope) {
 }
 
 std::vector<int32_t> special_ids(const ModelConfig& config, std::string_view key, int vocab) {
-  const json* value = entry(config.generation, key);
-  const bool from_generation = value != nullptr;
-  if (!value) value = entry(config.config, key);
-  std::vector<int32_t> ids;
-  if (!value) return ids;
-  const auto add = [&](const json& one) {
-    const auto id = whole(one);
-    if (!id || *id < 0 || *id >= vocab) {
-      fail(ErrorKind::bad_model,
-           "{}: '{}' is {}, expected token ids below vocab_size, {}; take the file that came with "
-           "the weights",
-           from_generation ? "generation_config.json beside " + config.where : config.where, key, shown(*value), vocab);
+  // Of one file; nothing where it does not say.
+  const auto ids_of = [&](const json& file, const std::string& where) -> std::optional<std::vector<int32_t>> {
+    const json* value = entry(file, key);
+    if (!value) return std::nullopt;
+    std::vector<int32_t> ids;
+    for (const json& one : value->is_array() ? *value : json::array({*value})) {
+      const auto id = whole(one);
+      if (!id || *id < 0 || *id >= vocab) {
+        fail(ErrorKind::bad_model,
+             "{}: '{}' is {}, expected token ids below vocab_size, {}; take the file that came with the weights", where,
+             key, shown(*value), vocab);
+      }
+      ids.push_back(static_cast<int32_t>(*id));
     }
-    ids.push_back(static_cast<int32_t>(*id));
+    return ids;
   };
-  if (value->is_array()) {
-    for (const json& one : *value) add(one);
-  } else {
-    add(*value);
-  }
-  return ids;
+  const auto told = ids_of(config.config, config.where);
+  const auto of_generation = ids_of(config.generation, "generation_config.json beside " + config.where);
+  return of_generation ? *of_generation : told.value_or(std::vector<int32_t>{});
 }
 
 }  // namespace quantbench

@@ -36,6 +36,7 @@ class ConfigReader {
   // `fallback` where the key is absent or null; for keys whose absence has a meaning of its own.
   int integer_or(std::string_view key, int low, int high, int fallback) const;
   double number(std::string_view key, double low, double high) const;
+  double number_or(std::string_view key, double low, double high, double fallback) const;
   bool boolean(std::string_view key) const;
   bool boolean_or(std::string_view key, bool fallback) const;
   Act activation(std::string_view key) const;
@@ -43,7 +44,9 @@ class ConfigReader {
 
   // Refuses a feature that would change the result and is not built: key present and neither null nor false.
   void refuse(std::string_view key, std::string_view feature) const;
+  // Of a value that is missing or wrong, and of one that may well be right but is not built.
   [[noreturn]] void fail_key(std::string_view key, std::string_view expected) const;
+  [[noreturn]] void fail_unsupported(std::string_view key, std::string_view supported) const;
   [[noreturn]] void fail_text(std::string_view problem) const;
 
   const ModelConfig& source() const { return source_; }
@@ -74,7 +77,8 @@ RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction);
 // [dims / 2], in fp32 as transformers computes them (s = (original/λ − low) / (high − low)).
 std::vector<float> rope_frequencies(const RopeConfig& rope);
 
-// Ids of bos or eos: an int, a list, null or absent; generation_config.json wins over config.json.
+// Ids of bos or eos: an int, a list, null or absent; generation_config.json wins over config.json, and both are
+// checked.
 std::vector<int32_t> special_ids(const ModelConfig& config, std::string_view key, int vocab);
 
 }  // namespace quantbench

@@ -128,14 +128,45 @@ TEST(Config, HeadsMustDivide) {
 TEST(Config, WhatIsNotBuiltIsRefusedByName) {
   EXPECT_THAT(llama([](json& c) { c["mlp_bias"] = true; }), HasSubstr("'mlp_bias' is true"));
   EXPECT_THAT(llama([](json& c) { c["sliding_window"] = 4096; }), HasSubstr("'sliding_window' is 4096"));
-  EXPECT_THAT(llama([](json& c) { c["hidden_act"] = "relu2"; }), HasSubstr("expected one of silu, gelu_new"));
+  EXPECT_THAT(llama([](json& c) { c["hidden_act"] = "relu2"; }),
+              HasSubstr("not supported, only silu, gelu_new or gelu_pytorch_tanh is"));
+  EXPECT_THAT(llama([](json& c) { c["partial_rotary_factor"] = 0.5; }), HasSubstr("'partial_rotary_factor' is 0.5"));
+  EXPECT_EQ(llama([](json& c) { c["partial_rotary_factor"] = 1; }), "accepted");
   EXPECT_THAT(phi([](json& c) { c["qk_layernorm"] = true; }), HasSubstr("'qk_layernorm' is true"));
   EXPECT_THAT(phi([](json& c) { c["tie_word_embeddings"] = true; }), HasSubstr("'tie_word_embeddings' is true"));
   EXPECT_THAT(llama([](json& c) {
                 c["rope_scaling"] = {{"type", "yarn"}, {"factor", 4}};
               }),
-              HasSubstr("'type' is \"yarn\", expected default or llama3"));
+              HasSubstr("'type' is \"yarn\", which is not supported, only default or llama3 is"));
   EXPECT_EQ(llama([](json& c) { c["sliding_window"] = nullptr, c["mlp_bias"] = false; }), "accepted");
+}
+
+TEST(Config, WhatIsNotBuiltAsksForAnotherModelNotForAnotherFile) {
+  const std::vector<std::function<void(json&)>> edits = {
+      [](json& c) { c["mlp_bias"] = true; },
+      [](json& c) { c["sliding_window"] = 4096; },
+      [](json& c) { c["hidden_act"] = "gelu"; },
+      [](json& c) { c["partial_rotary_factor"] = 0.5; },
+      [](json& c) {
+        c["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 4}};
+      },
+      [](json& c) {
+        c["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4}};
+      },
+      [](json& c) {
+        c["rope_scaling"] = {{"full_attention", {{"rope_type", "default"}}}};
+      }};
+  for (const auto& edit : edits) {
+    EXPECT_THAT(llama(edit), testing::AllOf(testing::ContainsRegex("choose (another model|a model without it)$"),
+                                            testing::Not(HasSubstr("came with the weights"))));
+  }
+}
+
+TEST(Config, AModelTypeOfAnotherFamilyIsRefused) {
+  EXPECT_THAT(llama([](json& c) { c["model_type"] = "mistral"; }),
+              HasSubstr("'model_type' is \"mistral\", expected \"llama\" where 'architectures' says LlamaForCausalLM"));
+  EXPECT_THAT(phi([](json& c) { c["model_type"] = 3; }), HasSubstr("'model_type' is 3, expected \"phi\""));
+  EXPECT_EQ(llama([](json& c) { c.erase("model_type"); }), "accepted") << "it contradicts nothing";
 }
 
 TEST(Config, AnUnknownArchitectureIsRefusedWithThoseBuilt) {
@@ -154,6 +185,12 @@ TEST(Config, SpecialIdsAreAnIntAListOrNothingAndGenerationConfigWins) {
   EXPECT_EQ(special_ids(c, "eos_token_id", 10), std::vector<int32_t>{2});
   EXPECT_TRUE(special_ids(c, "bos_token_id", 10).empty());
   EXPECT_THROW(special_ids(c, "eos_token_id", 2), Error);
+  for (const json& bad : {json(99999), json(-1), json("x"), json::array({2, 10})}) {
+    c = {{{"eos_token_id", bad}}, {{"eos_token_id", 3}}, "m"};
+    EXPECT_THROW(special_ids(c, "eos_token_id", 10), Error) << bad << ", whatever generation_config.json says";
+    c = {{{"eos_token_id", 3}}, {{"eos_token_id", bad}}, "m"};
+    EXPECT_THROW(special_ids(c, "eos_token_id", 10), Error) << bad;
+  }
   EXPECT_THAT(llama([](json& x) { x["pad"] = 0, x["bos_token_id"] = json::array({1, 2}); }), "accepted");
 }
 

@@ -72,6 +72,9 @@ Shape read_shape(const ConfigReader& c) {
   if (s.head_dim == s.hidden / s.heads && s.hidden % s.heads != 0) {
     c.fail_key("num_attention_heads", fmt::format("a divisor of hidden_size, {}", s.hidden));
   }
+  if (c.number_or("partial_rotary_factor", 0, 1, 1) != 1) {
+    c.fail_unsupported("partial_rotary_factor", "1 (Llama turns whole heads)");
+  }
   c.refuse("mlp_bias", "a bias in the MLP");
   c.refuse("sliding_window", "sliding-window attention");
   return s;

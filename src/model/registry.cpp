@@ -9,12 +9,12 @@ namespace quantbench {
 namespace {
 
 struct Family {
-  std::string_view architecture;
+  std::string_view architecture, model_type;
   std::unique_ptr<Model> (*make)(const ModelConfig&, const Storage&);
 };
 constexpr Family kFamilies[] = {
-    {"LlamaForCausalLM", make_llama},
-    {"PhiForCausalLM", make_phi},
+    {"LlamaForCausalLM", "llama", make_llama},
+    {"PhiForCausalLM", "phi", make_phi},
 };
 
 const Family& family_of(const ModelConfig& config) {
@@ -30,6 +30,18 @@ const Family& family_of(const ModelConfig& config) {
   }
   fail(ErrorKind::bad_model, "{}: 'architectures' is {}, expected one of {}; choose a model of one of these families",
        config.where, found, fmt::join(architectures(), ", "));
+}
+
+// transformers picks the model by 'model_type', so one that names another model contradicts 'architectures'.
+void check_model_type(const ModelConfig& config, const Family& family) {
+  const auto type = config.config.find("model_type");
+  if (type == config.config.end() || type->is_null()) return;
+  if (type->is_string() && type->get_ref<const std::string&>() == family.model_type) return;
+  fail(ErrorKind::bad_model,
+       "{}: 'model_type' is {}, expected \"{}\" where 'architectures' says {}; take the config.json that came with the "
+       "weights, or choose a model of one of these families: {}",
+       config.where, type->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), family.model_type,
+       family.architecture, fmt::join(architectures(), ", "));
 }
 
 // How the weights will be kept, for a precision that was asked and weights that may be quantised already.
@@ -59,7 +71,9 @@ std::vector<std::string> architectures() {
 }
 
 std::unique_ptr<Model> make_model(const ModelConfig& config, Precision precision, Prequantized stored) {
-  return family_of(config).make(config, storage_for(config.where, precision, stored));
+  const Family& family = family_of(config);
+  check_model_type(config, family);
+  return family.make(config, storage_for(config.where, precision, stored));
 }
 
 Tape decode_shapes(const Model& model, int sequences) {

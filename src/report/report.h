@@ -16,8 +16,9 @@ std::string table_text(std::span<const RecordView> views);
 std::string table_markdown(std::span<const RecordView> views);
 // Why cells are flagged, invalid or failed; empty if none is.
 std::vector<std::string> notes(std::span<const RecordView> views);
-// The generated text of each precision.
-std::string responses(std::span<const RecordView> views);
+// The generated text of each precision; in Markdown as code, whatever is in it.
+std::string responses_text(std::span<const RecordView> views);
+std::string responses_markdown(std::span<const RecordView> views);
 
 // Fastest, smallest, and which precision beats another in everything, for each model and test with more than one
 // precision. "undecided" where intervals overlap.

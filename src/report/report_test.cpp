@@ -105,9 +105,26 @@ TEST(Table, FailedCellsAreRowsWithTheirReason) {
 
 TEST(Responses, AreGivenForEachPrecisionOrAsIds) {
   auto views = three();
-  EXPECT_THAT(responses(views), HasSubstr("org/model 4bit:\ntext of 4bit\n"));
+  EXPECT_THAT(responses_text(views), HasSubstr("org/model 4bit:\ntext of 4bit\n"));
   views[0].response_text.reset();
-  EXPECT_THAT(responses(views), HasSubstr("no tokenizer; ids 7 7 7 7 7 7 7 7 …"));
+  EXPECT_THAT(responses_text(views), HasSubstr("no tokenizer; ids 7 7 7 7 7 7 7 7 …"));
+}
+
+TEST(Responses, AreCodeInMarkdownWhateverTheyHold) {
+  auto views = three();
+  views.resize(1);
+  views[0].response_text = "# no heading\n* no list";
+  EXPECT_EQ(responses_markdown(views), "org/model fp16:\n\n```text\n# no heading\n* no list\n```\n\n");
+  views[0].response_text = "```cpp\n````\n";
+  EXPECT_THAT(responses_markdown(views), HasSubstr("\n`````text\n```cpp\n````\n\n`````\n"));
+}
+
+TEST(Table, SaysWhichWeightsAreRandom) {
+  auto views = three();
+  EXPECT_THAT(table_text(views), Not(HasSubstr("random")));
+  for (RecordView& v : views) v.random_weights = true;
+  EXPECT_THAT(table_text(views), HasSubstr("org/model (random)  fp16"));
+  EXPECT_THAT(table_markdown(views), HasSubstr("| org/model (random) | int8 |"));
 }
 
 TEST(Verdict, NamesFastestSmallestAndWhoBeatsWhom) {

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "report/format.h"
 #include "report/report.h"
 
@@ -31,8 +33,8 @@ Grid grid(std::span<const RecordView> views) {
   Grid g({"model", "precision", "size", "test", "t/s", "TTFT", "inter-token p50", "mem peak", "% read peak", "stamp"},
          {left, left, right, left, right, right, right, right, right, left});
   for (const RecordView& v : views) {
-    g.add({printable(v.model), v.precision, of(v, "weight_bytes", format_bytes), v.test,
-           with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
+    g.add({printable(v.model) + (v.random_weights ? " (random)" : ""), v.precision, of(v, "weight_bytes", format_bytes),
+           v.test, with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
            of(v, "inter_token_median", format_ns), of(v, "memory_peak", format_bytes), read_share(v),
            v.status == "ok" ? std::string(name_of(v.stamp.kind)) : v.status});
   }
@@ -63,21 +65,48 @@ std::vector<std::string> notes(std::span<const RecordView> views) {
   return lines;
 }
 
-std::string responses(std::span<const RecordView> views) {
+namespace {
+
+// What a cell said: its text, else its first ids.
+std::string response(const RecordView& v) {
+  if (v.response_text) return printable(*v.response_text);
+  constexpr size_t kShown = 8;
+  std::string ids;
+  for (size_t i = 0; i < v.response_ids.size() && i < kShown; ++i) ids += fmt::format(" {}", v.response_ids[i]);
+  return fmt::format("no tokenizer; ids{}{}", ids, v.response_ids.size() > kShown ? " …" : "");
+}
+
+// A line of backticks that ends no sooner than the text does.
+std::string fence_for(const std::string& text) {
+  size_t longest = 2, run = 0;
+  for (const char c : text) {
+    run = c == '`' ? run + 1 : 0;
+    longest = std::max(longest, run);
+  }
+  return std::string(longest + 1, '`');
+}
+
+template <typename Format>
+std::string each_response(std::span<const RecordView> views, Format format) {
   std::string out;
   for (const RecordView& v : views) {
     if (v.kind != "generation" || v.response_ids.empty()) continue;
-    out += fmt::format("{} {}:\n", printable(v.model), v.precision);
-    if (v.response_text) {
-      out += printable(*v.response_text) + "\n\n";
-      continue;
-    }
-    constexpr size_t kShown = 8;
-    std::string ids;
-    for (size_t i = 0; i < v.response_ids.size() && i < kShown; ++i) ids += fmt::format(" {}", v.response_ids[i]);
-    out += fmt::format("no tokenizer; ids{}{}\n\n", ids, v.response_ids.size() > kShown ? " …" : "");
+    out += fmt::format("{} {}:\n", printable(v.model), v.precision) + format(response(v));
   }
   return out;
+}
+
+}  // namespace
+
+std::string responses_text(std::span<const RecordView> views) {
+  return each_response(views, [](const std::string& text) { return text + "\n\n"; });
+}
+
+std::string responses_markdown(std::span<const RecordView> views) {
+  return each_response(views, [](const std::string& text) {
+    const std::string fence = fence_for(text);
+    return fmt::format("\n{}text\n{}\n{}\n\n", fence, text, fence);
+  });
 }
 
 }  // namespace quantbench

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "core/error.h"
 #include "text/json_fields.h"
+#include "text/refusal.h"
 #include "text/token_id.h"
 #include "text/utf8.h"
 
@@ -77,7 +77,7 @@ AddedTokens::AddedTokens(const nlohmann::json& list, const std::string& where)
     // Rust's \w: a letter, mark, decimal digit, connector or joiner (Unicode's annex C of UTS 18).
     : word_(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])", where) {
   if (list.is_null()) return;
-  if (!list.is_array()) fail(ErrorKind::bad_model, "{}: should be a list, found {}", where, list.type_name());
+  if (!list.is_array()) refuse_damaged("{}: should be a list, found {}", where, list.type_name());
   std::unordered_map<std::string, size_t> by_content;
   std::unordered_map<int32_t, size_t> by_id;
   for (const nlohmann::json& entry : list) {
@@ -91,16 +91,14 @@ AddedTokens::AddedTokens(const nlohmann::json& list, const std::string& where)
     token.normalized = bool_or(entry, "normalized", true, here);
     token.special = bool_or(entry, "special", false, here);
     if (token.content.empty() || token.content.size() > kMaxContentBytes) {
-      fail(ErrorKind::bad_model, "{}: a content of {} bytes, expected 1 to {}", here, token.content.size(),
-           kMaxContentBytes);
+      refuse_damaged("{}: a content of {} bytes, expected 1 to {}", here, token.content.size(), kMaxContentBytes);
     }
     if (const auto [other, fresh] = by_content.try_emplace(token.content, tokens_.size()); !fresh) {
-      fail(ErrorKind::bad_model, "{}: \"{}\" stands already at [{}]; remove one of the two", here, token.content,
-           other->second);
+      refuse_damaged("{}: \"{}\" stands already at [{}]", here, token.content, other->second);
     }
     if (const auto [other, fresh] = by_id.try_emplace(token.id, tokens_.size()); !fresh) {
-      fail(ErrorKind::bad_model, "{}: duplicate id {} for \"{}\": \"{}\" at [{}] has it too", here, token.id,
-           token.content, tokens_[other->second].content, other->second);
+      refuse_damaged("{}: duplicate id {} for \"{}\": \"{}\" at [{}] has it too", here, token.id, token.content,
+                     tokens_[other->second].content, other->second);
     }
     tries_[token.normalized].add(token.content, static_cast<int>(tokens_.size()));
     tokens_.push_back(std::move(token));

@@ -2,8 +2,8 @@
 
 #include <queue>
 
-#include "core/error.h"
 #include "text/json_fields.h"
+#include "text/refusal.h"
 #include "text/token_id.h"
 #include "text/utf8.h"
 
@@ -34,14 +34,14 @@ const Alphabet& alphabet() {
 bool occurs_in_utf8(int byte) { return byte != 0xC0 && byte != 0xC1 && byte < 0xF5; }
 
 // A merge may not change what these options say; a file that sets one of them means another algorithm.
-void refuse_unsupported(const nlohmann::json& model, const std::string& where) {
+void check_options(const nlohmann::json& model, const std::string& where) {
   const auto type = model.find("type");  // files of 2020 lack it
   if (type != model.end() && *type != "BPE") {
-    fail(ErrorKind::bad_model, "{}: unknown model type {}; supported is byte-level BPE", where, type->dump());
+    refuse_unsupported("{}: unknown model type {}; supported is byte-level BPE", where, type->dump());
   }
   const auto refuse = [&](const char* key, const nlohmann::json& value) {
-    fail(ErrorKind::bad_model, "{}: \"{}\" is {}, which is not supported; supported is byte-level BPE without it",
-         where, key, value.dump());
+    refuse_unsupported("{}: \"{}\" is {}, which is not supported; supported is byte-level BPE without it", where, key,
+                       value.dump());
   };
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const auto value = model.find(key);
@@ -63,7 +63,7 @@ std::pair<std::string, std::string> merge_pair(const nlohmann::json& merge, cons
   } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
     return {merge[0].get<std::string>(), merge[1].get<std::string>()};
   }
-  fail(ErrorKind::bad_model, "{}: expected \"a b\" or [\"a\", \"b\"], found {}", where, merge.dump());
+  refuse_damaged("{}: expected \"a b\" or [\"a\", \"b\"], found {}", where, merge.dump());
 }
 
 }  // namespace
@@ -85,8 +85,8 @@ std::optional<std::string> spelled_bytes(std::string_view token) {
 std::string bytes_of_token(std::string_view token) { return spelled_bytes(token).value_or(std::string(token)); }
 
 ByteLevelBpe::ByteLevelBpe(const nlohmann::json& model, const std::string& where) {
-  if (!model.is_object()) fail(ErrorKind::bad_model, "{}: expected an object, found {}", where, model.type_name());
-  refuse_unsupported(model, where);
+  if (!model.is_object()) refuse_damaged("{}: expected an object, found {}", where, model.type_name());
+  check_options(model, where);
   read_vocabulary(model, where);
   read_merges(model, where);
   if (bool_or(model, "ignore_merges", false, where)) {
@@ -98,17 +98,15 @@ ByteLevelBpe::ByteLevelBpe(const nlohmann::json& model, const std::string& where
 
 void ByteLevelBpe::read_vocabulary(const nlohmann::json& model, const std::string& where) {
   const nlohmann::json& vocab = require(model, "vocab", where);
-  if (!vocab.is_object())
-    fail(ErrorKind::bad_model, "{}: \"vocab\" should be an object, found {}", where, vocab.type_name());
+  if (!vocab.is_object()) refuse_damaged("{}: \"vocab\" should be an object, found {}", where, vocab.type_name());
   std::unordered_map<int32_t, std::string_view> by_id;
   vocabulary_.reserve(vocab.size());
   for (const auto& [token, value] : vocab.items()) {
     const int32_t id = token_id(value, fmt::format("{}.vocab[\"{}\"]", where, token));
     const auto entry = vocabulary_.emplace(token, id).first;
     if (const auto [other, fresh] = by_id.try_emplace(id, entry->first); !fresh) {
-      fail(ErrorKind::bad_model,
-           "{}: duplicate id {} in \"vocab\": \"{}\" and \"{}\" have it; each token needs its own", where, id,
-           other->second, token);
+      refuse_damaged("{}: duplicate id {} in \"vocab\": \"{}\" and \"{}\" have it; each token needs its own", where, id,
+                     other->second, token);
     }
   }
   for (int byte = 0; byte < 256; ++byte) {
@@ -117,17 +115,17 @@ void ByteLevelBpe::read_vocabulary(const nlohmann::json& model, const std::strin
     const auto found = vocabulary_.find(spelling);
     id_of_byte_[byte] = found == vocabulary_.end() ? -1 : found->second;
     if (id_of_byte_[byte] < 0 && occurs_in_utf8(byte)) {
-      fail(ErrorKind::bad_model,
-           "{}: \"vocab\" has no token \"{}\" for byte {:#04x}; a byte-level vocabulary holds all of "
-           "them",
-           where, spelling, byte);
+      refuse_damaged(
+          "{}: \"vocab\" has no token \"{}\" for byte {:#04x}; a byte-level vocabulary holds all of "
+          "them",
+          where, spelling, byte);
     }
   }
 }
 
 void ByteLevelBpe::read_merges(const nlohmann::json& model, const std::string& where) {
   if (!model.contains("merges")) {
-    fail(ErrorKind::bad_model, "{}: \"merges\" is missing; a BPE model lists its merges in the order learned", where);
+    refuse_damaged("{}: \"merges\" is missing; a BPE model lists its merges in the order learned", where);
   }
   const nlohmann::json& merges = require_list(model, "merges", where);
   merges_.reserve(merges.size());
@@ -140,10 +138,10 @@ void ByteLevelBpe::read_merges(const nlohmann::json& model, const std::string& w
     const auto id_of = [&](const std::string& token, const char* what) {
       const auto found = vocabulary_.find(token);
       if (found == vocabulary_.end()) {
-        fail(ErrorKind::bad_model,
-             "{}: {} \"{}\" is not in \"vocab\"; vocabulary and merges belong to different "
-             "tokenizers",
-             here, what, token);
+        refuse_damaged(
+            "{}: {} \"{}\" is not in \"vocab\"; vocabulary and merges belong to different "
+            "tokenizers",
+            here, what, token);
       }
       return found->second;
     };

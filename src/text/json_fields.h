@@ -5,21 +5,21 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/error.h"
+#include "text/refusal.h"
 
 namespace quantbench {
 
 inline const nlohmann::json& require(const nlohmann::json& object, const char* key, const std::string& where) {
-  if (!object.is_object()) fail(ErrorKind::bad_model, "{}: expected an object, found {}", where, object.type_name());
+  if (!object.is_object()) refuse_damaged("{}: expected an object, found {}", where, object.type_name());
   const auto field = object.find(key);
-  if (field == object.end()) fail(ErrorKind::bad_model, "{}: \"{}\" is missing", where, key);
+  if (field == object.end()) refuse_damaged("{}: \"{}\" is missing", where, key);
   return *field;
 }
 
 inline const nlohmann::json& require_list(const nlohmann::json& object, const char* key, const std::string& where) {
   const nlohmann::json& list = require(object, key, where);
   if (!list.is_array()) {
-    fail(ErrorKind::bad_model, "{}: \"{}\" should be a list, found {}", where, key, list.type_name());
+    refuse_damaged("{}: \"{}\" should be a list, found {}", where, key, list.type_name());
   }
   return list;
 }
@@ -27,7 +27,7 @@ inline const nlohmann::json& require_list(const nlohmann::json& object, const ch
 inline const std::string& require_string(const nlohmann::json& object, const char* key, const std::string& where) {
   const nlohmann::json& text = require(object, key, where);
   if (!text.is_string()) {
-    fail(ErrorKind::bad_model, "{}: \"{}\" should be a string, found {}", where, key, text.type_name());
+    refuse_damaged("{}: \"{}\" should be a string, found {}", where, key, text.type_name());
   }
   return text.get_ref<const std::string&>();
 }
@@ -36,7 +36,7 @@ inline bool bool_or(const nlohmann::json& object, const char* key, bool otherwis
   const auto field = object.find(key);
   if (field == object.end() || field->is_null()) return otherwise;
   if (!field->is_boolean()) {
-    fail(ErrorKind::bad_model, "{}: \"{}\" should be true or false, found {}", where, key, field->type_name());
+    refuse_damaged("{}: \"{}\" should be true or false, found {}", where, key, field->type_name());
   }
   return field->get<bool>();
 }

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "core/error.h"
 #include "text/json_fields.h"
+#include "text/refusal.h"
 #include "text/regex.h"
 
 namespace quantbench {
@@ -112,10 +112,9 @@ class Split final : public Splitter {
       regex_.emplace(require_string(pattern, "Regex", where + ".pattern"), where);
     } else if (pattern.is_object() && pattern.contains("String")) {
       needle_ = require_string(pattern, "String", where + ".pattern");
-      if (needle_.empty()) fail(ErrorKind::bad_model, "{}: the pattern is an empty string, which cuts nothing", where);
+      if (needle_.empty()) refuse_damaged("{}: the pattern is an empty string, which cuts nothing", where);
     } else {
-      fail(ErrorKind::bad_model, "{}: expected \"pattern\" with \"Regex\" or \"String\", found {}", where,
-           pattern.dump());
+      refuse_damaged("{}: expected \"pattern\" with \"Regex\" or \"String\", found {}", where, pattern.dump());
     }
     invert_ = bool_or(component, "invert", false, where);
     const std::string& name = require_string(component, "behavior", where);
@@ -126,10 +125,10 @@ class Split final : public Splitter {
                                                       {"Contiguous", Behavior::contiguous}};
     const auto found = std::find_if(std::begin(known), std::end(known), [&](auto& k) { return name == k.first; });
     if (found == std::end(known)) {
-      fail(ErrorKind::bad_model,
-           "{}: unknown behavior \"{}\", expected Isolated, Removed, MergedWithPrevious, "
-           "MergedWithNext or Contiguous",
-           where, name);
+      refuse_unsupported(
+          "{}: unknown behavior \"{}\", expected Isolated, Removed, MergedWithPrevious, "
+          "MergedWithNext or Contiguous",
+          where, name);
     }
     behavior_ = found->second;
   }
@@ -185,7 +184,7 @@ void flatten(const nlohmann::json& component, const std::string& where, int dept
     return;
   }
   constexpr int kMaxDepth = 8;
-  if (depth == kMaxDepth) fail(ErrorKind::bad_model, "{}: Sequences nest deeper than {}", where, kMaxDepth);
+  if (depth == kMaxDepth) refuse_unsupported("{}: Sequences nest deeper than {}", where, kMaxDepth);
   int i = 0;
   for (const nlohmann::json& inner : require_list(component, "pretokenizers", where)) {
     flatten(inner, fmt::format("{}.pretokenizers[{}]", where, i++), depth + 1, out, byte_levels, byte_level_last);
@@ -203,23 +202,22 @@ std::unique_ptr<Splitter> make_splitter(const nlohmann::json& component, const s
     return std::make_unique<Split>(R"(\p{N})", individual ? Behavior::isolated : Behavior::contiguous, where);
   }
   if (type == "Sequence") return nullptr;
-  fail(ErrorKind::bad_model, "{}: unknown pre-tokenizer \"{}\"; supported are Split, ByteLevel, Digits and Sequence",
-       where, type);
+  refuse_unsupported("{}: unknown pre-tokenizer \"{}\"; supported are Split, ByteLevel, Digits and Sequence", where,
+                     type);
 }
 
 PreTokenizer::PreTokenizer(const nlohmann::json& component, const std::string& where) {
   if (component.is_null()) {
-    fail(ErrorKind::bad_model, "{}: null; supported are byte-level tokenizers, whose pre-tokenizer ends in ByteLevel",
-         where);
+    refuse_unsupported("{}: null; supported are byte-level tokenizers, whose pre-tokenizer ends in ByteLevel", where);
   }
   int byte_levels = 0;
   bool byte_level_last = false;
   flatten(component, where, 0, splitters_, byte_levels, byte_level_last);
   if (byte_levels != 1 || !byte_level_last) {
-    fail(ErrorKind::bad_model,
-         "{}: {} components, ByteLevel among them {} times{}; supported are byte-level tokenizers, "
-         "with one ByteLevel as the last component",
-         where, splitters_.size(), byte_levels, byte_levels == 1 ? " but not last" : "");
+    refuse_unsupported(
+        "{}: {} components, ByteLevel among them {} times{}; supported are byte-level tokenizers, "
+        "with one ByteLevel as the last component",
+        where, splitters_.size(), byte_levels, byte_levels == 1 ? " but not last" : "");
   }
 }
 

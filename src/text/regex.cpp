@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "core/error.h"
+#include "text/refusal.h"
 
 namespace quantbench {
 namespace {
@@ -42,8 +43,7 @@ Regex::Regex(const std::string& pattern, const std::string& where) : pattern_(pa
     onig_initialize(encodings, 1);
   });
   if (pattern.size() > kMaxPatternBytes) {
-    fail(ErrorKind::bad_model, "{}: a pattern of {} bytes, expected at most {}; is the file damaged?", where,
-         pattern.size(), kMaxPatternBytes);
+    refuse_damaged("{}: a pattern of {} bytes, expected at most {}", where, pattern.size(), kMaxPatternBytes);
   }
   regex_t* regex = nullptr;
   OnigErrorInfo info;
@@ -52,8 +52,8 @@ Regex::Regex(const std::string& pattern, const std::string& where) : pattern_(pa
   if (code != ONIG_NORMAL) {
     OnigUChar text[ONIG_MAX_ERROR_MESSAGE_LEN];
     const int length = onig_error_code_to_str(text, code, &info);
-    fail(ErrorKind::bad_model, "{}: the pattern \"{}\" is no regular expression that Oniguruma knows: {}", where,
-         pattern, std::string_view(reinterpret_cast<char*>(text), length));
+    refuse_unsupported("{}: the pattern \"{}\" is no regular expression that Oniguruma knows: {}", where, pattern,
+                       std::string_view(reinterpret_cast<char*>(text), length));
   }
   regex_.reset(regex);
 }

@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/error.h"
+#include "text/refusal.h"
 
 namespace quantbench {
 
@@ -15,7 +15,7 @@ constexpr int32_t kMaxTokenId = (1 << 24) - 1;
 
 inline int32_t token_id(const nlohmann::json& value, const std::string& where) {
   if (!value.is_number_integer() || value < 0 || value > kMaxTokenId) {
-    fail(ErrorKind::bad_model, "{}: expected a token id from 0 to {}, found {}", where, kMaxTokenId, value.dump());
+    refuse_damaged("{}: expected a token id from 0 to {}, found {}", where, kMaxTokenId, value.dump());
   }
   return value.get<int32_t>();
 }

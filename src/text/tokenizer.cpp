@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "text/json_fields.h"
+#include "text/refusal.h"
 #include "text/token_id.h"
 #include "text/utf8.h"
 
@@ -18,8 +19,7 @@ constexpr int kMaxDepth = 8;                          // of Sequences
 
 const nlohmann::json& field_or_null(const nlohmann::json& document, const char* key, const std::string& where) {
   static const nlohmann::json null;
-  if (!document.is_object())
-    fail(ErrorKind::bad_model, "{}: expected an object, found {}", where, document.type_name());
+  if (!document.is_object()) refuse_damaged("{}: expected an object, found {}", where, document.type_name());
   const auto field = document.find(key);
   return field == document.end() ? null : *field;
 }
@@ -28,7 +28,7 @@ void check_normalizer(const nlohmann::json& component, const std::string& where,
   if (component.is_null()) return;
   const std::string& type = require_string(component, "type", where);
   if (type != "Sequence" || depth == kMaxDepth) {
-    fail(ErrorKind::bad_model, "{}: unknown normalizer \"{}\"; supported are tokenizers without one", where, type);
+    refuse_unsupported("{}: unknown normalizer \"{}\"; supported are tokenizers without one", where, type);
   }
   for (const nlohmann::json& inner : require_list(component, "normalizers", where)) {
     check_normalizer(inner, where + ".normalizers", depth + 1);
@@ -38,19 +38,19 @@ void check_normalizer(const nlohmann::json& component, const std::string& where,
 // -> how many ByteLevel decoders there are.
 int check_decoder(const nlohmann::json& component, const std::string& where, int depth = 0) {
   if (component.is_null()) {
-    fail(ErrorKind::bad_model, "{}: null; supported are byte-level tokenizers, whose decoder is ByteLevel", where);
+    refuse_unsupported("{}: null; supported are byte-level tokenizers, whose decoder is ByteLevel", where);
   }
   const std::string& type = require_string(component, "type", where);
   if (type == "ByteLevel") return 1;
   if (type != "Sequence" || depth == kMaxDepth) {
-    fail(ErrorKind::bad_model, "{}: unknown decoder \"{}\"; supported are ByteLevel and a Sequence of it", where, type);
+    refuse_unsupported("{}: unknown decoder \"{}\"; supported are ByteLevel and a Sequence of it", where, type);
   }
   int count = 0;
   for (const nlohmann::json& inner : require_list(component, "decoders", where)) {
     count += check_decoder(inner, where + ".decoders", depth + 1);
   }
   if (depth == 0 && count != 1) {
-    fail(ErrorKind::bad_model, "{}: {} ByteLevel decoders in the Sequence, expected one", where, count);
+    refuse_unsupported("{}: {} ByteLevel decoders in the Sequence, expected one", where, count);
   }
   return count;
 }
@@ -60,6 +60,9 @@ int check_decoder(const nlohmann::json& component, const std::string& where, int
 Tokenizer Tokenizer::from_file(const std::string& path) { return from_json(read_json_file(path), path); }
 
 Tokenizer Tokenizer::from_json(const nlohmann::json& document, const std::string& where) {
+  if (document.is_object() && !document.contains("model")) {
+    refuse_damaged("{}: this file is no tokenizer.json: \"model\" is missing", where);
+  }
   check_normalizer(field_or_null(document, "normalizer", where), where + ": normalizer");
   return Tokenizer(document, where);
 }
@@ -82,13 +85,12 @@ void Tokenizer::read_texts(const std::string& where) {
   for (const AddedToken& token : added_.tokens()) {
     const auto in_vocabulary = bpe_.vocabulary().find(token.content);
     if (in_vocabulary != bpe_.vocabulary().end() && in_vocabulary->second != token.id) {
-      fail(ErrorKind::bad_model,
-           "{}: \"{}\" has id {} among the added tokens and {} in the vocabulary; they must agree", where,
-           token.content, token.id, in_vocabulary->second);
+      refuse_damaged("{}: \"{}\" has id {} among the added tokens and {} in the vocabulary; they must agree", where,
+                     token.content, token.id, in_vocabulary->second);
     }
     if (in_vocabulary == bpe_.vocabulary().end() && texts_[token.id].known) {
-      fail(ErrorKind::bad_model, "{}: duplicate id {}: added token \"{}\" has it, and a token of the vocabulary too",
-           where, token.id, token.content);
+      refuse_damaged("{}: duplicate id {}: added token \"{}\" has it, and a token of the vocabulary too", where,
+                     token.id, token.content);
     }
     texts_[token.id] = {bytes_of_token(token.content), true, token.special};
   }
@@ -100,10 +102,10 @@ void Tokenizer::read_post_processor(const nlohmann::json& component, const std::
   if (type == "ByteLevel") return;  // it moves offsets only
   if (type == "TemplateProcessing") return read_template(component, where);
   if (type != "Sequence" || depth == kMaxDepth) {
-    fail(ErrorKind::bad_model,
-         "{}: unknown post-processor \"{}\"; supported are TemplateProcessing, ByteLevel and "
-         "Sequence",
-         where, type);
+    refuse_unsupported(
+        "{}: unknown post-processor \"{}\"; supported are TemplateProcessing, ByteLevel and "
+        "Sequence",
+        where, type);
   }
   int i = 0;
   for (const nlohmann::json& inner : require_list(component, "processors", where)) {
@@ -119,8 +121,8 @@ void Tokenizer::read_template(const nlohmann::json& component, const std::string
     if (part.is_object() && part.contains("Sequence")) {
       const std::string& name = require_string(part["Sequence"], "id", where + ".single");
       if (seen || name != "A") {
-        fail(ErrorKind::bad_model, "{}: \"single\" names the sequence {} {}; expected A once", where, name,
-             seen ? "after another" : "first");
+        refuse_damaged("{}: \"single\" names the sequence {} {}; expected A once", where, name,
+                       seen ? "after another" : "first");
       }
       seen = true;
       continue;
@@ -131,8 +133,7 @@ void Tokenizer::read_template(const nlohmann::json& component, const std::string
       (seen ? after : before).push_back(token_id(id, where + ".special_tokens"));
     }
   }
-  if (!seen)
-    fail(ErrorKind::bad_model, "{}: \"single\" does not name the sequence A, so it would drop the text", where);
+  if (!seen) refuse_damaged("{}: \"single\" does not name the sequence A, so it would drop the text", where);
   before_.insert(before_.begin(), before.begin(), before.end());
   after_.insert(after_.end(), after.begin(), after.end());
 }

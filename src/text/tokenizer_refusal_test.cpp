@@ -13,6 +13,8 @@ namespace {
 
 using nlohmann::json;
 using testing::AllOf;
+using testing::AnyOf;
+using testing::EndsWith;
 using testing::HasSubstr;
 
 // Reads the Phi-2 form with one change made to it.
@@ -23,6 +25,8 @@ std::string refusal(const std::function<void(json&)>& change) {
     Tokenizer::from_json(document, "tokenizer.json");
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::bad_model);
+    EXPECT_THAT(error.what(), AnyOf(EndsWith("; take the tokenizer.json that came with the model"),
+                                    EndsWith("; choose another model")));
     return error.what();
   }
   return "accepted";
@@ -64,6 +68,18 @@ TEST(TokenizerRefusal, UnknownComponents) {
   EXPECT_THAT(refusal([&](json& d) { d["model"]["type"] = "Unigram"; }), HasSubstr("unknown model type \"Unigram\""));
   EXPECT_THAT(refusal([&](json& d) { d.erase("model"); }), HasSubstr("\"model\" is missing"));
   EXPECT_THAT(refusal([&](json& d) { d = json::array(); }), HasSubstr("expected an object"));
+}
+
+TEST(TokenizerRefusal, AnotherFileOfTheModel) {
+  EXPECT_THAT(refusal([](json& d) {
+                d = {{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}};
+              }),
+              HasSubstr("this file is no tokenizer.json"));
+}
+
+TEST(TokenizerRefusal, SaysWhetherAnotherFileOrAnotherModelHelps) {
+  EXPECT_THAT(refusal([](json& d) { d["normalizer"] = {{"type", "NFC"}}; }), EndsWith("choose another model"));
+  EXPECT_THAT(refusal([](json& d) { d["model"].erase("merges"); }), EndsWith("that came with the model"));
 }
 
 TEST(TokenizerRefusal, OptionsThatMeanAnotherAlgorithm) {
