@@ -314,7 +314,7 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"generate", "--device", "cuda:"}, "'cuda:' names no GPU"},
       {{"doctor", "--device", "cuda:-1"}, "'cuda:-1' names no GPU"},
       {{"run", "--engine", "fast"}, "--engine: expected auto, graph or persistent, found 'fast'"},
-      {{"generate", "--engine", ""}, "--engine: expected auto, graph or persistent"},
+      {{"generate", "--engine", ""}, "--engine: the value is empty"},
       {{"run", "--outlier-channels", "2"}, "--random-weights"},
       {{"run", "--image-path", "cat.png"}, "takes text only"},
       {{"run", "--prompt", "hi", "--random-weights"}, "no tokenizer"},
