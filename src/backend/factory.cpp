@@ -1,4 +1,6 @@
 // The one place that names concrete backends.
+#include <fmt/format.h>
+
 #include "backend/cpu/cpu.h"
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/gpu_choice.h"
