@@ -12,6 +12,7 @@ QB_INLINE F32 first_weights_at(const uint16_t* w, int count) { return to_f32(loa
 QB_INLINE F32 first_weights_at(const float* w, int count) { return load_first(w, count); }
 
 constexpr size_t kCacheLine = 64;
+constexpr size_t kAhead = 4096;  // of a row's stream: 91 % of what reading gives at k = 2048, 88 % with 8 KB
 
 // kUnroll independent sums a row hide the latency of the multiply-add where there are few rows.
 template <int kRows, int kUnroll, typename Weight>
@@ -26,7 +27,7 @@ void products(float* y, size_t ldy, const float* x, size_t ldx, const Weight* w,
     int j = 0;
     for (; j < whole; j += kStep) {
       for (int u = 0; u < kUnroll; ++u) {
-        if (u * kLanes * sizeof(Weight) % kCacheLine == 0) prefetch(w + j + u * kLanes);
+        if (u * kLanes * sizeof(Weight) % kCacheLine == 0) prefetch<kAhead>(w + j + u * kLanes);
         const F32 v = weights_at(w + j + u * kLanes);
         for (int r = 0; r < kRows; ++r) acc[r][u] = fma(v, load(x + r * ldx + j + u * kLanes), acc[r][u]);
       }
@@ -49,7 +50,7 @@ void products(float* y, size_t ldy, const float* x, size_t ldx, const Weight* w,
 // is loaded serves four of them, and four streams keep more lines of memory on the way than one.
 template <typename Weight>
 void products_of_one(float* y, const float* x, const Weight* w, int k, int count) {
-  constexpr int kStreams = 4, kUnroll = 2, kStep = kUnroll * kLanes, kAhead = 2048;
+  constexpr int kStreams = 4, kUnroll = 2, kStep = kUnroll * kLanes, kAheadOfStreams = 2048;
   const int run = count / kStreams;
   const size_t stride = static_cast<size_t>(run) * k;
   const int whole = k / kStep * kStep;
@@ -63,7 +64,7 @@ void products_of_one(float* y, const float* x, const Weight* w, int k, int count
       for (int s = 0; s < kStreams; ++s) {
         const Weight* const at = row + s * stride + j;
         for (size_t line = 0; line < kStep * sizeof(Weight); line += kCacheLine)
-          prefetch<kAhead>(at + line / sizeof(Weight));
+          prefetch<kAheadOfStreams>(at + line / sizeof(Weight));
         acc[s][0] = fma(weights_at(at), x0, acc[s][0]);
         acc[s][1] = fma(weights_at(at + kLanes), x1, acc[s][1]);
       }

@@ -144,7 +144,7 @@ QB_INLINE I32 add(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
 #endif
 
 // How far ahead of the weights in use their stream is fetched. Zen 5, two cores, GB/s where plain reading gives 75: nf4
-// 59 without, 65 with 4 KB, 70 with 8, 69 with 12; int8 74 without (k = 10240), 80 with 8 KB; fp16 70 without, 72.
+// 59 without, 65 with 4 KB, 70 with 8, 69 with 12. fp16 asks for less (few_rows_dense.cpp), int8 for nothing.
 constexpr size_t kPrefetchBytes = 8192;
 template <size_t kBytes = kPrefetchBytes>
 QB_INLINE void prefetch(const void* p) {
