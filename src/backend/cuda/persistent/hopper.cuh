@@ -34,8 +34,7 @@ QB_DEVICE bool barrier_passed(SharedAddress barrier, uint32_t parity) {
 QB_DEVICE void sync_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumerWarps * kWarpSize) : "memory"); }
 
 // --- copies ---------------------------------------------------------------------------------------
-// Box
-// {kChunkBytes, 8 rows, slot_chunks} of a matrix: lies as [chunk][row][128 bytes], the 16-byte columns of row r at
+// Box {kChunkBytes, 8 rows, slot_chunks} of a matrix: lies as [chunk][row][128 bytes], the 16-byte columns of row r at
 // column ^ r.
 QB_DEVICE void copy_box(SharedAddress to, const TensorMap* map, int row, int chunk, SharedAddress barrier) {
   asm volatile(

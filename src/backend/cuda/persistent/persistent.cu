@@ -227,9 +227,8 @@ QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
 }
 
 // --- the row that is multiplied -------------------------------------------------------------------
-// Offset in bytes of number
-// k (even) in the order in which a lane takes its part of a product: for 16 numbers of fp16, lane t has 2t, 2t + 1, 2t
-// + 8, 2t + 9.
+// Offset in bytes of number k (even) in the order in which a lane takes its part of a product: of 16 numbers of fp16,
+// lane t has 2t, 2t + 1, 2t + 8, 2t + 9.
 QB_DEVICE int place_f16(int k) { return (k / 16) * 32 + (k % 8) / 2 * 8 + (k % 16) / 8 * 4; }
 // Codes, 32 of them: lane t has 4t … 4t + 3 and 4t + 16 … 4t + 19.
 QB_DEVICE int place_s8(int k) { return (k / 32) * 32 + (k % 16) / 4 * 8 + (k % 32) / 16 * 4 + k % 4; }
@@ -683,7 +682,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     // A warp finishes every sixteenth unit, and that after its own part of the next one, so that none waits for it.
     const bool own = warp == static_cast<int>(c.units % kConsumerWarps);
     if (own) ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
-    // nf4: of row lane % 16, its bytes, its block of the whole matrix, and the nested scales from that of kFirst on.
+    // nf4: of row lane % 16, its bytes, its first block as counted from the first nested scale, and those scales.
     const uint8_t* scale_bytes = nullptr;
     const float* nested = nullptr;
     int first_block = 0;
@@ -776,9 +775,8 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
 }
 
 // --- attention ------------------------------------------------------------------------------------
-// One q
-// head by the whole block: four lanes a position, each with every fourth piece of four numbers; 128 positions at a
-// time. A lane keeps its own softmax, and all are brought together at the end.
+// One q head by the whole block: four lanes a position, each with every fourth piece of four numbers; 128 positions at
+// a time. A lane keeps its own softmax, and all are brought together at the end.
 template <int kPieces>
 QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequence, Wait wait, int head) {
   const int thread = thread_index();
