@@ -1,0 +1,330 @@
+// The products of a step, unit by unit, and what becomes of their sums.
+#pragma once
+
+#include <cmath>
+#include <type_traits>
+
+#include "backend/cuda/finish.cuh"
+#include "backend/cuda/persistent/input_row.cuh"
+#include "backend/cuda/persistent/weight_stream.cuh"
+#include "backend/sampling.h"
+
+#if __CUDA_ARCH__ >= 900
+namespace quantbench::cuda::persistent {
+
+struct Best {
+  float score = -INFINITY;
+  int32_t id = 0;
+};
+QB_DEVICE Best better(Best a, Best b) { return b.score > a.score || (b.score == a.score && b.id < a.id) ? b : a; }
+
+struct Consumer {
+  Ring ring;
+  int scale_area = 0;
+  uint32_t units = 0;  // done so far
+};
+
+// What a unit's outputs need beside their sums, asked for while the sums are made. Of lane i < 16: row low + i, or
+// high + i - 8; lanes from 16 on do the same as those.
+struct Ahead {
+  int n = 0;
+  int segment = -1;  // -1: no unit waits for being finished
+  bool rotates = false;
+  float bias = 0, absmax = 0;
+  float first = 0, second = 0;  // add: what is added to; where it rotates: cos and sin
+};
+template <WeightFormat kFormat>
+QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, const Wait& wait, int segment, const Tile& tile) {
+  const int thread = thread_index();
+  const int i = (thread % kWarpSize) % kUnitRows;
+  const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : segment];
+  Ahead ahead;
+  ahead.segment = segment;
+  ahead.rotates = tile.rotates;
+  const int n = ahead.n = i < 8 ? tile.low + i : tile.high + i - 8;
+  if (own.bias) ahead.bias = own.bias[n];
+  if constexpr (kFormat == WeightFormat::int8) ahead.absmax = own.w.absmax[n];
+  if (s.finish == Finish::add) {
+    ahead.first = s.old.source == Source::table
+                      ? float_of_half(s.old.table[static_cast<size_t>(*m.token()) * own.w.n + n]) * s.old.scale
+                      : as_float(wait_word(wait, s.old.words + n));
+  }
+  if (tile.rotates) {
+    const int half = s.rotation.dims / 2;
+    const size_t angle = static_cast<size_t>(*m.position()) * half + tile.low % s.kv.head_dim + i % 8;
+    ahead.first = s.rotation.cos[angle];
+    ahead.second = s.rotation.sin[angle];
+  }
+  return ahead;
+}
+
+static __device__ __noinline__ float noisy_score(float logit, float temperature, uint64_t seed, int position, int id) {
+  return sampling_score(logit, temperature, seed, position, id);
+}
+
+// By one warp.
+template <WeightFormat kFormat, typename Sum>
+QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step& s, const Ahead& ahead, Sum sum,
+                           float outliers, const Int8Row& row) {
+  const int thread = thread_index();
+  const int i = (thread % kWarpSize) % kUnitRows, n = ahead.n;
+  const bool active = (thread % kWarpSize) < kUnitRows;
+  float value = 0;
+  if constexpr (kFormat == WeightFormat::int8) {
+    const float scaled = mul_rn(mul_rn(static_cast<float>(sum), row.absmax), ahead.absmax);
+    value = float_of_half(half_of_float(fmaf(scaled, kOutputScale, ahead.bias)));
+    if (row.has_outliers) value = float_of_half(half_of_float(add_rn(value, outliers)));
+  } else {
+    value = sum + ahead.bias;
+  }
+  switch (s.finish) {
+    case Finish::store: {
+      value = activate(value, s.act);
+      if (s.logits) {
+        if (!active) return;
+        s.logits[n] = value;
+        Best* const best = m.pointer<Best>(m.at.best) + (thread / kWarpSize) * kUnitRows + i;
+        const float score = a.temperature > 0 ? noisy_score(value, a.temperature, a.seed, *m.position(), n) : value;
+        *best = better(*best, {score, n});
+        return;
+      }
+      const float next = __shfl_down_sync(0xffffffffu, value, 1);
+      if (active && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
+      return;
+    }
+    case Finish::add:
+      if (active) put_word(s.out + n, tagged(__float_as_uint(ahead.first + value), a.epoch));
+      return;
+    case Finish::gate: {
+      const float up = __shfl_down_sync(0xffffffffu, value, 8);
+      value = activate(value, s.act) * up;
+      const float next = __shfl_down_sync(0xffffffffu, value, 1);
+      if ((thread % kWarpSize) < 8 && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
+      return;
+    }
+    case Finish::qkv: {
+      if (ahead.rotates) {
+        const float other = from_lane_xor(value, 8);
+        value = i < 8 ? value * ahead.first - other * ahead.second : value * ahead.first + other * ahead.second;
+      }
+      if (!active) return;
+      Tagged* out = s.out;
+      for (int j = 0; j < ahead.segment; ++j) out += s.segments[j].w.n;
+      put_word(out + n, tagged(__float_as_uint(value), a.epoch));
+      if (ahead.segment == 0) return;
+      const Cache& kv = s.kv;
+      const unsigned head_dim = static_cast<unsigned>(kv.head_dim), own_head = static_cast<unsigned>(n) / head_dim;
+      const size_t head = static_cast<size_t>(a.sequence[0]) * kv.heads + own_head;
+      (ahead.segment == 1 ? kv.k : kv.v)[(head * kv.positions + *m.position()) * head_dim + n - own_head * head_dim] =
+          half_of_float(value);
+      return;
+    }
+  }
+}
+
+constexpr int kLanesOfChunk = 4;  // items of a chunk: 32 bytes of each of 16 rows
+constexpr int kChunkStep = kConsumerWarps / kLanesOfChunk;
+constexpr SharedAddress kItemStep = kChunkStep * 8 * kChunkBytes;  // from a warp's item of a slot to its next
+
+// A warp's items of a slot. x: the row, where this lane has its part of the first item.
+template <WeightFormat kFormat, int kItems, typename Sum>
+QB_DEVICE void multiply_plain(Sum (&acc)[4], SharedAddress from, const std::byte* x) {
+  uint32_t w[kItems][4];
+  Bytes8 b[kItems];
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    load_fragments(w[i], from + static_cast<SharedAddress>(i) * kItemStep);
+    b[i] = *reinterpret_cast<const Bytes8*>(x + i * kConsumerWarps * 32);
+  }
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    if constexpr (kFormat == WeightFormat::int8)
+      mma_s8(acc, w[i], {b[i].word[0], b[i].word[1]});
+    else
+      mma_f16(acc, w[i], {b[i].word[0], b[i].word[1]});
+  }
+}
+// scale_of_lane: for lane 16i + r, of row r of item i; asked for when the products are on their way.
+template <int kItems, typename Scale>
+QB_DEVICE void multiply_nf4(float (&acc)[4], SharedAddress from, const std::byte* x, const Scale& scale_of_lane,
+                            SharedAddress pairs) {
+  uint32_t w[kItems][4];
+  Bytes16 b0[kItems], b1[kItems];
+  float sum[kItems][4] = {};
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    load_fragments(w[i], from + static_cast<SharedAddress>(i) * kItemStep);
+    const auto* const at = reinterpret_cast<const Bytes16*>(x + i * kConsumerWarps * 128);
+    b0[i] = at[0];
+    b1[i] = at[4];
+  }
+#pragma unroll
+  for (int b = 0; b < 4; ++b) {
+    const uint32_t pick = 0x80u << (8 * b);  // byte b times 128, the size of an entry in all its copies
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      mma_f16(sum[i],
+              {load_shared_constant(__dp4a(w[i][0], pick, pairs)), load_shared_constant(__dp4a(w[i][1], pick, pairs)),
+               load_shared_constant(__dp4a(w[i][2], pick, pairs)), load_shared_constant(__dp4a(w[i][3], pick, pairs))},
+              {b0[i].word[b], b1[i].word[b]});
+    }
+  }
+  const int g = lane_index() / 4;
+  const float scale = scale_of_lane();
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    acc[0] = fmaf(sum[i][0], __shfl_sync(0xffffffffu, scale, g + kUnitRows * i), acc[0]);
+    acc[2] = fmaf(sum[i][2], __shfl_sync(0xffffffffu, scale, g + 8 + kUnitRows * i), acc[2]);
+  }
+}
+
+template <WeightFormat kFormat>
+QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, Consumer& c) {
+  using Sum = std::conditional_t<kFormat == WeightFormat::int8, int32_t, float>;
+  const int first = first_unit(s), units = s.units;
+  if (first >= units) return;
+  const Int8Row row = s.in.source == Source::halves ? make_row_of_halves<kFormat>(a, m, s, wait)
+                                                    : make_row_of_floats<kFormat>(a, m, s, wait);
+  const int lane = lane_index(), warp = warp_index(), t = lane % 4;
+  const int quarter = warp % kLanesOfChunk;  // of a chunk: this warp's item
+  const int ring_slots = a.slots, slots = s.slots, slot_chunks = s.slot_chunks, chunks = s.chunks,
+            row_blocks = s.k / 64;
+  const int box_bytes = 8 * kChunkBytes * slot_chunks;
+  const SharedAddress ring = shared_address(m.base + m.at.ring);
+  // Where this lane's row of this warp's first item lies in a slot.
+  const auto fragment = static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes +
+                                                   ((2 * quarter + lane / 16) ^ lane % 8) * 16 +
+                                                   warp / kLanesOfChunk * (8 * kChunkBytes));
+  const SharedAddress barriers = m.barriers(), part_barriers = m.part_barriers();
+  const std::byte* const x = m.base + (kFormat == WeightFormat::int8 ? m.at.codes : m.at.x);
+  const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
+  const auto outlier_parts_of = [&](uint32_t unit) {
+    return m.pointer<float>(m.at.outlier_parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
+  };
+  const auto parts_of = [&](uint32_t unit) {
+    return m.pointer<Sum>(m.at.parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
+  };
+  Ahead ahead;
+  const auto finish = [&](uint32_t unit) {
+    const SharedAddress written = part_barriers + unit % kPartBuffers * kSlotBarriers;
+    wait_barrier(wait, written, unit / kPartBuffers % 2);
+    // Half of the warps' sums each; then both halves, in a fixed order.
+    Sum sum = 0;
+    const int first_part = lane / kUnitRows * (kConsumerWarps / 2 * kUnitRows) + lane % kUnitRows;
+    const Sum* const own = parts_of(unit) + first_part;
+#pragma unroll
+    for (int w = 0; w < kConsumerWarps / 2; ++w) sum += own[w * kUnitRows];
+    float outliers = 0;
+    if constexpr (kFormat == WeightFormat::int8) {
+      if (row.has_outliers) {
+#pragma unroll
+        for (int w = 0; w < kConsumerWarps / 2; ++w) outliers += outlier_parts_of(unit)[first_part + w * kUnitRows];
+        outliers += from_lane_xor(outliers, kUnitRows);
+      }
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(written + kEmpty);
+    finish_unit<kFormat, Sum>(a, m, s, ahead, sum + from_lane_xor(sum, kUnitRows), outliers, row);
+    ahead.segment = -1;
+  };
+  for (int work = first; work < units; work += blocks_x()) {
+    int unit = work;
+    const int segment = find_segment(s, &unit);
+    const Tile tile = tile_of(s, segment, unit);
+    // A warp finishes every sixteenth unit, and that after its own part of the next one, so that none waits for it.
+    const bool own = warp == static_cast<int>(c.units % kConsumerWarps);
+    if (own) ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
+    // nf4: of row lane % 16, its bytes, its first block as counted from the first nested scale, and those scales.
+    const uint8_t* scale_bytes = nullptr;
+    const float* nested = nullptr;
+    int first_block = 0;
+    float offset = 0;
+    if constexpr (kFormat == WeightFormat::nf4) {
+      const int r = lane % kUnitRows;
+      const uint8_t* const area = m.pointer<uint8_t>(m.at.scales) + c.scale_area * a.scale_bytes;
+      scale_bytes = area + r * row_blocks;
+      first_block = nested_offset((r < 8 ? tile.low : tile.high) * row_blocks) + r % 8 * row_blocks;
+      nested = reinterpret_cast<const float*>(area + kUnitRows * row_blocks + r / 8 * kNestedBytes);
+      offset = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment].w.offset;
+      if (++c.scale_area > ring_slots) c.scale_area = 0;
+    }
+    // int8: of row lane % 16.
+    float outliers = 0, row_absmax = 0;
+    if constexpr (kFormat == WeightFormat::int8) {
+      if (row.has_outliers) {
+        const int r = lane % kUnitRows;
+        const Segment& own_segment = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment];
+        row_absmax = own_segment.w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
+      }
+    }
+    Sum acc[4] = {};
+    for (int j = 0; j < slots; ++j) {
+      const SharedAddress full = barriers + static_cast<SharedAddress>(c.ring.slot) * kSlotBarriers;
+      wait_barrier(wait, full, c.ring.parity);
+      const int here = chunks - j * slot_chunks;  // chunks from this slot on
+      const SharedAddress slot = ring + static_cast<SharedAddress>(c.ring.slot) * kSlotBytes;
+      const SharedAddress from = slot + fragment;
+      const int item = j * slot_chunks * kLanesOfChunk + warp;
+      if constexpr (kFormat == WeightFormat::nf4) {
+        const auto scale = [&] {
+          if (warp / kLanesOfChunk + lane / kUnitRows * kChunkStep >= here) return 0.0f;
+          const int own_item = item + lane / kUnitRows * kConsumerWarps;
+          const float code = m.pointer<float>(m.at.code)[scale_bytes[own_item]];
+          return add_rn(mul_rn(code, nested[(first_block + own_item) / kNestedBlock]), offset);
+        };
+        const std::byte* const at = x + item * 128 + t * 16;
+        if (warp / kLanesOfChunk + kChunkStep < here)
+          multiply_nf4<2>(acc, from, at, scale, pairs);
+        else if (warp / kLanesOfChunk < here)
+          multiply_nf4<1>(acc, from, at, scale, pairs);
+      } else {
+        const std::byte* const at = x + item * 32 + t * 8;
+        if (warp / kLanesOfChunk + kChunkStep < here)
+          multiply_plain<kFormat, 2>(acc, from, at);
+        else if (warp / kLanesOfChunk < here)
+          multiply_plain<kFormat, 1>(acc, from, at);
+        if constexpr (kFormat == WeightFormat::int8) {
+          if (row.has_outliers) {
+            const int r = lane % kUnitRows;
+            const SharedAddress row_at = slot + static_cast<SharedAddress>(r / 8 * box_bytes + r % 8 * kChunkBytes);
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+              const int chunk = warp / kLanesOfChunk + i * kChunkStep;
+              if (chunk >= here) break;
+              const int own_item = item + i * kConsumerWarps;
+              for (uint32_t mask = m.pointer<uint32_t>(m.at.outliers)[own_item]; mask != 0; mask &= mask - 1) {
+                const int bit = __ffs(static_cast<int>(mask)) - 1, column = (2 * quarter + bit / 16) ^ r % 8;
+                const int code = load_shared_code(
+                    row_at + static_cast<SharedAddress>(chunk * (8 * kChunkBytes) + column * 16 + bit % 16));
+                const float weight =
+                    float_of_half(half_of_float(mul_rn(mul_rn(static_cast<float>(code), row_absmax), kInverse127)));
+                outliers = fmaf(float_of_half(m.pointer<uint16_t>(m.at.x)[own_item * 32 + bit]), weight, outliers);
+              }
+            }
+          }
+        }
+      }
+      __syncwarp();
+      if (lane == 0) barrier_arrive(full + kEmpty);
+      c.ring.next(ring_slots);
+    }
+    Sum* const parts = parts_of(c.units);
+    const SharedAddress written = part_barriers + c.units % kPartBuffers * kSlotBarriers;
+    wait_barrier(wait, written + kEmpty, c.units / kPartBuffers % 2 ^ 1);
+    if (t == 0) {
+      parts[warp * kUnitRows + lane / 4] = acc[0];
+      parts[warp * kUnitRows + lane / 4 + 8] = acc[2];
+    }
+    if constexpr (kFormat == WeightFormat::int8) {
+      if (row.has_outliers && lane < kUnitRows) outlier_parts_of(c.units)[warp * kUnitRows + lane] = outliers;
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(written);
+    if (ahead.segment >= 0 && !own) finish(c.units - 1);
+    ++c.units;
+  }
+  if (ahead.segment >= 0) finish(c.units - 1);
+}
+
+}  // namespace quantbench::cuda::persistent
+#endif

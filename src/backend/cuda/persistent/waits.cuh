@@ -1,0 +1,86 @@
+// What every part of the persistent kernel stands on: where things lie in shared memory, and how one waits for another.
+#pragma once
+
+#include "backend/cuda/persistent/hopper.cuh"
+
+#if __CUDA_ARCH__ >= 900
+namespace quantbench::cuda::persistent {
+
+constexpr int kConsumers = kConsumerWarps * kWarpSize;
+constexpr uint32_t kMostPolls = 1u << 24;  // seconds: a word that has not come by then never will
+
+// Read where it is used, not once for the whole kernel: what follows from it would live in registers all along.
+QB_DEVICE int thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
+QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
+
+// A barrier for full and one for empty, a slot.
+constexpr SharedAddress kSlotBarriers = 16, kEmpty = 8;
+struct Shared {
+  const SharedLayout& at;
+  std::byte* base;
+  template <typename T>
+  QB_DEVICE T* pointer(uint32_t offset) const {
+    return reinterpret_cast<T*>(base + offset);
+  }
+  QB_DEVICE SharedAddress barriers() const { return shared_address(base + at.barriers); }
+  QB_DEVICE SharedAddress part_barriers() const { return shared_address(base + at.part_barriers); }
+  QB_DEVICE int* token() const { return pointer<int>(at.places); }
+  QB_DEVICE int* position() const { return token() + 1; }
+};
+
+struct Wait {
+  uint32_t* stuck;
+  uint32_t epoch;
+  int step;
+};
+// A wait that never ends is a fault of this kernel; it says where and ends the launch with an error.
+static __device__ __noinline__ void give_up(uint32_t* stuck, int what, int step) {
+  if (atomicCAS(stuck, 0u, static_cast<uint32_t>(what)) == 0u) {
+    stuck[1] = static_cast<uint32_t>(step);
+    stuck[2] = blockIdx.x;
+    stuck[3] = threadIdx.x;
+    __threadfence_system();
+  }
+  __trap();
+}
+
+QB_DEVICE void wait_barrier(const Wait& w, SharedAddress barrier, uint32_t parity) {
+  for (uint32_t i = 0; !barrier_passed(barrier, parity); ++i) {
+    if (i > kMostPolls) give_up(w.stuck, 1, w.step);
+  }
+}
+QB_DEVICE uint32_t wait_word(const Wait& w, const Tagged* from) {
+  for (uint32_t i = 0;; ++i) {
+    const Tagged word = get_word(from);
+    if (static_cast<uint32_t>(word >> 32) == w.epoch) return static_cast<uint32_t>(word);
+    if (i > kMostPolls) give_up(w.stuck, 2, w.step);
+  }
+}
+// Until both words, which were read once, are of this launch.
+QB_DEVICE void wait_two(const Wait& w, const Tagged* from, TwoWords* words) {
+  for (uint32_t i = 0;
+       static_cast<uint32_t>(words->first >> 32) != w.epoch || static_cast<uint32_t>(words->second >> 32) != w.epoch;
+       ++i) {
+    *words = get_two_words(from);
+    if (i > kMostPolls) give_up(w.stuck, 3, w.step);
+  }
+}
+struct TwoValues {
+  uint32_t first, second;
+};
+QB_DEVICE TwoValues wait_two(const Wait& w, const Tagged* from) {
+  TwoWords words = get_two_words(from);
+  wait_two(w, from, &words);
+  return {static_cast<uint32_t>(words.first), static_cast<uint32_t>(words.second)};
+}
+QB_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
+QB_DEVICE float half_low(Half2 pair) { return float_of_half(static_cast<uint16_t>(pair)); }
+QB_DEVICE float half_high(Half2 pair) { return float_of_half(static_cast<uint16_t>(pair >> 16)); }
+
+}  // namespace quantbench::cuda::persistent
+#endif
