@@ -408,20 +408,30 @@ Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes, Activations acti
       // Queries and softmax in fp32, then values; where a key or value lies between two fp16 numbers, an fp32
       // difference in its last place can choose the other one (2⁻¹¹ relative), except with int8, whose keys are exact.
       // There scores of some hundreds, rounded to fp32, move weights by 2e-5 and averages of values up to ten by ten
-      // times that.
-      return {exact ? 2e-4 : 2e-3 + 3 * sum, exact ? 2e-6 : 1e-3};
+      // times that. One key in some hundreds meets such a choice in an element that matters: scores of some tens move
+      // by a hundredth, and with them what its query heads give, here and in the rows behind it (seen in 20 of 400
+      // seeds: up to 0.4 % of the outputs, by up to 0.015).
+      if (exact) return {2e-4, 2e-6};
+      return {2e-3 + 3 * sum, 1e-3, 0.02, 2.0 * sizes.heads / sizes.kv_heads * c.shape.head_dim};
   }
   return {};
 }
 
 size_t count_wrong(const std::vector<float>& got, const std::vector<float>& expected, Tolerance t, size_t* first) {
-  size_t wrong = 0;
+  const double rare = t.rare_share * static_cast<double>(expected.size()) + t.rare_count;
+  size_t far = 0, too_far = 0, first_far = 0, first_too_far = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     const double limit = t.absolute + t.relative * std::fabs(double{expected[i]});
-    if (i < got.size() && std::fabs(double{got[i]} - expected[i]) <= limit) continue;
-    if (wrong++ == 0) *first = i;
+    const double distance =
+        i < got.size() ? std::fabs(double{got[i]} - expected[i]) : std::numeric_limits<double>::infinity();
+    if (distance <= limit) continue;
+    if (far++ == 0) first_far = i;
+    if (rare > 0 && distance <= kRareFactor * limit) continue;
+    if (too_far++ == 0) first_too_far = i;
   }
-  return wrong;
+  const bool too_many = static_cast<double>(far) > rare;
+  *first = too_many ? first_far : first_too_far;
+  return too_many ? far : too_far;
 }
 
 }  // namespace quantbench

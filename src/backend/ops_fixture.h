@@ -87,11 +87,13 @@ class CaseRun {
 // relative·|expected|.
 struct Tolerance {
   double absolute = 0, relative = 0;
+  double rare_share = 0, rare_count = 0;  // this share of the outputs and so many more may lie kRareFactor times as far
 };
+constexpr double kRareFactor = 50;
 // What a backend multiplies fp16, fp32 and nf4 weights with.
 enum class Activations : uint8_t { fp32, fp16 };
 Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes, Activations activations = Activations::fp32);
-// The outputs that lie further away; a NaN does. `first`: index of the first of them.
+// The outputs that lie further away than they may; a NaN does. `first`: index of the first of them.
 size_t count_wrong(const std::vector<float>& got, const std::vector<float>& expected, Tolerance t, size_t* first);
 
 }  // namespace quantbench
