@@ -25,6 +25,7 @@ namespace {
 // 200 µs never sleeps inside a generation, and an idle pool is asleep before anyone notices.
 constexpr auto kSpin = std::chrono::microseconds(200);
 constexpr int kPausesPerClockRead = 64;
+constexpr size_t kRunsLeft = 4;  // a run is at most this fraction of what is left of its share
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -195,21 +196,30 @@ void ThreadPool::run(FunctionRef<void(int)> body) {
 // Each thread starts in a share of its own, so that what it reads is one stream for the hardware's prefetchers; whoever
 // is done helps the next thread with the rest of its share.
 void ThreadPool::for_chunks(size_t count, size_t grain, FunctionRef<void(size_t, size_t, int)> body) {
-  if (count == 0) return;
   grain = std::max<size_t>(grain, 1);
-  if (count <= grain || size() == 1) {
-    for (size_t begin = 0; begin < count; begin += grain) body(begin, std::min(begin + grain, count), 0);
+  for_runs((count + grain - 1) / grain, 1,
+           [&](size_t begin, size_t end, int thread) { body(begin * grain, std::min(end * grain, count), thread); });
+}
+
+void ThreadPool::for_runs(size_t count, size_t most, FunctionRef<void(size_t, size_t, int)> body) {
+  most = std::max<size_t>(most, 1);
+  if (count <= 1 || size() == 1) {
+    for (size_t begin = 0; begin < count; begin += most) body(begin, std::min(begin + most, count), 0);
     return;
   }
-  const size_t threads = static_cast<size_t>(size()), chunks = (count + grain - 1) / grain;
-  const auto share_start = [&](size_t thread) { return chunks * thread / threads; };
+  const size_t threads = static_cast<size_t>(size());
+  const auto share_start = [&](size_t thread) { return count * thread / threads; };
   for (size_t t = 0; t < threads; ++t) state_->next_chunk[t].value.store(share_start(t), std::memory_order_relaxed);
   run([&](int thread) {
     for (size_t i = 0; i < threads; ++i) {
       const size_t share = (static_cast<size_t>(thread) + i) % threads, end = share_start(share + 1);
       std::atomic<size_t>& next = state_->next_chunk[share].value;
-      for (size_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < end;) {
-        body(chunk * grain, std::min(chunk * grain + grain, count), thread);
+      size_t begin = next.load(std::memory_order_relaxed);
+      while (begin < end) {
+        const size_t taken = std::clamp<size_t>((end - begin) / kRunsLeft, 1, most);
+        if (!next.compare_exchange_weak(begin, begin + taken, std::memory_order_relaxed)) continue;
+        body(begin, begin + taken, thread);
+        begin = next.load(std::memory_order_relaxed);
       }
     }
   });

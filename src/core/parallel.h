@@ -46,6 +46,10 @@ class ThreadPool {
   // then takes what others have left. Which thread takes a chunk is not fixed, so its result must not depend on it.
   void for_chunks(size_t count, size_t grain, FunctionRef<void(size_t begin, size_t end, int thread)> body);
 
+  // The same in runs of at most `most`, and of fewer and fewer down to one towards the end of a thread's part, so that
+  // all threads end together.
+  void for_runs(size_t count, size_t most, FunctionRef<void(size_t begin, size_t end, int thread)> body);
+
  private:
   struct State;
   std::unique_ptr<State> state_;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
@@ -39,6 +40,27 @@ TEST(ThreadPool, ChunksCoverEveryElementOnce) {
         for (size_t i = begin; i < end; ++i) ++seen[i];
       });
       for (const auto& times : seen) EXPECT_EQ(times.load(), 1);
+    }
+  }
+}
+
+TEST(ThreadPool, RunsCoverEveryElementOnceAndShrinkToOne) {
+  for (int threads : {1, 2, 3}) {
+    ThreadPool pool(threads);
+    for (size_t count : {0u, 1u, 2u, 7u, 64u, 1000u}) {
+      for (size_t most : {0u, 1u, 5u, 64u, 5000u}) {
+        std::vector<std::atomic<int>> seen(count);
+        std::atomic<size_t> shortest{count};
+        pool.for_runs(count, most, [&](size_t begin, size_t end, int) {
+          EXPECT_LT(begin, end);
+          EXPECT_LE(end - begin, std::max<size_t>(most, 1));
+          for (size_t old = shortest.load(); end - begin < old && !shortest.compare_exchange_weak(old, end - begin);) {
+          }
+          for (size_t i = begin; i < end; ++i) ++seen[i];
+        });
+        for (const auto& times : seen) EXPECT_EQ(times.load(), 1);
+        EXPECT_TRUE(threads == 1 || count <= 1 || shortest.load() == 1) << count << " by " << most;
+      }
     }
   }
 }

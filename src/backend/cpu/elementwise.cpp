@@ -74,22 +74,29 @@ void store_gated(float* h, const float* gate, const float* gate_bias, const floa
 }  // namespace
 
 void normalize(float* out, const float* x, int d, const float* weight, const float* bias, float eps, bool centered) {
+  constexpr int kSums = 4;  // sums side by side hide the latency of the addition
   const int whole = d / kDoubles * kDoubles;
+  const auto sum_of = [&](auto term) {
+    F64 acc[kSums];
+    for (F64& a : acc) a = zero_f64();
+    int i = 0;
+    for (; i + kSums * kDoubles <= whole; i += kSums * kDoubles) {
+      for (int s = 0; s < kSums; ++s) acc[s] = add_f64(acc[s], term(load_f64(x + i + s * kDoubles)));
+    }
+    for (; i < whole; i += kDoubles) acc[0] = add_f64(acc[0], term(load_f64(x + i)));
+    return sum_f64(add_f64(add_f64(acc[0], acc[1]), add_f64(acc[2], acc[3])));
+  };
   double mean = 0;
   if (centered) {
-    F64 acc = zero_f64();
-    for (int i = 0; i < whole; i += kDoubles) acc = add_f64(acc, load_f64(x + i));
-    mean = sum_f64(acc);
+    mean = sum_of([](F64 v) { return v; });
     for (int i = whole; i < d; ++i) mean += double{x[i]};
     mean /= d;
   }
-  F64 acc = zero_f64();
   const F64 centre = set1_f64(mean);
-  for (int i = 0; i < whole; i += kDoubles) {
-    const F64 v = sub_f64(load_f64(x + i), centre);
-    acc = add_f64(acc, mul_f64(v, v));
-  }
-  double square = sum_f64(acc);
+  double square = sum_of([centre](F64 v) {
+    const F64 distance = sub_f64(v, centre);
+    return mul_f64(distance, distance);
+  });
   for (int i = whole; i < d; ++i) square += (double{x[i]} - mean) * (double{x[i]} - mean);
   const double factor = 1 / __builtin_sqrt(square / d + double{eps});
   const F64 factors = set1_f64(factor);
@@ -142,15 +149,23 @@ bool mark_outliers(uint8_t* mask, const float* x, int k, float threshold) {
 
 int32_t quantize_row(int8_t* codes, float* absmax, const float* x, int k, float threshold, const int32_t* columns,
                      int outliers) {
-  F32 most = zero();
-  for (int i = 0; i < k; i += kLanes) {
-    const F32 v = abs(load_some(x + i, least(kLanes, k - i)));
+  const auto larger = [threshold](F32 most, F32 other) {
+    const F32 v = abs(other);
 #if defined(__AVX512F__)
-    most = _mm512_mask_max_ps(most, _mm512_cmp_ps_mask(v, set1(threshold), _CMP_LT_OQ), v, most);
+    return _mm512_mask_max_ps(most, _mm512_cmp_ps_mask(v, set1(threshold), _CMP_LT_OQ), v, most);
 #else
-    most = max(_mm256_and_ps(v, _mm256_cmp_ps(v, set1(threshold), _CMP_LT_OQ)), most);
+    return max(_mm256_and_ps(v, _mm256_cmp_ps(v, set1(threshold), _CMP_LT_OQ)), most);
 #endif
+  };
+  constexpr int kChains = 4;  // side by side, for the latency of the comparison
+  F32 chains[kChains];
+  for (F32& most : chains) most = zero();
+  int done = 0;
+  for (; done + kChains * kLanes <= k; done += kChains * kLanes) {
+    for (int c = 0; c < kChains; ++c) chains[c] = larger(chains[c], load(x + done + c * kLanes));
   }
+  for (; done < k; done += kLanes) chains[0] = larger(chains[0], load_some(x + done, least(kLanes, k - done)));
+  const F32 most = max(max(chains[0], chains[1]), max(chains[2], chains[3]));
   *absmax = largest(most);
   // An all-zero row has codes 0, not 0 · infinity.
   const F32 factor = set1(*absmax > 0 ? 127.0f * (1.0f / *absmax) : 0.0f);
