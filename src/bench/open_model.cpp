@@ -5,27 +5,14 @@
 #include "checkpoint/random_weights.h"
 #include "core/json.h"
 #include "model/config.h"
+#include "model/loader.h"
 #include "model/registry.h"
 
 namespace quantbench {
 namespace {
 
-RandomKind kind_of(const WeightSlot& slot) {
-  switch (slot.role) {
-    case Role::embedding: return RandomKind::embedding;
-    case Role::linear:
-    case Role::output_head: return RandomKind::linear;
-    case Role::vector: return slot.name.ends_with(".bias") ? RandomKind::bias : RandomKind::norm;
-  }
-  return RandomKind::linear;
-}
-
 std::unique_ptr<WeightSource> random_weights(Model& model, const ModelSource& source) {
-  std::vector<RandomTensor> tensors;
-  for (const WeightSlot& slot : model.weights()) {
-    if (slot.tied_to.empty()) tensors.push_back({slot.name, slot.rows, slot.cols, kind_of(slot)});
-  }
-  return std::make_unique<RandomWeights>(source.weight_seed, tensors, source.outlier_channels);
+  return std::make_unique<RandomWeights>(source.weight_seed, random_tensors(model), source.outlier_channels);
 }
 
 // Of a built-in configuration, or of a folder that need not hold weights.

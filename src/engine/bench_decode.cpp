@@ -12,7 +12,6 @@
 #include <optional>
 
 #include "backend/cost_ops.h"
-#include "checkpoint/random_weights.h"
 #include "core/os.h"
 #include "engine/session.h"
 #include "model/loader.h"
@@ -34,21 +33,6 @@ struct Options {
 };
 
 void print(const std::string& text) { std::cout << text << '\n' << std::flush; }
-
-std::vector<RandomTensor> tensors_of(Model& model) {
-  std::vector<RandomTensor> tensors;
-  for (const WeightSlot& slot : model.weights()) {
-    if (!slot.tied_to.empty()) continue;
-    RandomKind kind = RandomKind::linear;
-    if (std::holds_alternative<const float**>(slot.target)) {
-      kind = slot.name.ends_with(".bias") ? RandomKind::bias : RandomKind::norm;
-    } else if (slot.name.find("embed") != std::string::npos) {
-      kind = RandomKind::embedding;
-    }
-    tensors.push_back({slot.name, slot.rows, slot.cols, kind});
-  }
-  return tensors;
-}
 
 // Multiplications and additions of a prefill of `rows` tokens: linears, causal attention, the head for one row.
 double prefill_flops(Model& model, int rows) {
@@ -120,7 +104,7 @@ struct Loaded {
       : backend(make_backend(o.device, {.threads = o.threads, .isa = o.isa, .engine = engine})),
         model(make_model(published_config(id), precision)),
         plan(backend->plan(decode_shapes(*model), std::max(o.prefill, o.prompt))),
-        report(load(*model, RandomWeights(42, tensors_of(*model), o.outliers), *backend, plan)) {}
+        report(load(*model, RandomWeights(42, random_tensors(*model), o.outliers), *backend, plan)) {}
 };
 
 std::vector<int32_t> some_ids(int count, int vocab) {

@@ -228,6 +228,16 @@ class Loader {
   Nf4Weights nf4_;
 };
 
+RandomKind kind_of(const WeightSlot& slot) {
+  switch (slot.role) {
+    case Role::embedding: return RandomKind::embedding;
+    case Role::linear:
+    case Role::output_head: return RandomKind::linear;
+    case Role::vector: return slot.name.ends_with(".bias") ? RandomKind::bias : RandomKind::norm;
+  }
+  return RandomKind::linear;
+}
+
 }  // namespace
 
 void check_fits(std::span<const WeightSlot> slots, const WeightSource& source) {
@@ -257,6 +267,14 @@ void check_fits(std::span<const WeightSlot> slots, const WeightSource& source) {
 LoadReport load(Model& model, const WeightSource& source, Backend& backend, const Plan& plan,
                 const LoadProgress& progress) {
   return Loader(model, source, backend, plan, progress).run();
+}
+
+std::vector<RandomTensor> random_tensors(Model& model) {
+  std::vector<RandomTensor> tensors;
+  for (const WeightSlot& slot : model.weights()) {
+    if (slot.tied_to.empty()) tensors.push_back({slot.name, slot.rows, slot.cols, kind_of(slot)});
+  }
+  return tensors;
 }
 
 }  // namespace quantbench

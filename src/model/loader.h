@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "checkpoint/random_weights.h"
 #include "checkpoint/weight_source.h"
 #include "model/model.h"
 
@@ -26,6 +27,9 @@ using LoadProgress = std::function<void(int64_t done, int64_t total)>;
 // unknown, shapes and types right), and those that were saved quantised are those that should be. Error bad_model,
 // naming them.
 void check_fits(std::span<const WeightSlot> slots, const WeightSource& source);
+
+// What random weights a model takes: those that are not tied to another.
+std::vector<RandomTensor> random_tensors(Model& model);
 
 // `plan` is backend.plan of this model's decode step. Refuses, before anything is packed, a source whose tensors are
 // not those of the model (missing, unknown, other shape or type), naming them. Beside what stays, at most one matrix is

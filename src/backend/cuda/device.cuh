@@ -12,6 +12,7 @@
 #include <cuda_fp16.h>
 
 #define QB_DEVICE __device__ __forceinline__
+#define QB_DEVICE_CALL static __device__ __noinline__
 
 namespace quantbench::cuda {
 
@@ -65,6 +66,17 @@ template <typename T>
 QB_DEVICE T from_lane_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
+template <typename T>
+QB_DEVICE T from_lane(T value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+template <typename T>
+QB_DEVICE T from_lane_down(T value, int lanes) {  // the last lanes keep their own
+  return __shfl_down_sync(0xffffffffu, value, static_cast<unsigned>(lanes));
+}
+QB_DEVICE uint32_t lanes_where(bool is) { return __ballot_sync(0xffffffffu, is); }
+QB_DEVICE bool any_lane(bool is) { return __any_sync(0xffffffffu, is) != 0; }
+QB_DEVICE void sync_warp() { __syncwarp(); }
 
 // --- numbers: each rounds once, to nearest even, and is never contracted ---------------------------------------------
 using Half2 = uint32_t;  // two fp16 numbers, the first in the low half
@@ -75,6 +87,12 @@ QB_DEVICE Half2 halves(float low, float high) {
   return __half_as_ushort(__low2half(both)) | uint32_t{__half_as_ushort(__high2half(both))} << 16;
 }
 QB_DEVICE float float_of_bits(uint32_t bits) { return __uint_as_float(bits); }
+QB_DEVICE uint32_t bits_of_float(float x) { return __float_as_uint(x); }
+QB_DEVICE float inverse_sqrt(float x) { return rsqrtf(x); }
+QB_DEVICE double inverse_sqrt(double x) { return rsqrt(x); }
+// sum + Σ of the four products of bytes.
+QB_DEVICE uint32_t dot_bytes(uint32_t a, uint32_t b, uint32_t sum) { return __dp4a(a, b, sum); }
+QB_DEVICE int lowest_bit(uint32_t mask) { return __ffs(static_cast<int>(mask)) - 1; }
 QB_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 QB_DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 QB_DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
@@ -197,6 +215,13 @@ QB_DEVICE void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&
 #endif
 
 namespace quantbench::QB_CUDA {
+
+struct alignas(8) Pair {
+  float x, y;
+};
+struct alignas(16) Quad {
+  float at[4];
+};
 
 // The same in all lanes, summed in an order that does not depend on the lane.
 template <typename T>

@@ -20,6 +20,11 @@ void launch(void (*kernel)(Args), Grid grid, int threads, const Stream&, const A
   run_grid({static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)}, threads,
            shared_bytes, [&] { kernel(args); });
 }
+template <typename Args>
+void launch_cooperative(void (*kernel)(Args), int blocks, int threads, const Stream&, const Args& args,
+                        size_t shared_bytes) {
+  run_together(blocks, threads, shared_bytes, [&] { kernel(args); });
+}
 #else
 // shared_bytes: dynamic, for each block.
 template <typename Args>

@@ -42,12 +42,6 @@ QB_DEVICE int8_t code_of(uint16_t half, float scale) {
   return static_cast<int8_t>(round_to_int(mul_rn(float_of_half(half), scale)));
 }
 
-struct alignas(8) Pair {
-  float x, y;
-};
-struct alignas(16) Quad {
-  float at[4];
-};
 QB_DEVICE void mark(uint8_t* marks, uint16_t half) {  // all who write here write the same
   if (fabsf(float_of_half(half)) >= kThreshold) *marks = 1;
 }

@@ -15,6 +15,7 @@
 #define __grid_constant__
 #define __shared__ static thread_local
 #define QB_DEVICE inline
+#define QB_DEVICE_CALL inline
 
 namespace quantbench::cuda_emulated {
 
@@ -46,6 +47,26 @@ QB_DEVICE T from_lane_xor(T value, int mask) {
   const std::byte* const all = exchange_bytes(&value, sizeof value);
   return exchanged<T>(all, lane_index() ^ mask);
 }
+template <typename T>
+QB_DEVICE T from_lane(T value, int lane) {
+  return exchanged<T>(exchange_bytes(&value, sizeof value), lane);
+}
+template <typename T>
+QB_DEVICE T from_lane_down(T value, int lanes) {
+  const int from = lane_index() + lanes;
+  return from_lane(value, from < kWarpSize ? from : lane_index());
+}
+QB_DEVICE uint32_t lanes_where(bool is) {
+  const std::byte* const all = exchange_bytes(&is, sizeof is);
+  uint32_t mask = 0;
+  for (int i = 0; i < kWarpSize; ++i) mask |= uint32_t{exchanged<bool>(all, i)} << i;
+  return mask;
+}
+QB_DEVICE bool any_lane(bool is) { return lanes_where(is) != 0; }
+QB_DEVICE void sync_warp() {
+  const bool nothing = false;
+  exchange_bytes(&nothing, sizeof nothing);
+}
 
 // --- numbers -------------------------------------------------------------------------------------------------------
 using Half2 = uint32_t;  // two fp16 numbers, the first in the low half
@@ -57,6 +78,18 @@ QB_DEVICE float float_of_bits(uint32_t bits) {
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }
+QB_DEVICE uint32_t bits_of_float(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+QB_DEVICE float inverse_sqrt(float x) { return 1 / std::sqrt(x); }
+QB_DEVICE double inverse_sqrt(double x) { return 1 / std::sqrt(x); }
+QB_DEVICE uint32_t dot_bytes(uint32_t a, uint32_t b, uint32_t sum) {
+  for (int shift = 0; shift < 32; shift += 8) sum += (a >> shift & 255) * (b >> shift & 255);
+  return sum;
+}
+QB_DEVICE int lowest_bit(uint32_t mask) { return __builtin_ctz(mask); }
 QB_DEVICE float mul_rn(float a, float b) { return a * b; }
 QB_DEVICE float add_rn(float a, float b) { return a + b; }
 QB_DEVICE float div_rn(float a, float b) { return a / b; }

@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "core/error.h"
@@ -40,7 +43,7 @@ struct Thread {
 class Block {
  public:
   Block(Index grid, int threads, size_t shared_bytes)
-      : threads_(static_cast<size_t>(threads)), shared_((shared_bytes + 15) / 16) {
+      : threads_(static_cast<size_t>(threads)), shared_(ceil_pieces(shared_bytes)) {
     warps_.resize(threads_.size() / kWarpSize);
     for (size_t i = 0; i < threads_.size(); ++i) {
       threads_[i].context.thread.x = static_cast<unsigned>(i);
@@ -50,78 +53,94 @@ class Block {
     }
   }
 
-  // Threads go on in an order that changes from pass to pass, so that a missing barrier shows.
-  void run(Index index, FunctionRef<void()> body, context::pooled_fixedsize_stack& stacks, std::minstd_rand& random);
+  void start(Index index, FunctionRef<void()> body, context::pooled_fixedsize_stack& stacks);
+  // Each thread goes on to where it waits next, in an order that changes from pass to pass, so that a missing barrier
+  // shows.
+  void pass(std::minstd_rand& random);
+  size_t left() const { return left_; }
 
   Thread& running() { return *running_; }
   std::byte* shared() { return reinterpret_cast<std::byte*>(shared_.data()); }
   void wait(Barrier& barrier, int size);
+  void pause();
   const std::byte* exchange(const void* mine, size_t bytes);
   void sync() { wait(barrier_, static_cast<int>(threads_.size())); }
+  void sync_group(int threads) { wait(group_barrier_, threads); }
 
  private:
+  struct alignas(kSharedAlignment) Piece {
+    std::byte bytes[kSharedAlignment];
+  };
+  static size_t ceil_pieces(size_t bytes) { return (bytes + sizeof(Piece) - 1) / sizeof(Piece); }
+
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
-  struct alignas(16) Piece {
-    std::byte bytes[16];
-  };
   std::vector<Piece> shared_;
   std::vector<size_t> order_;
-  Barrier barrier_;
+  Barrier barrier_, group_barrier_;
   Thread* running_ = nullptr;
-  uint64_t progress_ = 0;  // arrivals and ends
+  size_t left_ = 0;
 };
 
-thread_local Block* block_here = nullptr;
+// Of the launch at hand.
+struct Launch {
+  Block* block = nullptr;            // that is running
+  uint64_t progress = 0;             // arrivals and ends, and what note_progress() told
+  std::vector<std::function<void()>> copies;  // not done yet
+  std::string failure;
+};
+thread_local Launch* launch_here = nullptr;
+struct Launching {
+  explicit Launching(Launch* launch) { launch_here = launch; }
+  ~Launching() { launch_here = nullptr; }
+};
 
-void Block::run(Index index, FunctionRef<void()> body, context::pooled_fixedsize_stack& stacks,
-                std::minstd_rand& random) {
+void Block::start(Index index, FunctionRef<void()> body, context::pooled_fixedsize_stack& stacks) {
   if (!shared_.empty()) std::memset(shared_.data(), 0xff, shared_.size() * sizeof(Piece));
-  barrier_ = {};
+  barrier_ = group_barrier_ = {};
   for (Warp& warp : warps_) warp.barrier = {};
   for (Thread& t : threads_) {
     t.context.block = index;
     t.done = false;
     t.exchanges = 0;
-    t.fiber = context::fiber(std::allocator_arg, stacks, [&t, this, body](context::fiber&& scheduler) {
+    t.fiber = context::fiber(std::allocator_arg, stacks, [&t, body](context::fiber&& scheduler) {
       t.scheduler = std::move(scheduler);
       body();
       t.done = true;
-      ++progress_;
+      note_progress();
       return std::move(t.scheduler);
     });
   }
-  for (size_t left = threads_.size(); left > 0;) {
-    std::shuffle(order_.begin(), order_.end(), random);
-    const uint64_t before = progress_;
-    for (const size_t i : order_) {
-      Thread& t = threads_[i];
-      if (t.done) continue;
-      running_ = &t;
-      t.fiber = std::move(t.fiber).resume();
-      if (t.done) --left;
-    }
-    if (progress_ == before) {
-      fail(ErrorKind::internal,
-           "emulated kernel: {} threads of block ({}, {}) wait at a barrier that the others passed by", left, index.x,
-           index.y);
-    }
+  left_ = threads_.size();
+}
+
+void Block::pass(std::minstd_rand& random) {
+  launch_here->block = this;
+  std::shuffle(order_.begin(), order_.end(), random);
+  for (const size_t i : order_) {
+    Thread& t = threads_[i];
+    if (t.done) continue;
+    running_ = &t;
+    t.fiber = std::move(t.fiber).resume();
+    if (t.done) --left_;
   }
 }
 
-void Block::wait(Barrier& barrier, int size) {
-  ++progress_;
+void Block::pause() {
   Thread& self = *running_;
+  self.scheduler = std::move(self.scheduler).resume();
+  running_ = &self;
+}
+
+void Block::wait(Barrier& barrier, int size) {
+  note_progress();
   if (++barrier.waiting == size) {
     barrier.waiting = 0;
     ++barrier.opened;
     return;
   }
   const uint64_t opened = barrier.opened;
-  while (barrier.opened == opened) {
-    self.scheduler = std::move(self.scheduler).resume();
-    running_ = &self;
-  }
+  while (barrier.opened == opened) pause();
 }
 
 const std::byte* Block::exchange(const void* mine, size_t bytes) {
@@ -137,23 +156,85 @@ const std::byte* Block::exchange(const void* mine, size_t bytes) {
 
 }  // namespace
 
-const ThreadContext& current_thread() { return block_here->running().context; }
-void block_barrier() { block_here->sync(); }
-std::byte* dynamic_shared() { return block_here->shared(); }
-const std::byte* exchange_bytes(const void* mine, size_t bytes) { return block_here->exchange(mine, bytes); }
+const ThreadContext& current_thread() { return launch_here->block->running().context; }
+void block_barrier() { launch_here->block->sync(); }
+void group_barrier(int threads) { launch_here->block->sync_group(threads); }
+std::byte* dynamic_shared() { return launch_here->block->shared(); }
+const std::byte* exchange_bytes(const void* mine, size_t bytes) { return launch_here->block->exchange(mine, bytes); }
+void pause() { launch_here->block->pause(); }
+void note_progress() { ++launch_here->progress; }
+void do_later(std::function<void()> copy) { launch_here->copies.push_back(std::move(copy)); }
+void abandon(const std::string& why) {
+  launch_here->failure = why;
+  while (true) pause();
+}
 
 void run_grid(Index grid, int threads, size_t shared_bytes, FunctionRef<void()> body) {
-  assert(threads > 0 && threads % kWarpSize == 0 && block_here == nullptr);
+  assert(threads > 0 && threads % kWarpSize == 0 && launch_here == nullptr);
   static thread_local context::pooled_fixedsize_stack stacks(kStackBytes, kMostThreads);
   std::minstd_rand random(1);
+  Launch launch;
+  const Launching here(&launch);
   Block block(grid, threads, shared_bytes);
-  struct Here {
-    explicit Here(Block* b) { block_here = b; }
-    ~Here() { block_here = nullptr; }
-  } here(&block);
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) block.run({x, y, z}, body, stacks, random);
+      for (unsigned x = 0; x < grid.x; ++x) {
+        block.start({x, y, z}, body, stacks);
+        while (block.left() > 0) {
+          const uint64_t before = launch.progress;
+          block.pass(random);
+          if (launch.progress == before) {
+            fail(ErrorKind::internal,
+                 "emulated kernel: {} threads of block ({}, {}) wait at a barrier that the others passed by",
+                 block.left(), x, y);
+          }
+        }
+      }
+    }
+  }
+}
+
+void run_together(int blocks, int threads, size_t shared_bytes, FunctionRef<void()> body) {
+  assert(threads > 0 && threads % kWarpSize == 0 && launch_here == nullptr);
+  static thread_local context::pooled_fixedsize_stack stacks(kStackBytes, kMostThreads);
+  static thread_local std::minstd_rand random(1);  // goes on from launch to launch, so that each is another order
+  constexpr uint64_t kMostPassesInVain = 1000;
+  Launch launch;
+  const Launching here(&launch);
+  std::vector<std::unique_ptr<Block>> together;
+  std::vector<int> held(static_cast<size_t>(blocks));  // passes for which a block does nothing
+  for (int x = 0; x < blocks; ++x) {
+    together.push_back(std::make_unique<Block>(Index{static_cast<unsigned>(blocks), 1, 1}, threads, shared_bytes));
+    together.back()->start({static_cast<unsigned>(x), 0, 0}, body, stacks);
+  }
+  const auto chance = [](unsigned one_in) { return random() % one_in == 0; };
+  uint64_t in_vain = 0;
+  for (size_t left = 1; left > 0;) {
+    const uint64_t before = launch.progress;
+    left = 0;
+    for (size_t i = 0; i < together.size(); ++i) {
+      if (held[i] > 0) {
+        --held[i];
+      } else if (chance(200)) {
+        held[i] = static_cast<int>(random() % 100);
+      } else if (together[i]->left() > 0) {
+        together[i]->pass(random);
+      }
+      left += together[i]->left();
+    }
+    for (size_t i = 0; i < launch.copies.size();) {
+      if (!chance(3)) {
+        ++i;
+        continue;
+      }
+      launch.copies[i]();
+      launch.copies[i] = std::move(launch.copies.back());
+      launch.copies.pop_back();
+    }
+    if (!launch.failure.empty()) fail(ErrorKind::internal, "emulated kernel: {}", launch.failure);
+    in_vain = launch.progress == before ? in_vain + 1 : 0;
+    if (in_vain > kMostPassesInVain) {
+      fail(ErrorKind::internal, "emulated kernel: {} threads of {} blocks wait for ever", left, blocks);
     }
   }
 }

@@ -1,11 +1,13 @@
 // Runs CUDA kernels on the host, so that their arithmetic and their barriers can be tested where there is no GPU: every
-// thread of a block is a fiber, blocks run one after the other. A kernel that would hang (threads of a block or of a
+// thread of a block is a fiber; blocks run one after the other, or all at once where they are launched so. A kernel that would hang (threads of a block or of a
 // warp that wait for each other for ever) ends as an Error. What it cannot show: races between blocks, memory ordering,
 // speed.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <string>
 
 #include "core/parallel.h"
 
@@ -23,9 +25,23 @@ const ThreadContext& current_thread();  // of the kernel that is running
 
 // Runs body() once for each thread of the grid. threads: of a block, a multiple of 32. Error internal if they lock.
 void run_grid(Index grid, int threads, size_t shared_bytes, FunctionRef<void()> body);
+// The same with all blocks at once, which may wait for one another; some go ahead of others for a while, by chance.
+void run_together(int blocks, int threads, size_t shared_bytes, FunctionRef<void()> body);
 
-void block_barrier();         // __syncthreads
-std::byte* dynamic_shared();  // the block's dynamic shared memory, filled with 0xff (NaN) before a block starts
+void block_barrier();             // __syncthreads
+void group_barrier(int threads);  // of the first `threads` of the block
+// The block's dynamic shared memory, filled with 0xff (NaN) before a block starts; aligned to kSharedAlignment.
+std::byte* dynamic_shared();
+constexpr size_t kSharedAlignment = 1024;
+
+// For threads that wait in a loop: lets others go on.
+void pause();
+// Something happened that such a loop may wait for.
+void note_progress();
+// A copy that nobody waits for here: done at some later time, by chance.
+void do_later(std::function<void()> copy);
+// Ends the launch with an error.
+[[noreturn]] void abandon(const std::string& why);
 
 // All 32 lanes of the warp call this with their own value; returns those of all lanes, valid until the lane's second
 // call after this one. bytes ≤ kMostExchanged.

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <map>
 
+#include "backend/cuda/persistent/persistent_program.h"
 #include "backend/cuda/runtime.h"
 #include "backend/host_memory.h"
 
@@ -18,18 +19,21 @@ class Repeat final : public Program {
   std::function<void()> step_;
 };
 
+// As the oldest card that is taken, or, where the persistent engine is asked for, as the oldest that has it.
 class EmulatedRuntime final : public Runtime {
  public:
+  explicit EmulatedRuntime(const BackendOptions& options) : has_persistent_(options.engine == "persistent") {}
   DeviceInfo device() const override {
     DeviceInfo info = host_device("cuda", "emulated", 1);
     info.id = "cuda:0";
-    info.gpu = {.uuid = "GPU-emulated", .driver = "none", .major = 7, .minor = 5, .multiprocessors = multiprocessors()};
+    info.gpu = {.uuid = "GPU-emulated", .driver = "none", .major = has_persistent_ ? 9 : 7, .minor = has_persistent_ ? 0 : 5, .multiprocessors = multiprocessors()};
     return info;
   }
   DeviceUse use() const override { return {.held_bytes = held_bytes_, .peak_bytes = peak_bytes_}; }
   void reset_peak() override { peak_bytes_ = held_bytes_; }
-  int multiprocessors() const override { return 1; }                 // so that blocks take several turns
-  size_t shared_bytes() const override { return size_t{64} << 10; }  // as the oldest card has
+  // Few, so that blocks take several turns.
+  int multiprocessors() const override { return has_persistent_ ? 3 : 1; }
+  size_t shared_bytes() const override { return size_t{has_persistent_ ? 227u : 64u} << 10; }
   Stream stream() const override { return {}; }
 
   void* allocate(size_t bytes) override {
@@ -59,13 +63,24 @@ class EmulatedRuntime final : public Runtime {
     return std::make_unique<Repeat>(std::move(step));
   }
 
+  size_t persistent_bytes(const Tape& tape) const override {
+    return has_persistent_ ? persistent_program_bytes(tape, multiprocessors(), shared_bytes()) : 0;
+  }
+  std::unique_ptr<Program> record_persistent(const Tape& tape, const Tables& tables, std::byte* memory) override {
+    return make_persistent_program(*this, tape, tables, memory, stuck_);
+  }
+
  private:
+  bool has_persistent_;
+  uint32_t stuck_[4] = {};
   std::map<void*, os::Block> blocks_;
   int64_t held_bytes_ = 0, peak_bytes_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<Runtime> open_runtime(const BackendOptions&) { return std::make_unique<EmulatedRuntime>(); }
+std::unique_ptr<Runtime> open_runtime(const BackendOptions& options) {
+  return std::make_unique<EmulatedRuntime>(options);
+}
 
 }  // namespace quantbench::QB_CUDA

@@ -5,8 +5,8 @@
 
 #include "backend/cuda/persistent/weight_stream.cuh"
 
-#if __CUDA_ARCH__ >= 900
-namespace quantbench::cuda::persistent {
+#if defined(QB_HOPPER)
+namespace quantbench::QB_CUDA::persistent {
 
 // One q head by the whole block: four lanes a position, each with every fourth piece of four numbers; 128 positions at
 // a time. A lane keeps its own softmax, and all are brought together at the end.
@@ -62,11 +62,11 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
     if (p <= position) {
 #pragma unroll
       for (int i = 0; i < kPieces; ++i) {
-        const float4 four = load_shared_floats(shared_address(q + (i * kLanes + t) * 4));
-        score = fmaf(four.x, half_low(key[i].word[0]), score);
-        score = fmaf(four.y, half_high(key[i].word[0]), score);
-        score = fmaf(four.z, half_low(key[i].word[1]), score);
-        score = fmaf(four.w, half_high(key[i].word[1]), score);
+        const Quad four = load_shared_floats(shared_address(q + (i * kLanes + t) * 4));
+        score = fmaf(four.at[0], half_low(key[i].word[0]), score);
+        score = fmaf(four.at[1], half_high(key[i].word[0]), score);
+        score = fmaf(four.at[2], half_low(key[i].word[1]), score);
+        score = fmaf(four.at[3], half_high(key[i].word[1]), score);
       }
     }
     score += from_lane_xor(score, 1);
@@ -139,5 +139,5 @@ QB_DEVICE void attend(const PersistentArgs& a, const Shared& m, const Step& s, c
   }
 }
 
-}  // namespace quantbench::cuda::persistent
+}  // namespace quantbench::QB_CUDA::persistent
 #endif

@@ -5,7 +5,16 @@
 #include "backend/cuda/device.cuh"
 #include "backend/cuda/persistent/step.h"
 
-namespace quantbench::cuda {
+// Where the kernel's code is compiled: for compute capability 9.0, and for the emulator.
+#if defined(QB_CUDA_EMULATED)
+#define QB_HOPPER
+#include "backend/cuda/emulated/hopper_emulated.h"
+#else
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define QB_HOPPER
+#endif
+
+namespace quantbench::QB_CUDA {
 
 using SharedAddress = uint32_t;
 QB_DEVICE SharedAddress shared_address(const void* p) {
@@ -73,16 +82,25 @@ QB_DEVICE int load_shared_code(SharedAddress from) {
   return v;
 }
 // Volatile, so that it stays where it is and what it loads takes no registers before.
-QB_DEVICE float4 load_shared_floats(SharedAddress from) {
-  float4 v;
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from));
+QB_DEVICE Quad load_shared_floats(SharedAddress from) {
+  Quad v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.at[0]), "=f"(v.at[1]), "=f"(v.at[2]), "=f"(v.at[3])
+               : "r"(from));
   return v;
 }
 
 QB_DEVICE void prefetch_to_l1(const void* p) { asm volatile("prefetch.global.L1 [%0];" ::"l"(p)); }
 
+// The block's shared memory, aligned as swizzled boxes want it.
+QB_DEVICE std::byte* aligned_shared() {
+  extern __shared__ __align__(1024) std::byte aligned_shared_memory[];
+  return aligned_shared_memory;
+}
+// What was initialised is seen by the copies that arrive at it.
+QB_DEVICE void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
 // --- words between multiprocessors ----------------------------------------------------------------
-QB_DEVICE Tagged tagged(uint32_t value, uint32_t epoch) { return uint64_t{epoch} << 32 | value; }
 QB_DEVICE void put_word(Tagged* to, Tagged word) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 }
@@ -100,4 +118,22 @@ QB_DEVICE TwoWords get_two_words(const Tagged* from) {
   return v;
 }
 
-}  // namespace quantbench::cuda
+// Read where it is used, not once for the whole kernel: what follows from it would live in registers all along.
+QB_DEVICE int own_thread() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+// Ends the launch with an error, after saying in stuck[0 … 3] what waited where.
+static __device__ __noinline__ void give_up(uint32_t* stuck, int what, int step) {
+  if (atomicCAS(stuck, 0u, static_cast<uint32_t>(what)) == 0u) {
+    stuck[1] = static_cast<uint32_t>(step);
+    stuck[2] = blockIdx.x;
+    stuck[3] = threadIdx.x;
+    __threadfence_system();
+  }
+  __trap();
+}
+
+}  // namespace quantbench::QB_CUDA
+#endif

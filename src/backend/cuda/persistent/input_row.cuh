@@ -7,8 +7,8 @@
 #include "backend/cuda/persistent/waits.cuh"
 #include "backend/cuda/row.cuh"
 
-#if __CUDA_ARCH__ >= 900
-namespace quantbench::cuda::persistent {
+#if defined(QB_HOPPER)
+namespace quantbench::QB_CUDA::persistent {
 
 // Offset in bytes of number k (even) in the order in which a lane takes its part of a product: of 16 numbers of fp16,
 // lane t has 2t, 2t + 1, 2t + 8, 2t + 9.
@@ -41,7 +41,7 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, float most, bool found) {
   const int thread = thread_index();
   float* const sums = m.pointer<float>(m.at.sums);
   most = warp_max(most);
-  found = __any_sync(0xffffffffu, found);
+  found = any_lane(found);
   if ((thread % kWarpSize) == 0) {
     sums[2 * (thread / kWarpSize)] = most;
     sums[2 * (thread / kWarpSize) + 1] = found ? 1.0f : 0.0f;
@@ -69,7 +69,7 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, float most, bool found) {
     const auto* const x16 = m.pointer<uint16_t>(m.at.x);
     for (int i = thread / kWarpSize; i < k / kWarpSize; i += kConsumerWarps) {
       const bool outlier = fabsf(float_of_half(x16[i * kWarpSize + thread % kWarpSize])) >= kThreshold;
-      const uint32_t mask = __ballot_sync(0xffffffffu, outlier);
+      const uint32_t mask = lanes_where(outlier);
       if (thread % kWarpSize == 0) masks[i] = mask;
     }
   }
@@ -101,11 +101,11 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
   float x[2 * kMostPairs];
   const bool has_norm = s.norm.weight != nullptr, has_bias = s.norm.bias != nullptr;
   const int pairs = s.k / 2;
-  float2 weight[kMostPairs];
+  Pair weight[kMostPairs];
 #pragma unroll
   for (int j = 0; j < kMostPairs; ++j) {
     const int p = thread + j * kConsumers;
-    if (has_norm && p < pairs) weight[j] = *reinterpret_cast<const float2*>(s.norm.weight + 2 * p);
+    if (has_norm && p < pairs) weight[j] = *reinterpret_cast<const Pair*>(s.norm.weight + 2 * p);
   }
   constexpr int kLine = 32;  // floats
   if (has_bias && thread * kLine < s.k) prefetch_to_l1(s.norm.bias + thread * kLine);
@@ -123,7 +123,7 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
     if (a.one_waits) {
       const int last = thread + kWarpSize <= pairs ? thread + kWarpSize - 1 : pairs - 1;
       if (thread % kWarpSize == 0 && thread < pairs) wait_word(wait, words + (2 * last + 1));
-      __syncwarp();
+      sync_warp();
     }
     TwoWords v[kMostPairs] = {};
 #pragma unroll
@@ -152,13 +152,13 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
       }
       sum_of_block(m, thread, &sum, &square);
       mean = s.norm.centered ? sum * s.inverse_k : 0;
-      factor = rsqrt(square * s.inverse_k - mean * mean + static_cast<double>(s.norm.eps));
+      factor = inverse_sqrt(square * s.inverse_k - mean * mean + static_cast<double>(s.norm.eps));
     } else {
       float square = 0;
 #pragma unroll
       for (int i = 0; i < 2 * kMostPairs; ++i) square = fmaf(x[i], x[i], square);
       sum_of_block(m, thread, &square);
-      factor = rsqrtf(square / static_cast<float>(s.k) + s.norm.eps);
+      factor = inverse_sqrt(square / static_cast<float>(s.k) + s.norm.eps);
     }
   }
   if (kInt8 && has_norm) sync_consumers();  // `sums` is read
@@ -170,7 +170,7 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
     if (p >= pairs) continue;
     float y[2] = {x[2 * j], x[2 * j + 1]};
     if (has_norm) {
-      const float2 bias = has_bias ? *reinterpret_cast<const float2*>(s.norm.bias + 2 * p) : float2{};
+      const Pair bias = has_bias ? *reinterpret_cast<const Pair*>(s.norm.bias + 2 * p) : Pair{0, 0};
       if (kInt8) {
         y[0] = static_cast<float>((y[0] - mean) * factor * weight[j].x + bias.x);
         y[1] = static_cast<float>((y[1] - mean) * factor * weight[j].y + bias.y);
@@ -205,7 +205,7 @@ QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, c
     if (a.one_waits) {
       const int last = begin + (kAtOnce - 1) * kConsumers < count ? begin + (kAtOnce - 1) * kConsumers : begin;
       if (thread % kWarpSize == 0 && last < count) wait_word(wait, words + 2 * last);
-      __syncwarp();
+      sync_warp();
     }
     TwoWords v[kAtOnce];
 #pragma unroll
@@ -239,5 +239,5 @@ QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, c
   return {};
 }
 
-}  // namespace quantbench::cuda::persistent
+}  // namespace quantbench::QB_CUDA::persistent
 #endif

@@ -7,13 +7,13 @@
 #include "backend/cuda/persistent/head_attention.cuh"
 #include "backend/cuda/persistent/unit_products.cuh"
 
-namespace quantbench::cuda {
+namespace quantbench::QB_CUDA {
 namespace persistent {
 namespace {
 
 constexpr int kThreads = (kConsumerWarps + 1) * kWarpSize;
 
-#if __CUDA_ARCH__ >= 900
+#if defined(QB_HOPPER)
 
 // --- the next token -------------------------------------------------------------------------------
 QB_DEVICE Best best_of_block(const Shared& m, Best best) {
@@ -35,7 +35,7 @@ QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m) {
   Best best = thread_index() < kEntries ? m.pointer<Best>(m.at.best)[thread_index()] : Best{};
   best = best_of_block(m, best);
   if (thread_index() == 0) {
-    put_word(a.best + 2 * block_x(), tagged(__float_as_uint(best.score), a.epoch));
+    put_word(a.best + 2 * block_x(), tagged(bits_of_float(best.score), a.epoch));
     put_word(a.best + 2 * block_x() + 1, tagged(static_cast<uint32_t>(best.id), a.epoch));
   }
   if (block_x() != 0) return;
@@ -99,22 +99,21 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
 // kFormat: of all products but the head's, or that one's too. kPieces: sixteenths of a head's dimensions.
 template <WeightFormat kFormat, int kPieces>
 __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_constant__ PersistentArgs a) {
-#if __CUDA_ARCH__ >= 900
-  extern __shared__ __align__(1024) std::byte shared_bytes[];
-  const Shared m{a.at, shared_bytes};
+#if defined(QB_HOPPER)
+  const Shared m{a.at, aligned_shared()};
   if (thread_index() == 0) {
     for (int i = 0; i < a.slots; ++i) {
       barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kSlotBarriers, 1);
       barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kSlotBarriers + kEmpty, kConsumerWarps);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    publish_barriers();
     for (int i = 0; i < kPartBuffers; ++i) {
       barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kSlotBarriers, kConsumerWarps);
       barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kSlotBarriers + kEmpty, 1);
     }
     *m.position() = a.position[0];
     *m.token() = a.token[0];
-    if (shared_address(shared_bytes) % 1024 != 0) give_up(a.stuck, 4, 0);
+    if (shared_address(m.base) % 1024 != 0) give_up(a.stuck, 4, 0);
   }
   sync_block();
   if (warp_index() < kConsumerWarps)
@@ -149,4 +148,4 @@ void launch_persistent(const PersistentArgs& args, WeightFormat format, int head
   }
 }
 
-}  // namespace quantbench::cuda
+}  // namespace quantbench::QB_CUDA

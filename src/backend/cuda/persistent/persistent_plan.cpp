@@ -8,7 +8,7 @@
 
 #include "backend/cuda/views.h"
 
-namespace quantbench::cuda {
+namespace quantbench::QB_CUDA {
 namespace {
 
 constexpr int kMostSlots = 13;  // of the ring, if nothing else takes shared memory
@@ -241,4 +241,4 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   return plan;
 }
 
-}  // namespace quantbench::cuda
+}  // namespace quantbench::QB_CUDA

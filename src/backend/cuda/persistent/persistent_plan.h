@@ -8,7 +8,7 @@
 #include "backend/cuda/persistent/step.h"
 #include "backend/ops.h"
 
-namespace quantbench::cuda {
+namespace quantbench::QB_CUDA {
 
 struct MapShape {  // of a tensor map: the weight rows as [chunk][row][128 bytes]
   const void* w = nullptr;
@@ -33,4 +33,4 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
 // Device memory that a program takes: exchange, steps, maps and tables.
 size_t persistent_bytes(const PersistentPlan& plan, int multiprocessors);
 
-}  // namespace quantbench::cuda
+}  // namespace quantbench::QB_CUDA

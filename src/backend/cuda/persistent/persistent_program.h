@@ -7,7 +7,7 @@
 #include "backend/cuda/runtime.h"
 #include "backend/ops.h"
 
-namespace quantbench::cuda {
+namespace quantbench::QB_CUDA {
 
 // Bytes of device memory that a program for this tape takes; 0 where the tape has an obstacle (persistent_plan.h).
 size_t persistent_program_bytes(const Tape& tape, int multiprocessors, size_t shared_bytes);
@@ -15,4 +15,4 @@ size_t persistent_program_bytes(const Tape& tape, int multiprocessors, size_t sh
 std::unique_ptr<Program> make_persistent_program(Runtime& runtime, const Tape& tape, const Tables& tables,
                                                  std::byte* memory, uint32_t* stuck);
 
-}  // namespace quantbench::cuda
+}  // namespace quantbench::QB_CUDA

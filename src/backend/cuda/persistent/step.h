@@ -8,7 +8,7 @@
 
 #include "backend/cuda/kernels.h"
 
-namespace quantbench::cuda {
+namespace quantbench::QB_CUDA {
 
 // Low half: fp32, or two fp16 of which the first is lower. High half: the launch (epoch) that wrote it.
 using Tagged = uint64_t;
@@ -133,4 +133,4 @@ struct PersistentArgs {
 void launch_persistent(const PersistentArgs& args, WeightFormat format, int head_dim, size_t shared_bytes,
                        int multiprocessors, const Stream& stream);
 
-}  // namespace quantbench::cuda
+}  // namespace quantbench::QB_CUDA

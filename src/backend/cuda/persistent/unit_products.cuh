@@ -9,8 +9,8 @@
 #include "backend/cuda/persistent/weight_stream.cuh"
 #include "backend/sampling.h"
 
-#if __CUDA_ARCH__ >= 900
-namespace quantbench::cuda::persistent {
+#if defined(QB_HOPPER)
+namespace quantbench::QB_CUDA::persistent {
 
 struct Best {
   float score = -INFINITY;
@@ -58,7 +58,7 @@ QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, const Wait& wait, int
   return ahead;
 }
 
-static __device__ __noinline__ float noisy_score(float logit, float temperature, uint64_t seed, int position, int id) {
+QB_DEVICE_CALL float noisy_score(float logit, float temperature, uint64_t seed, int position, int id) {
   return sampling_score(logit, temperature, seed, position, id);
 }
 
@@ -88,17 +88,17 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
         *best = better(*best, {score, n});
         return;
       }
-      const float next = __shfl_down_sync(0xffffffffu, value, 1);
+      const float next = from_lane_down(value, 1);
       if (active && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
       return;
     }
     case Finish::add:
-      if (active) put_word(s.out + n, tagged(__float_as_uint(ahead.first + value), a.epoch));
+      if (active) put_word(s.out + n, tagged(bits_of_float(ahead.first + value), a.epoch));
       return;
     case Finish::gate: {
-      const float up = __shfl_down_sync(0xffffffffu, value, 8);
+      const float up = from_lane_down(value, 8);
       value = activate(value, s.act) * up;
-      const float next = __shfl_down_sync(0xffffffffu, value, 1);
+      const float next = from_lane_down(value, 1);
       if ((thread % kWarpSize) < 8 && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
       return;
     }
@@ -110,7 +110,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
       if (!active) return;
       Tagged* out = s.out;
       for (int j = 0; j < ahead.segment; ++j) out += s.segments[j].w.n;
-      put_word(out + n, tagged(__float_as_uint(value), a.epoch));
+      put_word(out + n, tagged(bits_of_float(value), a.epoch));
       if (ahead.segment == 0) return;
       const Cache& kv = s.kv;
       const unsigned head_dim = static_cast<unsigned>(kv.head_dim), own_head = static_cast<unsigned>(n) / head_dim;
@@ -164,8 +164,8 @@ QB_DEVICE void multiply_nf4(float (&acc)[4], SharedAddress from, const std::byte
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       mma_f16(sum[i],
-              {load_shared_constant(__dp4a(w[i][0], pick, pairs)), load_shared_constant(__dp4a(w[i][1], pick, pairs)),
-               load_shared_constant(__dp4a(w[i][2], pick, pairs)), load_shared_constant(__dp4a(w[i][3], pick, pairs))},
+              {load_shared_constant(dot_bytes(w[i][0], pick, pairs)), load_shared_constant(dot_bytes(w[i][1], pick, pairs)),
+               load_shared_constant(dot_bytes(w[i][2], pick, pairs)), load_shared_constant(dot_bytes(w[i][3], pick, pairs))},
               {b0[i].word[b], b1[i].word[b]});
     }
   }
@@ -173,8 +173,8 @@ QB_DEVICE void multiply_nf4(float (&acc)[4], SharedAddress from, const std::byte
   const float scale = scale_of_lane();
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    acc[0] = fmaf(sum[i][0], __shfl_sync(0xffffffffu, scale, g + kUnitRows * i), acc[0]);
-    acc[2] = fmaf(sum[i][2], __shfl_sync(0xffffffffu, scale, g + 8 + kUnitRows * i), acc[2]);
+    acc[0] = fmaf(sum[i][0], from_lane(scale, g + kUnitRows * i), acc[0]);
+    acc[2] = fmaf(sum[i][2], from_lane(scale, g + 8 + kUnitRows * i), acc[2]);
   }
 }
 
@@ -222,7 +222,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
         outliers += from_lane_xor(outliers, kUnitRows);
       }
     }
-    __syncwarp();
+    sync_warp();
     if (lane == 0) barrier_arrive(written + kEmpty);
     finish_unit<kFormat, Sum>(a, m, s, ahead, sum + from_lane_xor(sum, kUnitRows), outliers, row);
     ahead.segment = -1;
@@ -293,7 +293,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
               if (chunk >= here) break;
               const int own_item = item + i * kConsumerWarps;
               for (uint32_t mask = m.pointer<uint32_t>(m.at.outliers)[own_item]; mask != 0; mask &= mask - 1) {
-                const int bit = __ffs(static_cast<int>(mask)) - 1, column = (2 * quarter + bit / 16) ^ r % 8;
+                const int bit = lowest_bit(mask), column = (2 * quarter + bit / 16) ^ r % 8;
                 const int code = load_shared_code(
                     row_at + static_cast<SharedAddress>(chunk * (8 * kChunkBytes) + column * 16 + bit % 16));
                 const float weight =
@@ -304,7 +304,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
           }
         }
       }
-      __syncwarp();
+      sync_warp();
       if (lane == 0) barrier_arrive(full + kEmpty);
       c.ring.next(ring_slots);
     }
@@ -318,7 +318,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     if constexpr (kFormat == WeightFormat::int8) {
       if (row.has_outliers && lane < kUnitRows) outlier_parts_of(c.units)[warp * kUnitRows + lane] = outliers;
     }
-    __syncwarp();
+    sync_warp();
     if (lane == 0) barrier_arrive(written);
     if (ahead.segment >= 0 && !own) finish(c.units - 1);
     ++c.units;
@@ -326,5 +326,5 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   if (ahead.segment >= 0) finish(c.units - 1);
 }
 
-}  // namespace quantbench::cuda::persistent
+}  // namespace quantbench::QB_CUDA::persistent
 #endif

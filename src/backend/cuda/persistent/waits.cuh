@@ -3,18 +3,13 @@
 
 #include "backend/cuda/persistent/hopper.cuh"
 
-#if __CUDA_ARCH__ >= 900
-namespace quantbench::cuda::persistent {
+#if defined(QB_HOPPER)
+namespace quantbench::QB_CUDA::persistent {
 
 constexpr int kConsumers = kConsumerWarps * kWarpSize;
 constexpr uint32_t kMostPolls = 1u << 24;  // seconds: a word that has not come by then never will
 
-// Read where it is used, not once for the whole kernel: what follows from it would live in registers all along.
-QB_DEVICE int thread_index() {
-  int index;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
-  return index;
-}
+QB_DEVICE int thread_index() { return own_thread(); }
 QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
 QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
 
@@ -39,16 +34,6 @@ struct Wait {
   int step;
 };
 // A wait that never ends is a fault of this kernel; it says where and ends the launch with an error.
-static __device__ __noinline__ void give_up(uint32_t* stuck, int what, int step) {
-  if (atomicCAS(stuck, 0u, static_cast<uint32_t>(what)) == 0u) {
-    stuck[1] = static_cast<uint32_t>(step);
-    stuck[2] = blockIdx.x;
-    stuck[3] = threadIdx.x;
-    __threadfence_system();
-  }
-  __trap();
-}
-
 QB_DEVICE void wait_barrier(const Wait& w, SharedAddress barrier, uint32_t parity) {
   for (uint32_t i = 0; !barrier_passed(barrier, parity); ++i) {
     if (i > kMostPolls) give_up(w.stuck, 1, w.step);
@@ -78,9 +63,10 @@ QB_DEVICE TwoValues wait_two(const Wait& w, const Tagged* from) {
   wait_two(w, from, &words);
   return {static_cast<uint32_t>(words.first), static_cast<uint32_t>(words.second)};
 }
-QB_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
+QB_DEVICE Tagged tagged(uint32_t value, uint32_t epoch) { return uint64_t{epoch} << 32 | value; }
+QB_DEVICE float as_float(uint32_t bits) { return float_of_bits(bits); }
 QB_DEVICE float half_low(Half2 pair) { return float_of_half(static_cast<uint16_t>(pair)); }
 QB_DEVICE float half_high(Half2 pair) { return float_of_half(static_cast<uint16_t>(pair >> 16)); }
 
-}  // namespace quantbench::cuda::persistent
+}  // namespace quantbench::QB_CUDA::persistent
 #endif

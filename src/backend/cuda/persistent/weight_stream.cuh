@@ -4,8 +4,8 @@
 
 #include "backend/cuda/persistent/waits.cuh"
 
-#if __CUDA_ARCH__ >= 900
-namespace quantbench::cuda::persistent {
+#if defined(QB_HOPPER)
+namespace quantbench::QB_CUDA::persistent {
 
 // The place in the ring.
 struct Ring {
@@ -143,5 +143,5 @@ QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
   }
 }
 
-}  // namespace quantbench::cuda::persistent
+}  // namespace quantbench::QB_CUDA::persistent
 #endif

@@ -1,0 +1,15 @@
+#include "backend/cuda/persistent/tensor_map.h"
+
+namespace quantbench::QB_CUDA {
+
+// As copy_box of hopper_emulated.h reads it.
+TensorMap make_tensor_map(const MapShape& shape) {
+  TensorMap map{};
+  map.words[0] = reinterpret_cast<uint64_t>(shape.w);
+  map.words[1] = static_cast<uint64_t>(shape.rows);
+  map.words[2] = static_cast<uint64_t>(shape.chunks);
+  map.words[3] = static_cast<uint64_t>(shape.slot_chunks);
+  return map;
+}
+
+}  // namespace quantbench::QB_CUDA

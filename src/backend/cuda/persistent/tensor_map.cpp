@@ -1,0 +1,53 @@
+#include "backend/cuda/persistent/tensor_map.h"
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstring>
+
+#include "backend/cuda/check.h"
+#include "core/error.h"
+
+namespace quantbench::QB_CUDA {
+namespace {
+
+static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) == alignof(CUtensorMap));
+
+// Of the driver, which is opened at run time: nothing here links to it.
+using Encode = decltype(&cuTensorMapEncodeTiled);
+Encode tensor_map_encoder() {
+  void* entry = nullptr;
+  cudaDriverEntryPointQueryResult found{};
+  constexpr unsigned kSince = 12000;
+  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, kSince, cudaEnableDefault, &found),
+        "cudaGetDriverEntryPointByVersion");
+  if (!entry) fail(ErrorKind::device, "the driver has no cuTensorMapEncodeTiled; update it, or use --engine graph");
+  return reinterpret_cast<Encode>(entry);
+}
+
+}  // namespace
+
+TensorMap make_tensor_map(const MapShape& shape) {
+  static const Encode encode = tensor_map_encoder();
+  CUtensorMap map;
+  const cuuint32_t line = kChunkBytes / (shape.half ? 2 : 1);
+  const auto rows = static_cast<cuuint64_t>(shape.rows), chunks = static_cast<cuuint64_t>(shape.chunks);
+  const std::array<cuuint64_t, 3> size{line, rows, chunks};
+  const std::array<cuuint64_t, 2> stride{chunks * kChunkBytes, kChunkBytes};
+  const std::array<cuuint32_t, 3> box{line, kUnitRows / 2, static_cast<cuuint32_t>(shape.slot_chunks)}, step{1, 1, 1};
+  const CUresult status = encode(&map, shape.half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 3,
+                                 const_cast<void*>(shape.w), size.data(), stride.data(), box.data(), step.data(),
+                                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS) {
+    fail(ErrorKind::device, "cuTensorMapEncodeTiled answered {} for {} rows of {} chunks", static_cast<int>(status),
+         shape.rows, shape.chunks);
+  }
+  TensorMap out;
+  static_assert(sizeof out.words == sizeof map);
+  std::memcpy(&out, &map, sizeof map);
+  return out;
+}
+
+}  // namespace quantbench::QB_CUDA
