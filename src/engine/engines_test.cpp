@@ -116,9 +116,8 @@ TEST_P(EnginesFar, GenerateTheSameTextFarIntoTheContext) {
   const auto generate = [&](const std::string& engine, const Sampling& sampling) {
     Opened opened(engine, GetParam());
     Session session(*opened.backend, *opened.model, Opened::kShape);
-    const auto run =
-        session.generate(ids_below(opened.model->shape().vocab, is_emulated() ? 140 : 64),
-                         {.max_new_tokens = new_tokens, .sampling = sampling});
+    const auto run = session.generate(ids_below(opened.model->shape().vocab, is_emulated() ? 140 : 64),
+                                      {.max_new_tokens = new_tokens, .sampling = sampling});
     EXPECT_TRUE(run.finite);
     return run.tokens;
   };

@@ -84,8 +84,8 @@ class Block {
 
 // Of the launch at hand.
 struct Launch {
-  Block* block = nullptr;            // that is running
-  uint64_t progress = 0;             // arrivals and ends, and what note_progress() told
+  Block* block = nullptr;                     // that is running
+  uint64_t progress = 0;                      // arrivals and ends, and what note_progress() told
   std::vector<std::function<void()>> copies;  // not done yet
   std::string failure;
 };

@@ -1,7 +1,7 @@
 // Runs CUDA kernels on the host, so that their arithmetic and their barriers can be tested where there is no GPU: every
-// thread of a block is a fiber; blocks run one after the other, or all at once where they are launched so. A kernel that would hang (threads of a block or of a
-// warp that wait for each other for ever) ends as an Error. What it cannot show: races between blocks, memory ordering,
-// speed.
+// thread of a block is a fiber; blocks run one after the other, or all at once where they are launched so. A kernel
+// that would hang (threads of a block or of a warp that wait for each other for ever) ends as an Error. What it cannot
+// show: races between blocks, memory ordering, speed.
 #pragma once
 
 #include <cstddef>

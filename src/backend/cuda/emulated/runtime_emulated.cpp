@@ -26,7 +26,11 @@ class EmulatedRuntime final : public Runtime {
   DeviceInfo device() const override {
     DeviceInfo info = host_device("cuda", "emulated", 1);
     info.id = "cuda:0";
-    info.gpu = {.uuid = "GPU-emulated", .driver = "none", .major = has_persistent_ ? 9 : 7, .minor = has_persistent_ ? 0 : 5, .multiprocessors = multiprocessors()};
+    info.gpu = {.uuid = "GPU-emulated",
+                .driver = "none",
+                .major = has_persistent_ ? 9 : 7,
+                .minor = has_persistent_ ? 0 : 5,
+                .multiprocessors = multiprocessors()};
     return info;
   }
   DeviceUse use() const override { return {.held_bytes = held_bytes_, .peak_bytes = peak_bytes_}; }

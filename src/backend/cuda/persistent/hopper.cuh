@@ -76,6 +76,11 @@ QB_DEVICE uint32_t load_shared_constant(SharedAddress from) {
   return v;
 }
 
+QB_DEVICE uint32_t load_shared_byte(SharedAddress from) {
+  uint32_t v;
+  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(from));
+  return v;
+}
 QB_DEVICE int load_shared_code(SharedAddress from) {
   int v;
   asm volatile("ld.shared.s8 %0, [%1];" : "=r"(v) : "r"(from));
@@ -86,6 +91,14 @@ QB_DEVICE Quad load_shared_floats(SharedAddress from) {
   Quad v;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
                : "=f"(v.at[0]), "=f"(v.at[1]), "=f"(v.at[2]), "=f"(v.at[3])
+               : "r"(from));
+  return v;
+}
+
+QB_DEVICE Bytes16 load_shared16(SharedAddress from) {
+  Bytes16 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
                : "r"(from));
   return v;
 }
@@ -122,6 +135,7 @@ QB_DEVICE TwoWords get_two_words(const Tagged* from) {
 QB_DEVICE int own_thread() {
   int index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  __builtin_assume(index >= 0 && index < 1024);
   return index;
 }
 // Ends the launch with an error, after saying in stuck[0 … 3] what waited where.

@@ -13,6 +13,8 @@ namespace quantbench::QB_CUDA::persistent {
 // Offset in bytes of number k (even) in the order in which a lane takes its part of a product: of 16 numbers of fp16,
 // lane t has 2t, 2t + 1, 2t + 8, 2t + 9.
 QB_DEVICE int place_f16(int k) { return (k / 16) * 32 + (k % 8) / 2 * 8 + (k % 16) / 8 * 4; }
+// Of 64 numbers of nf4's input: lane t has 8t … 8t + 7 and 32 more each, pairs at the same place of both side by side.
+QB_DEVICE int place_nf4(int k) { return (k / 64) * 128 + (k % 32) / 2 * 8 + (k % 64) / 32 * 4; }
 // Codes, 32 of them: lane t has 4t … 4t + 3 and 4t + 16 … 4t + 19.
 QB_DEVICE int place_s8(int k) { return (k / 32) * 32 + (k % 16) / 4 * 8 + (k % 32) / 16 * 4 + k % 4; }
 
@@ -25,7 +27,9 @@ struct Int8Row {
 template <WeightFormat kFormat>
 QB_DEVICE void put_pair(const Shared& m, int k, Half2 pair) {
   std::byte* const x = m.base + m.at.x;
-  *reinterpret_cast<Half2*>(x + (kFormat == WeightFormat::f16 ? place_f16(k) : 2 * k)) = pair;
+  *reinterpret_cast<Half2*>(x + (kFormat == WeightFormat::f16   ? place_f16(k)
+                                 : kFormat == WeightFormat::nf4 ? place_nf4(k)
+                                                                : 2 * k)) = pair;
 }
 
 QB_DEVICE void look_for_outlier(float value, float* most, bool* found) {

@@ -131,7 +131,7 @@ class Builder {
     needs.int8 |= s.format == WeightFormat::int8;
     if (s.format == WeightFormat::nf4) {
       needs.nf4 = true;
-      needs.scale_bytes = std::max(needs.scale_bytes, kUnitRows * (s.k / 64) + 2 * kNestedBytes);
+      needs.scale_bytes = std::max(needs.scale_bytes, kScaleHeadBytes + kUnitRows * (s.k / 64) + 2 * kNestedBytes);
     }
     return s;
   }

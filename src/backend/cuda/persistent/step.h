@@ -14,10 +14,11 @@ namespace quantbench::QB_CUDA {
 using Tagged = uint64_t;
 
 constexpr int kConsumerWarps = 16;
-constexpr int kUnitRows = 16;     // outputs of a unit of work: eight rows from `low` on and eight from `high` on
-constexpr int kChunkBytes = 128;  // of a weight row; rows are whole chunks
-constexpr int kSlotChunks = 8;    // the most of a slot of the ring
-constexpr int kNestedBytes = 48;  // of the nested scales of eight rows: at most 9 of them, from a whole 16 bytes on
+constexpr int kUnitRows = 16;        // outputs of a unit of work: eight rows from `low` on and eight from `high` on
+constexpr int kChunkBytes = 128;     // of a weight row; rows are whole chunks
+constexpr int kSlotChunks = 8;       // the most of a slot of the ring
+constexpr int kScaleHeadBytes = 32;  // before the scales of a unit: where they lie
+constexpr int kNestedBytes = 48;     // of the nested scales of eight rows: at most 9 of them, from a whole 16 bytes on
 constexpr int kSlotBytes = kUnitRows * kChunkBytes * kSlotChunks;
 
 enum class StepKind : uint8_t { product, attend };

@@ -20,8 +20,8 @@ QB_DEVICE Best better(Best a, Best b) { return b.score > a.score || (b.score == 
 
 struct Consumer {
   Ring ring;
-  int scale_area = 0;
-  uint32_t units = 0;  // done so far
+  uint32_t scale_area = 0;  // nf4: where the next unit's scales lie, from the first area on
+  uint32_t units = 0;       // done so far
 };
 
 // What a unit's outputs need beside their sums, asked for while the sums are made. Of lane i < 16: row low + i, or
@@ -149,24 +149,26 @@ template <int kItems, typename Scale>
 QB_DEVICE void multiply_nf4(float (&acc)[4], SharedAddress from, const std::byte* x, const Scale& scale_of_lane,
                             SharedAddress pairs) {
   uint32_t w[kItems][4];
-  Bytes16 b0[kItems], b1[kItems];
+  Bytes16 b[kItems][2];
   float sum[kItems][4] = {};
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     load_fragments(w[i], from + static_cast<SharedAddress>(i) * kItemStep);
     const auto* const at = reinterpret_cast<const Bytes16*>(x + i * kConsumerWarps * 128);
-    b0[i] = at[0];
-    b1[i] = at[4];
+    b[i][0] = at[0];
+    b[i][1] = at[1];
   }
 #pragma unroll
-  for (int b = 0; b < 4; ++b) {
-    const uint32_t pick = 0x80u << (8 * b);  // byte b times 128, the size of an entry in all its copies
+  for (int byte = 0; byte < 4; ++byte) {
+    const uint32_t pick = 0x80u << (8 * byte);  // that byte times 128, the size of an entry in all its copies
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      mma_f16(sum[i],
-              {load_shared_constant(dot_bytes(w[i][0], pick, pairs)), load_shared_constant(dot_bytes(w[i][1], pick, pairs)),
-               load_shared_constant(dot_bytes(w[i][2], pick, pairs)), load_shared_constant(dot_bytes(w[i][3], pick, pairs))},
-              {b0[i].word[b], b1[i].word[b]});
+      mma_f16(
+          sum[i],
+          {load_shared_constant(dot_bytes(w[i][0], pick, pairs)), load_shared_constant(dot_bytes(w[i][1], pick, pairs)),
+           load_shared_constant(dot_bytes(w[i][2], pick, pairs)),
+           load_shared_constant(dot_bytes(w[i][3], pick, pairs))},
+          {b[i][byte / 2].word[byte % 2 * 2], b[i][byte / 2].word[byte % 2 * 2 + 1]});
     }
   }
   const int g = lane_index() / 4;
@@ -198,6 +200,8 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   const SharedAddress barriers = m.barriers(), part_barriers = m.part_barriers();
   const std::byte* const x = m.base + (kFormat == WeightFormat::int8 ? m.at.codes : m.at.x);
   const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
+  const SharedAddress codes = shared_address(m.base + m.at.code);
+  const auto scale_areas = static_cast<uint32_t>(ring_slots * a.scale_bytes);  // the last one's place
   const auto outlier_parts_of = [&](uint32_t unit) {
     return m.pointer<float>(m.at.outlier_parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
   };
@@ -227,36 +231,23 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     finish_unit<kFormat, Sum>(a, m, s, ahead, sum + from_lane_xor(sum, kUnitRows), outliers, row);
     ahead.segment = -1;
   };
+  const int r = lane % kUnitRows;  // whose scales this lane finds
+  const auto rows_before = static_cast<uint32_t>(r % 8 * row_blocks);
   for (int work = first; work < units; work += blocks_x()) {
-    int unit = work;
-    const int segment = find_segment(s, &unit);
-    const Tile tile = tile_of(s, segment, unit);
     // A warp finishes every sixteenth unit, and that after its own part of the next one, so that none waits for it.
     const bool own = warp == static_cast<int>(c.units % kConsumerWarps);
-    if (own) ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
-    // nf4: of row lane % 16, its bytes, its first block as counted from the first nested scale, and those scales.
-    const uint8_t* scale_bytes = nullptr;
-    const float* nested = nullptr;
-    int first_block = 0;
-    float offset = 0;
-    if constexpr (kFormat == WeightFormat::nf4) {
-      const int r = lane % kUnitRows;
-      const uint8_t* const area = m.pointer<uint8_t>(m.at.scales) + c.scale_area * a.scale_bytes;
-      scale_bytes = area + r * row_blocks;
-      first_block = nested_offset((r < 8 ? tile.low : tile.high) * row_blocks) + r % 8 * row_blocks;
-      nested = reinterpret_cast<const float*>(area + kUnitRows * row_blocks + r / 8 * kNestedBytes);
-      offset = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment].w.offset;
-      if (++c.scale_area > ring_slots) c.scale_area = 0;
-    }
-    // int8: of row lane % 16.
     float outliers = 0, row_absmax = 0;
-    if constexpr (kFormat == WeightFormat::int8) {
-      if (row.has_outliers) {
-        const int r = lane % kUnitRows;
+    if (own || (kFormat == WeightFormat::int8 && row.has_outliers)) {
+      int unit = work;
+      const int segment = find_segment(s, &unit);
+      const Tile tile = tile_of(s, segment, unit);
+      if (own) ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
+      if constexpr (kFormat == WeightFormat::int8) {
         const Segment& own_segment = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment];
-        row_absmax = own_segment.w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
+        if (row.has_outliers) row_absmax = own_segment.w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
       }
     }
+    ScalesOfRows scales{};  // nf4: of row r
     Sum acc[4] = {};
     for (int j = 0; j < slots; ++j) {
       const SharedAddress full = barriers + static_cast<SharedAddress>(c.ring.slot) * kSlotBarriers;
@@ -266,13 +257,22 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
       const SharedAddress from = slot + fragment;
       const int item = j * slot_chunks * kLanesOfChunk + warp;
       if constexpr (kFormat == WeightFormat::nf4) {
+        if (j == 0) {
+          const SharedAddress area = shared_address(m.base + m.at.scales) + c.scale_area;
+          const Bytes16 found = load_shared16(area + static_cast<SharedAddress>(r / 8 * sizeof(ScalesOfRows)));
+          scales = {found.word[0] + rows_before, found.word[1], found.word[2] + rows_before,
+                    float_of_bits(found.word[3])};
+          c.scale_area = c.scale_area == scale_areas ? 0 : c.scale_area + static_cast<uint32_t>(a.scale_bytes);
+        }
         const auto scale = [&] {
           if (warp / kLanesOfChunk + lane / kUnitRows * kChunkStep >= here) return 0.0f;
-          const int own_item = item + lane / kUnitRows * kConsumerWarps;
-          const float code = m.pointer<float>(m.at.code)[scale_bytes[own_item]];
-          return add_rn(mul_rn(code, nested[(first_block + own_item) / kNestedBlock]), offset);
+          const auto own_item = static_cast<uint32_t>(item + lane / kUnitRows * kConsumerWarps);
+          const float code = as_float(load_shared_constant(codes + load_shared_byte(scales.bytes + own_item) * 4));
+          const float nested =
+              as_float(load_shared_constant(scales.nested + (scales.block + own_item) / kNestedBlock * 4));
+          return add_rn(mul_rn(code, nested), scales.offset);
         };
-        const std::byte* const at = x + item * 128 + t * 16;
+        const std::byte* const at = x + item * 128 + t * 32;
         if (warp / kLanesOfChunk + kChunkStep < here)
           multiply_nf4<2>(acc, from, at, scale, pairs);
         else if (warp / kLanesOfChunk < here)
@@ -285,7 +285,6 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
           multiply_plain<kFormat, 1>(acc, from, at);
         if constexpr (kFormat == WeightFormat::int8) {
           if (row.has_outliers) {
-            const int r = lane % kUnitRows;
             const SharedAddress row_at = slot + static_cast<SharedAddress>(r / 8 * box_bytes + r % 8 * kChunkBytes);
 #pragma unroll
             for (int i = 0; i < 2; ++i) {

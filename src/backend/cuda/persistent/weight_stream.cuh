@@ -54,6 +54,14 @@ QB_DEVICE int nested_bytes(int block, int blocks) {
 // Of a block, counted from the first block of the first scale that is there.
 QB_DEVICE int nested_offset(int block) { return block - nested_start(block) * kNestedBlock; }
 
+// What the producer leaves at the start of a unit's scales for eight of its rows, so that no warp has to find it out.
+struct alignas(16) ScalesOfRows {
+  SharedAddress bytes, nested;  // of the first row's first block; of the first nested scale
+  uint32_t block;               // the first row's first block, from the first block of that nested scale
+  float offset;
+};
+static_assert(2 * sizeof(ScalesOfRows) == kScaleHeadBytes);
+
 // --- the producer -----------------------------------------------------------------------------------
 // A place in this block's stream of slots: units of steps, in order.
 struct Cursor {
@@ -124,13 +132,18 @@ QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
       const Weight &low = s.segments[at.segment].w, &high = s.segments[s.finish == Finish::gate ? 1 : at.segment].w;
       const int low_block = at.low * row_blocks, high_block = at.high * row_blocks;
       const int low_nested = nested_bytes(low_block, piece), high_nested = nested_bytes(high_block, piece);
-      const SharedAddress scales = scale_data + static_cast<SharedAddress>(scale_area * a.scale_bytes);
+      auto* const head = reinterpret_cast<ScalesOfRows*>(m.base + m.at.scales + scale_area * a.scale_bytes);
+      const SharedAddress scales =
+          scale_data + static_cast<SharedAddress>(scale_area * a.scale_bytes) + kScaleHeadBytes;
+      const SharedAddress nested = scales + 2 * static_cast<SharedAddress>(piece);
+      head[0] = {scales, nested, static_cast<uint32_t>(nested_offset(low_block)), low.offset};
+      head[1] = {scales + static_cast<SharedAddress>(piece), nested + kNestedBytes,
+                 static_cast<uint32_t>(nested_offset(high_block)), high.offset};
       barrier_expect(full, 2 * box_bytes + 2 * piece + low_nested + high_nested);
       copy_box(to, at.low_map, at.low, chunk, full);
       copy_box(to + box_bytes, at.high_map, at.high, chunk, full);
       copy_bytes(scales, low.absmax8 + low_block, piece, full);
       copy_bytes(scales + piece, high.absmax8 + high_block, piece, full);
-      const SharedAddress nested = scales + 2 * piece;
       copy_bytes(nested, low.nested_absmax + nested_start(low_block), low_nested, full);
       copy_bytes(nested + kNestedBytes, high.nested_absmax + nested_start(high_block), high_nested, full);
       if (++scale_area > ring_slots) scale_area = 0;
