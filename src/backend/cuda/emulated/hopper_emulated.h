@@ -37,9 +37,10 @@ QB_DEVICE void barrier_init(SharedAddress barrier, int arrivals) {
   *barrier_at(barrier) = {static_cast<int8_t>(arrivals), static_cast<int8_t>(arrivals), 0, 0};
 }
 QB_DEVICE void publish_barriers() {}
-QB_DEVICE void barrier_arrive(SharedAddress barrier) {
+QB_DEVICE void barrier_arrive(SharedAddress barrier, int count = 1) {
   SharedBarrier* const b = barrier_at(barrier);
-  if (--b->pending < 0) abandon("more threads arrive at a barrier than it was made for");
+  b->pending = static_cast<int8_t>(b->pending - count);
+  if (b->pending < 0) abandon("more threads arrive at a barrier than it was made for");
   settle(b);
 }
 QB_DEVICE void barrier_expect(SharedAddress barrier, int bytes) {

@@ -31,6 +31,9 @@ QB_DEVICE void barrier_expect(SharedAddress barrier, int bytes) {
 QB_DEVICE void barrier_arrive(SharedAddress barrier) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+QB_DEVICE void barrier_arrive(SharedAddress barrier, int count) {  // for so many
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
 QB_DEVICE bool barrier_passed(SharedAddress barrier, uint32_t parity) {
   uint32_t passed;
   asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"

@@ -78,6 +78,8 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
   step_arrived();
   sync_consumers();
   Consumer c;
+  c.ring.slot = warp_index() / kTeamWarps;
+  c.next_slot = static_cast<uint32_t>(c.ring.slot);
   for (int i = 0; i < a.step_count; ++i) {
     const Step& s = m.pointer<Step>(m.at.steps)[i % 2];
     const Wait wait{a.stuck, a.epoch, i};
@@ -104,11 +106,12 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
   if (thread_index() == 0) {
     for (int i = 0; i < a.slots; ++i) {
       barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kSlotBarriers, 1);
-      barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kSlotBarriers + kEmpty, kConsumerWarps);
+      barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kSlotBarriers + kEmpty, kTeamWarps);
     }
+    for (int i = 0; a.nf4 && i <= a.slots; ++i) barrier_init(m.scale_barriers() + static_cast<SharedAddress>(i) * 8, 1);
     publish_barriers();
     for (int i = 0; i < kPartBuffers; ++i) {
-      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kSlotBarriers, kConsumerWarps);
+      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kSlotBarriers, kPartArrivals);
       barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kSlotBarriers + kEmpty, 1);
     }
     *m.position() = a.position[0];

@@ -73,9 +73,10 @@ struct alignas(128) TensorMap {  // CUtensorMap
 // Where things lie in the kernel's dynamic shared memory; offsets in bytes.
 struct SharedLayout {
   uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, best, steps, places,
-      part_barriers, barriers, bytes;
+      part_barriers, scale_barriers, barriers, bytes;
 };
-constexpr int kPartBuffers = 4;  // units whose sums wait for being finished
+constexpr int kPartBuffers = 8;    // units whose sums wait for being finished
+constexpr int kPartArrivals = 48;  // shared by the 4, 8, 12 or 16 warps that have a part in a unit
 constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4, int scale_bytes) {
   constexpr size_t kLanes = 32, kBytes = 256, kPieces = 16;
   SharedLayout at{};
@@ -101,6 +102,7 @@ constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4,
   at.steps = take(2 * sizeof(Step));
   at.places = take(2 * sizeof(int));
   at.part_barriers = take(2 * kPartBuffers * sizeof(uint64_t));
+  at.scale_barriers = take(nf4 ? static_cast<size_t>(slots + 1) * sizeof(uint64_t) : 0);
   at.barriers = take(2 * static_cast<size_t>(slots) * sizeof(uint64_t));
   return at;
 }

@@ -18,10 +18,15 @@ struct Best {
 };
 QB_DEVICE Best better(Best a, Best b) { return b.score > a.score || (b.score == a.score && b.id < a.id) ? b : a; }
 
+// Four warps, on four schedulers, share a slot; four teams take turns at the slots, so that what a slot takes beside its
+// products is done by four warps and not by sixteen.
+constexpr int kTeams = 4, kTeamWarps = kConsumerWarps / kTeams;
+
 struct Consumer {
-  Ring ring;
-  uint32_t scale_area = 0;  // nf4: where the next unit's scales lie, from the first area on
-  uint32_t units = 0;       // done so far
+  Ring ring;  // this team's next slot
+  uint32_t next_slot = 0;          // its number in the block's stream
+  uint32_t slots = 0, units = 0;  // of the steps before
+  Ring scales;                    // nf4: the area of the step's first unit
 };
 
 // What a unit's outputs need beside their sums, asked for while the sums are made. Of lane i < 16: row low + i, or
@@ -122,19 +127,18 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
   }
 }
 
-constexpr int kLanesOfChunk = 4;  // items of a chunk: 32 bytes of each of 16 rows
-constexpr int kChunkStep = kConsumerWarps / kLanesOfChunk;
-constexpr SharedAddress kItemStep = kChunkStep * 8 * kChunkBytes;  // from a warp's item of a slot to its next
+constexpr int kItemsOfChunk = 4;  // 32 bytes of each of 16 rows, of each warp of a team one
+constexpr SharedAddress kChunkOfRows = 8 * kChunkBytes;
 
-// A warp's items of a slot. x: the row, where this lane has its part of the first item.
+// A warp's items of kItems chunks. x: the row, where this lane has its part of the first item.
 template <WeightFormat kFormat, int kItems, typename Sum>
 QB_DEVICE void multiply_plain(Sum (&acc)[4], SharedAddress from, const std::byte* x) {
   uint32_t w[kItems][4];
   Bytes8 b[kItems];
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    load_fragments(w[i], from + static_cast<SharedAddress>(i) * kItemStep);
-    b[i] = *reinterpret_cast<const Bytes8*>(x + i * kConsumerWarps * 32);
+    load_fragments(w[i], from + static_cast<SharedAddress>(i) * kChunkOfRows);
+    b[i] = *reinterpret_cast<const Bytes8*>(x + i * kItemsOfChunk * 32);
   }
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
@@ -153,8 +157,8 @@ QB_DEVICE void multiply_nf4(float (&acc)[4], SharedAddress from, const std::byte
   float sum[kItems][4] = {};
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    load_fragments(w[i], from + static_cast<SharedAddress>(i) * kItemStep);
-    const auto* const at = reinterpret_cast<const Bytes16*>(x + i * kConsumerWarps * 128);
+    load_fragments(w[i], from + static_cast<SharedAddress>(i) * kChunkOfRows);
+    const auto* const at = reinterpret_cast<const Bytes16*>(x + i * kItemsOfChunk * 128);
     b[i][0] = at[0];
     b[i][1] = at[1];
   }
@@ -187,21 +191,22 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   if (first >= units) return;
   const Int8Row row = s.in.source == Source::halves ? make_row_of_halves<kFormat>(a, m, s, wait)
                                                     : make_row_of_floats<kFormat>(a, m, s, wait);
-  const int lane = lane_index(), warp = warp_index(), t = lane % 4;
-  const int quarter = warp % kLanesOfChunk;  // of a chunk: this warp's item
-  const int ring_slots = a.slots, slots = s.slots, slot_chunks = s.slot_chunks, chunks = s.chunks,
-            row_blocks = s.k / 64;
+  const int lane = lane_index(), t = lane % 4, quarter = warp_index() % kTeamWarps;
+  const int r = lane % kUnitRows;  // whose scales this lane finds
+  const int ring_slots = a.slots, slots = s.slots, slot_chunks = s.slot_chunks, chunks = s.chunks;
+  const int own_units = (units - first - 1) / blocks_x() + 1;
   const int box_bytes = 8 * kChunkBytes * slot_chunks;
   const SharedAddress ring = shared_address(m.base + m.at.ring);
-  // Where this lane's row of this warp's first item lies in a slot.
+  // Where this lane's row of this warp's item of a chunk lies in a slot.
   const auto fragment = static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes +
-                                                   ((2 * quarter + lane / 16) ^ lane % 8) * 16 +
-                                                   warp / kLanesOfChunk * (8 * kChunkBytes));
+                                                   ((2 * quarter + lane / 16) ^ lane % 8) * 16);
   const SharedAddress barriers = m.barriers(), part_barriers = m.part_barriers();
   const std::byte* const x = m.base + (kFormat == WeightFormat::int8 ? m.at.codes : m.at.x);
   const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
   const SharedAddress codes = shared_address(m.base + m.at.code);
-  const auto scale_areas = static_cast<uint32_t>(ring_slots * a.scale_bytes);  // the last one's place
+  const auto rows_before = static_cast<uint32_t>(r % 8 * (s.k / 64));
+  // The teams that have a slot of a unit leave their warps' sums in the order of their slots.
+  const int unit_teams = slots < kTeams ? slots : kTeams, unit_parts = unit_teams * kTeamWarps;
   const auto outlier_parts_of = [&](uint32_t unit) {
     return m.pointer<float>(m.at.outlier_parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
   };
@@ -209,20 +214,20 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     return m.pointer<Sum>(m.at.parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
   };
   Ahead ahead;
-  const auto finish = [&](uint32_t unit) {
-    const SharedAddress written = part_barriers + unit % kPartBuffers * kSlotBarriers;
-    wait_barrier(wait, written, unit / kPartBuffers % 2);
-    // Half of the warps' sums each; then both halves, in a fixed order.
+  uint32_t waiting = 0;  // the unit that `ahead` is of
+  const auto finish = [&] {
+    const SharedAddress written = part_barriers + waiting % kPartBuffers * kSlotBarriers;
+    wait_barrier(wait, written, waiting / kPartBuffers % 2);
+    // Half of the sums by each half of the warp; then both halves, in a fixed order.
     Sum sum = 0;
-    const int first_part = lane / kUnitRows * (kConsumerWarps / 2 * kUnitRows) + lane % kUnitRows;
-    const Sum* const own = parts_of(unit) + first_part;
-#pragma unroll
-    for (int w = 0; w < kConsumerWarps / 2; ++w) sum += own[w * kUnitRows];
+    const int half = unit_parts / 2 * kUnitRows, first_part = lane / kUnitRows * half + r;
+    const Sum* const own = parts_of(waiting) + first_part;
+    for (int i = 0; i < half; i += 2 * kUnitRows) sum += own[i] + own[i + kUnitRows];
     float outliers = 0;
     if constexpr (kFormat == WeightFormat::int8) {
       if (row.has_outliers) {
-#pragma unroll
-        for (int w = 0; w < kConsumerWarps / 2; ++w) outliers += outlier_parts_of(unit)[first_part + w * kUnitRows];
+        const float* const own_outliers = outlier_parts_of(waiting) + first_part;
+        for (int i = 0; i < half; i += kUnitRows) outliers += own_outliers[i];
         outliers += from_lane_xor(outliers, kUnitRows);
       }
     }
@@ -231,70 +236,89 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     finish_unit<kFormat, Sum>(a, m, s, ahead, sum + from_lane_xor(sum, kUnitRows), outliers, row);
     ahead.segment = -1;
   };
-  const int r = lane % kUnitRows;  // whose scales this lane finds
-  const auto rows_before = static_cast<uint32_t>(r % 8 * row_blocks);
-  for (int work = first; work < units; work += blocks_x()) {
-    // A warp finishes every sixteenth unit, and that after its own part of the next one, so that none waits for it.
-    const bool own = warp == static_cast<int>(c.units % kConsumerWarps);
+  Ring area = c.scales;
+  int j = static_cast<int>(c.next_slot - c.slots), unit = 0, passed = 0;
+  while (true) {
+    while (j >= slots) j -= slots, ++unit;
+    if (unit >= own_units) break;
+    const uint32_t number = c.units + static_cast<uint32_t>(unit);
+    // A warp of the team that has the unit's last slot finishes it, and that after its own part of its next one, so
+    // that none waits for it.
+    const bool own = (slots - 1 - j) % kTeams == 0 && (number + number / kTeams) % kTeamWarps == static_cast<uint32_t>(quarter);
     float outliers = 0, row_absmax = 0;
     if (own || (kFormat == WeightFormat::int8 && row.has_outliers)) {
-      int unit = work;
-      const int segment = find_segment(s, &unit);
-      const Tile tile = tile_of(s, segment, unit);
-      if (own) ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
+      int unit_of_segment = first + unit * blocks_x();
+      const int segment = find_segment(s, &unit_of_segment);
+      const Tile tile = tile_of(s, segment, unit_of_segment);
+      if (own) {
+        if (ahead.segment >= 0) finish();
+        ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
+      }
       if constexpr (kFormat == WeightFormat::int8) {
         const Segment& own_segment = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment];
         if (row.has_outliers) row_absmax = own_segment.w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
       }
     }
     ScalesOfRows scales{};  // nf4: of row r
+    if constexpr (kFormat == WeightFormat::nf4) {
+      for (; passed < unit; ++passed) area.next(ring_slots + 1);
+      wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(area.slot) * 8, area.parity);
+      const SharedAddress head = shared_address(m.base + m.at.scales) +
+                                 static_cast<SharedAddress>(area.slot * a.scale_bytes) +
+                                 static_cast<SharedAddress>(r / 8 * sizeof(ScalesOfRows));
+      const Bytes16 found = load_shared16(head);
+      scales = {found.word[0] + rows_before, found.word[1], found.word[2] + rows_before, float_of_bits(found.word[3])};
+    }
     Sum acc[4] = {};
-    for (int j = 0; j < slots; ++j) {
+    const int unit_first = j;
+    for (; j < slots; j += kTeams) {
       const SharedAddress full = barriers + static_cast<SharedAddress>(c.ring.slot) * kSlotBarriers;
       wait_barrier(wait, full, c.ring.parity);
-      const int here = chunks - j * slot_chunks;  // chunks from this slot on
+      const int left = chunks - j * slot_chunks, here = left < slot_chunks ? left : slot_chunks;
       const SharedAddress slot = ring + static_cast<SharedAddress>(c.ring.slot) * kSlotBytes;
-      const SharedAddress from = slot + fragment;
-      const int item = j * slot_chunks * kLanesOfChunk + warp;
+      const int item = j * slot_chunks * kItemsOfChunk + quarter;
+      int chunk = 0;
       if constexpr (kFormat == WeightFormat::nf4) {
-        if (j == 0) {
-          const SharedAddress area = shared_address(m.base + m.at.scales) + c.scale_area;
-          const Bytes16 found = load_shared16(area + static_cast<SharedAddress>(r / 8 * sizeof(ScalesOfRows)));
-          scales = {found.word[0] + rows_before, found.word[1], found.word[2] + rows_before,
-                    float_of_bits(found.word[3])};
-          c.scale_area = c.scale_area == scale_areas ? 0 : c.scale_area + static_cast<uint32_t>(a.scale_bytes);
-        }
+        const std::byte* at = x + item * 128 + t * 32;
+        SharedAddress from = slot + fragment;
+        // Lane 16i + r: of row r in the i-th of two chunks.
+        uint32_t block = static_cast<uint32_t>(item + lane / kUnitRows * kItemsOfChunk);
         const auto scale = [&] {
-          if (warp / kLanesOfChunk + lane / kUnitRows * kChunkStep >= here) return 0.0f;
-          const auto own_item = static_cast<uint32_t>(item + lane / kUnitRows * kConsumerWarps);
-          const float code = as_float(load_shared_constant(codes + load_shared_byte(scales.bytes + own_item) * 4));
-          const float nested =
-              as_float(load_shared_constant(scales.nested + (scales.block + own_item) / kNestedBlock * 4));
+          const float code = as_float(load_shared_constant(codes + load_shared_byte(scales.bytes + block) * 4));
+          const float nested = as_float(load_shared_constant(scales.nested + (scales.block + block) / kNestedBlock * 4));
           return add_rn(mul_rn(code, nested), scales.offset);
         };
-        const std::byte* const at = x + item * 128 + t * 32;
-        if (warp / kLanesOfChunk + kChunkStep < here)
+        for (; chunk + 2 <= here; chunk += 2) {
           multiply_nf4<2>(acc, from, at, scale, pairs);
-        else if (warp / kLanesOfChunk < here)
-          multiply_nf4<1>(acc, from, at, scale, pairs);
+          at += 2 * kItemsOfChunk * 128;
+          from += 2 * kChunkOfRows;
+          block += 2 * kItemsOfChunk;
+        }
+        // The lanes of the chunk that is not there find a scale of another row, which is not used.
+        if (chunk < here) multiply_nf4<1>(acc, from, at, scale, pairs);
       } else {
-        const std::byte* const at = x + item * 32 + t * 8;
-        if (warp / kLanesOfChunk + kChunkStep < here)
-          multiply_plain<kFormat, 2>(acc, from, at);
-        else if (warp / kLanesOfChunk < here)
+        const std::byte* at = x + item * 32 + t * 8;
+        SharedAddress from = slot + fragment;
+        constexpr int kAtOnce = 4;
+        for (; chunk + kAtOnce <= here; chunk += kAtOnce) {
+          multiply_plain<kFormat, kAtOnce>(acc, from, at);
+          at += kAtOnce * kItemsOfChunk * 32;
+          from += kAtOnce * kChunkOfRows;
+        }
+        for (; chunk < here; ++chunk) {
           multiply_plain<kFormat, 1>(acc, from, at);
+          at += kItemsOfChunk * 32;
+          from += kChunkOfRows;
+        }
         if constexpr (kFormat == WeightFormat::int8) {
           if (row.has_outliers) {
             const SharedAddress row_at = slot + static_cast<SharedAddress>(r / 8 * box_bytes + r % 8 * kChunkBytes);
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-              const int chunk = warp / kLanesOfChunk + i * kChunkStep;
-              if (chunk >= here) break;
-              const int own_item = item + i * kConsumerWarps;
+            for (int i = 0; i < here; ++i) {
+              const int own_item = item + i * kItemsOfChunk;
               for (uint32_t mask = m.pointer<uint32_t>(m.at.outliers)[own_item]; mask != 0; mask &= mask - 1) {
                 const int bit = lowest_bit(mask), column = (2 * quarter + bit / 16) ^ r % 8;
                 const int code = load_shared_code(
-                    row_at + static_cast<SharedAddress>(chunk * (8 * kChunkBytes) + column * 16 + bit % 16));
+                    row_at + static_cast<SharedAddress>(i * (8 * kChunkBytes) + column * 16 + bit % 16));
                 const float weight =
                     float_of_half(half_of_float(mul_rn(mul_rn(static_cast<float>(code), row_absmax), kInverse127)));
                 outliers = fmaf(float_of_half(m.pointer<uint16_t>(m.at.x)[own_item * 32 + bit]), weight, outliers);
@@ -305,24 +329,33 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
       }
       sync_warp();
       if (lane == 0) barrier_arrive(full + kEmpty);
-      c.ring.next(ring_slots);
+      c.ring.skip(kTeams, ring_slots);
+      c.next_slot += kTeams;
     }
-    Sum* const parts = parts_of(c.units);
-    const SharedAddress written = part_barriers + c.units % kPartBuffers * kSlotBarriers;
-    wait_barrier(wait, written + kEmpty, c.units / kPartBuffers % 2 ^ 1);
+    const SharedAddress written = part_barriers + number % kPartBuffers * kSlotBarriers;
+    wait_barrier(wait, written + kEmpty, number / kPartBuffers % 2 ^ 1);
+    const int part = unit_first * kTeamWarps + quarter;
     if (t == 0) {
-      parts[warp * kUnitRows + lane / 4] = acc[0];
-      parts[warp * kUnitRows + lane / 4 + 8] = acc[2];
+      Sum* const to = parts_of(number) + part * kUnitRows + lane / 4;
+      to[0] = acc[0];
+      to[8] = acc[2];
     }
     if constexpr (kFormat == WeightFormat::int8) {
-      if (row.has_outliers && lane < kUnitRows) outlier_parts_of(c.units)[warp * kUnitRows + lane] = outliers;
+      if (row.has_outliers && lane < kUnitRows) outlier_parts_of(number)[part * kUnitRows + lane] = outliers;
     }
     sync_warp();
-    if (lane == 0) barrier_arrive(written);
-    if (ahead.segment >= 0 && !own) finish(c.units - 1);
-    ++c.units;
+    if (lane == 0) barrier_arrive(written, kPartArrivals / unit_parts);
+    if (own)
+      waiting = number;
+    else if (ahead.segment >= 0)
+      finish();
   }
-  if (ahead.segment >= 0) finish(c.units - 1);
+  if (ahead.segment >= 0) finish();
+  c.slots += static_cast<uint32_t>(own_units * slots);
+  c.units += static_cast<uint32_t>(own_units);
+  if constexpr (kFormat == WeightFormat::nf4) {
+    for (int i = 0; i < own_units; ++i) c.scales.next(ring_slots + 1);
+  }
 }
 
 }  // namespace quantbench::QB_CUDA::persistent

@@ -23,6 +23,7 @@ struct Shared {
     return reinterpret_cast<T*>(base + offset);
   }
   QB_DEVICE SharedAddress barriers() const { return shared_address(base + at.barriers); }
+  QB_DEVICE SharedAddress scale_barriers() const { return shared_address(base + at.scale_barriers); }
   QB_DEVICE SharedAddress part_barriers() const { return shared_address(base + at.part_barriers); }
   QB_DEVICE int* token() const { return pointer<int>(at.places); }
   QB_DEVICE int* position() const { return token() + 1; }

@@ -14,6 +14,10 @@ struct Ring {
   QB_DEVICE void next(int slots) {
     if (++slot == slots) slot = 0, parity ^= 1;
   }
+  QB_DEVICE void skip(int count, int slots) {  // count ≤ slots
+    slot += count;
+    if (slot >= slots) slot -= slots, parity ^= 1;
+  }
 };
 
 struct Tile {
@@ -139,19 +143,17 @@ QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
       head[0] = {scales, nested, static_cast<uint32_t>(nested_offset(low_block)), low.offset};
       head[1] = {scales + static_cast<SharedAddress>(piece), nested + kNestedBytes,
                  static_cast<uint32_t>(nested_offset(high_block)), high.offset};
-      barrier_expect(full, 2 * box_bytes + 2 * piece + low_nested + high_nested);
-      copy_box(to, at.low_map, at.low, chunk, full);
-      copy_box(to + box_bytes, at.high_map, at.high, chunk, full);
-      copy_bytes(scales, low.absmax8 + low_block, piece, full);
-      copy_bytes(scales + piece, high.absmax8 + high_block, piece, full);
-      copy_bytes(nested, low.nested_absmax + nested_start(low_block), low_nested, full);
-      copy_bytes(nested + kNestedBytes, high.nested_absmax + nested_start(high_block), high_nested, full);
+      const SharedAddress there = m.scale_barriers() + static_cast<SharedAddress>(scale_area) * 8;
+      barrier_expect(there, 2 * piece + low_nested + high_nested);
+      copy_bytes(scales, low.absmax8 + low_block, piece, there);
+      copy_bytes(scales + piece, high.absmax8 + high_block, piece, there);
+      copy_bytes(nested, low.nested_absmax + nested_start(low_block), low_nested, there);
+      copy_bytes(nested + kNestedBytes, high.nested_absmax + nested_start(high_block), high_nested, there);
       if (++scale_area > ring_slots) scale_area = 0;
-    } else {
-      barrier_expect(full, 2 * box_bytes);
-      copy_box(to, at.low_map, at.low, chunk, full);
-      copy_box(to + box_bytes, at.high_map, at.high, chunk, full);
     }
+    barrier_expect(full, 2 * box_bytes);
+    copy_box(to, at.low_map, at.low, chunk, full);
+    copy_box(to + box_bytes, at.high_map, at.high, chunk, full);
     ring.next(ring_slots);
   }
 }
