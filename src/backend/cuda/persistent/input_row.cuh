@@ -105,14 +105,11 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
   float x[2 * kMostPairs];
   const bool has_norm = s.norm.weight != nullptr, has_bias = s.norm.bias != nullptr;
   const int pairs = s.k / 2;
-  Pair weight[kMostPairs];
-#pragma unroll
-  for (int j = 0; j < kMostPairs; ++j) {
-    const int p = thread + j * kConsumers;
-    if (has_norm && p < pairs) weight[j] = *reinterpret_cast<const Pair*>(s.norm.weight + 2 * p);
-  }
   constexpr int kLine = 32;  // floats
-  if (has_bias && thread * kLine < s.k) prefetch_to_l1(s.norm.bias + thread * kLine);
+  if (has_norm && thread * kLine < s.k) {
+    prefetch_to_l1(s.norm.weight + thread * kLine);
+    if (has_bias) prefetch_to_l1(s.norm.bias + thread * kLine);
+  }
   if (s.in.source == Source::table) {
     const auto* const from = reinterpret_cast<const Half2*>(s.in.table + static_cast<size_t>(*m.token()) * s.k);
 #pragma unroll
@@ -174,14 +171,15 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
     if (p >= pairs) continue;
     float y[2] = {x[2 * j], x[2 * j + 1]};
     if (has_norm) {
+      const Pair weight = *reinterpret_cast<const Pair*>(s.norm.weight + 2 * p);
       const Pair bias = has_bias ? *reinterpret_cast<const Pair*>(s.norm.bias + 2 * p) : Pair{0, 0};
       if (kInt8) {
-        y[0] = static_cast<float>((y[0] - mean) * factor * weight[j].x + bias.x);
-        y[1] = static_cast<float>((y[1] - mean) * factor * weight[j].y + bias.y);
+        y[0] = static_cast<float>((y[0] - mean) * factor * weight.x + bias.x);
+        y[1] = static_cast<float>((y[1] - mean) * factor * weight.y + bias.y);
       } else {
         const auto mean32 = static_cast<float>(mean), factor32 = static_cast<float>(factor);
-        y[0] = fmaf((y[0] - mean32) * factor32, weight[j].x, bias.x);
-        y[1] = fmaf((y[1] - mean32) * factor32, weight[j].y, bias.y);
+        y[0] = fmaf((y[0] - mean32) * factor32, weight.x, bias.x);
+        y[1] = fmaf((y[1] - mean32) * factor32, weight.y, bias.y);
       }
     }
     const Half2 pair = halves(y[0], y[1]);

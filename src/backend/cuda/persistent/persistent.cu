@@ -74,12 +74,15 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
     for (int i = thread_index(); i < 256; i += kConsumers) code[i] = a.nested_code[i];
   }
   if (thread_index() < kConsumerWarps * kUnitRows) m.pointer<Best>(m.at.best)[thread_index()] = {};
+  if (lane_index() == 0) {
+    Consumer c;
+    c.ring.slot = warp_index() / kTeamWarps;
+    c.next_slot = static_cast<uint32_t>(c.ring.slot);
+    m.pointer<Consumer>(m.at.consumers)[warp_index()] = c;
+  }
   fetch_step(a, m, 0);
   step_arrived();
   sync_consumers();
-  Consumer c;
-  c.ring.slot = warp_index() / kTeamWarps;
-  c.next_slot = static_cast<uint32_t>(c.ring.slot);
   for (int i = 0; i < a.step_count; ++i) {
     const Step& s = m.pointer<Step>(m.at.steps)[i % 2];
     const Wait wait{a.stuck, a.epoch, i};
@@ -87,9 +90,9 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
     if (s.kind == StepKind::attend) {
       attend<kPieces>(a, m, s, wait);
     } else if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16) {
-      product<WeightFormat::f16>(a, m, s, wait, c);
+      product<WeightFormat::f16>(a, m, s, wait);
     } else {
-      product<kFormat>(a, m, s, wait, c);
+      product<kFormat>(a, m, s, wait);
     }
     step_arrived();
     sync_consumers();  // the next step is there, and the row of this one is used up

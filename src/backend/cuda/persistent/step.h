@@ -72,7 +72,7 @@ struct alignas(128) TensorMap {  // CUtensorMap
 
 // Where things lie in the kernel's dynamic shared memory; offsets in bytes.
 struct SharedLayout {
-  uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, best, steps, places,
+  uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, best, consumers, steps, places,
       part_barriers, scale_barriers, barriers, bytes;
 };
 constexpr int kPartBuffers = 8;    // units whose sums wait for being finished
@@ -99,6 +99,8 @@ constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4,
   at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float));
   at.sums = take(kConsumerWarps * kPieces * 2);
   at.best = take(kConsumerWarps * kUnitRows * 2 * sizeof(float));
+  constexpr size_t kConsumerBytes = 64;
+  at.consumers = take(kConsumerWarps * kConsumerBytes);
   at.steps = take(2 * sizeof(Step));
   at.places = take(2 * sizeof(int));
   at.part_barriers = take(2 * kPartBuffers * sizeof(uint64_t));

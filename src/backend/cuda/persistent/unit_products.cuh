@@ -22,6 +22,7 @@ QB_DEVICE Best better(Best a, Best b) { return b.score > a.score || (b.score == 
 // products is done by four warps and not by sixteen.
 constexpr int kTeams = 4, kTeamWarps = kConsumerWarps / kTeams;
 
+// A warp's place in the block's stream. Between products it lies in shared memory, where it takes no registers.
 struct Consumer {
   Ring ring;  // this team's next slot
   uint32_t next_slot = 0;          // its number in the block's stream
@@ -185,12 +186,13 @@ QB_DEVICE void multiply_nf4(float (&acc)[4], SharedAddress from, const std::byte
 }
 
 template <WeightFormat kFormat>
-QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, Consumer& c) {
+QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
   using Sum = std::conditional_t<kFormat == WeightFormat::int8, int32_t, float>;
   const int first = first_unit(s), units = s.units;
   if (first >= units) return;
   const Int8Row row = s.in.source == Source::halves ? make_row_of_halves<kFormat>(a, m, s, wait)
                                                     : make_row_of_floats<kFormat>(a, m, s, wait);
+  Consumer c = m.pointer<Consumer>(m.at.consumers)[warp_index()];
   const int lane = lane_index(), t = lane % 4, quarter = warp_index() % kTeamWarps;
   const int r = lane % kUnitRows;  // whose scales this lane finds
   const int ring_slots = a.slots, slots = s.slots, slot_chunks = s.slot_chunks, chunks = s.chunks;
@@ -356,6 +358,8 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   if constexpr (kFormat == WeightFormat::nf4) {
     for (int i = 0; i < own_units; ++i) c.scales.next(ring_slots + 1);
   }
+  sync_warp();  // all lanes have read it
+  if (lane == 0) m.pointer<Consumer>(m.at.consumers)[warp_index()] = c;
 }
 
 }  // namespace quantbench::QB_CUDA::persistent
