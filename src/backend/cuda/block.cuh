@@ -5,15 +5,15 @@
 
 namespace quantbench::QB_CUDA {
 
-template <int kThreads>
-QB_DEVICE double block_sum(double value) {
+template <int kThreads, typename T>
+QB_DEVICE T block_sum(T value) {
   constexpr int kWarps = kThreads / kWarpSize;
-  __shared__ double parts[kWarps];
+  __shared__ T parts[kWarps];
   value = warp_sum(value);
   sync_block();  // parts may still be read from the sum before
   if (lane_index() == 0) parts[warp_index()] = value;
   sync_block();
-  double total = 0;
+  T total = 0;
   for (int i = 0; i < kWarps; ++i) total += parts[i];
   return total;
 }

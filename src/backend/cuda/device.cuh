@@ -90,7 +90,11 @@ QB_DEVICE float float_of_bits(uint32_t bits) { return __uint_as_float(bits); }
 QB_DEVICE uint32_t bits_of_float(float x) { return __float_as_uint(x); }
 QB_DEVICE float inverse_sqrt(float x) { return rsqrtf(x); }
 QB_DEVICE double inverse_sqrt(double x) { return rsqrt(x); }
-// sum + Σ of the four products of bytes.
+// sum + Σ of the four products of signed bytes.
+QB_DEVICE int32_t dot_codes(uint32_t a, uint32_t b, int32_t sum) {
+  return __dp4a(static_cast<int>(a), static_cast<int>(b), sum);
+}
+// The same of unsigned bytes.
 QB_DEVICE uint32_t dot_bytes(uint32_t a, uint32_t b, uint32_t sum) { return __dp4a(a, b, sum); }
 QB_DEVICE int lowest_bit(uint32_t mask) { return __ffs(static_cast<int>(mask)) - 1; }
 QB_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }

@@ -23,12 +23,18 @@ QB_DEVICE float activate(float x, Activation act) {
 constexpr float kOutputScale = 6.200012e-05f;         // kInt8OutputScale
 constexpr float kInverse127 = 7.874015718698502e-3f;  // of an outlier column's fp16 weight, code · absmax / 127
 
+QB_DEVICE float int8_output(int32_t acc, float row_absmax, float absmax, float bias) {
+  const float scaled = mul_rn(mul_rn(static_cast<float>(acc), row_absmax), absmax);
+  return float_of_half(half_of_float(fmaf(scaled, kOutputScale, bias)));
+}
+QB_DEVICE float outlier_weight(int code, float absmax) {
+  return float_of_half(half_of_float(mul_rn(mul_rn(static_cast<float>(code), absmax), kInverse127)));
+}
 // LLM.int8's output `n` of row `row` from its int32 sum: half(fma((acc · row_absmax) · absmax, 1/127², bias)), then the
 // outlier columns' fp32 sum, in the order of the columns, and the second rounding.
 QB_DEVICE float finish_int8(int32_t acc, const Input& x, int row, const Job& job, int n) {
   const float absmax = job.w.absmax[n], bias = job.bias ? job.bias[n] : 0.0f;
-  const float scaled = mul_rn(mul_rn(static_cast<float>(acc), x.absmax[row]), absmax);
-  float out = float_of_half(half_of_float(fmaf(scaled, kOutputScale, bias)));
+  const float out = int8_output(acc, x.absmax[row], absmax, bias);
   const int count = x.outliers[0];
   if (count == 0) return out;
   const int8_t* const codes = static_cast<const int8_t*>(job.w.w) + static_cast<size_t>(n) * job.w.k;
@@ -36,8 +42,8 @@ QB_DEVICE float finish_int8(int32_t acc, const Input& x, int row, const Job& job
   float sum = 0;
   for (int i = 1; i <= count; ++i) {
     const int column = x.outliers[i];
-    const float weight = float_of_half(half_of_float(mul_rn(mul_rn(codes[column], absmax), kInverse127)));
-    sum = fmaf(float_of_half(values[column]), weight, sum);  // a product of two fp16 numbers is exact
+    sum = fmaf(float_of_half(values[column]), outlier_weight(codes[column], absmax),
+               sum);  // a product of two fp16 numbers is exact
   }
   return float_of_half(half_of_float(add_rn(out, sum)));
 }
@@ -50,6 +56,18 @@ QB_DEVICE void put(const ProductArgs& a, const Job& job, int row, int n, float v
 }
 QB_DEVICE void put_gated(const ProductArgs& a, int row, int n, float gate, float up) {
   a.jobs[1].y[static_cast<size_t>(row) * a.jobs[1].w.n + n] = activate(gate, a.act) * up;
+}
+
+// Output `n` of q, k or v: q to y, k and v to the cache.
+QB_DEVICE void place(const ProductArgs& a, int job, int row, int n, float value) {
+  if (job == 0) {
+    a.jobs[0].y[static_cast<size_t>(row) * a.jobs[0].w.n + n] = value;
+    return;
+  }
+  const Cache& kv = a.kv;
+  const size_t head = static_cast<size_t>(a.places.sequence[row]) * kv.heads + n / kv.head_dim;
+  const size_t at = (head * kv.positions + a.places.position[row]) * kv.head_dim + n % kv.head_dim;
+  (job == 1 ? kv.k : kv.v)[at] = half_of_float(value);
 }
 
 // Scale of block `block` of the flat order; rounds as quant/nf4.h.

@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kept_kernel(const __grid_con
     uint16_t half[4] = {};
     if (first < a.k) {
       for (int i = 0; i < 4; ++i) {
-        x[j][i] = normed(x[j][i], first + i, f, a.norm);
+        x[j][i] = normed<true>(x[j][i], first + i, f, a.norm);
         half[i] = half_of_float(x[j][i]);
         if (a.marks) mark(a.marks + first + i, half[i]);
       }
@@ -62,9 +62,9 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant
   let_next_start();
   const int row = block_x();
   const float* const x = a.x + static_cast<size_t>(row) * a.k;
-  const NormFactors factors = norm_factors<kThreads>(x, a.k, a.norm);
+  const NormFactors factors = norm_factors<kThreads, true>(x, a.k, a.norm);
   for (int i = thread_index(); i < a.stride; i += kThreads) {
-    const float value = i < a.k ? normed(x[i], i, factors, a.norm) : 0.0f;
+    const float value = i < a.k ? normed<true>(x[i], i, factors, a.norm) : 0.0f;
     if (a.x32 && i < a.k) a.x32[static_cast<size_t>(row) * a.k + i] = value;
     const uint16_t rounded = half_of_float(value);
     a.x16[static_cast<size_t>(row) * a.stride + i] = rounded;

@@ -9,6 +9,7 @@
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/products_plain.h"
 #include "backend/cuda/row.cuh"
+#include "backend/cuda/row_products.h"
 
 namespace quantbench::QB_CUDA {
 namespace {
@@ -187,18 +188,6 @@ QB_DEVICE size_t row_bytes(int k) {
   return kFormat == WeightFormat::f16 ? 2 * count : kFormat == WeightFormat::int8 ? count : count / 2;
 }
 
-// Output `n` of q, k or v: q to y, k and v to the cache.
-QB_DEVICE void place(const ProductArgs& a, int job, int row, int n, float value) {
-  if (job == 0) {
-    a.jobs[0].y[static_cast<size_t>(row) * a.jobs[0].w.n + n] = value;
-    return;
-  }
-  const Cache& kv = a.kv;
-  const size_t head = static_cast<size_t>(a.places.sequence[row]) * kv.heads + n / kv.head_dim;
-  const size_t at = (head * kv.positions + a.places.position[row]) * kv.head_dim + n % kv.head_dim;
-  (job == 1 ? kv.k : kv.v)[at] = half_of_float(value);
-}
-
 template <WeightFormat kFormat, int kMatrices, bool kOwnRows>
 __global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant__ ProductArgs a) {
   using Sum = typename SumOf<kFormat>::Type;
@@ -314,6 +303,9 @@ size_t own_row_bytes(WeightFormat format, int k) {
 void multiply(const ProductArgs& args, int blocks, const Stream& stream) {
   const WeightFormat format = args.jobs[0].w.format;
   if (!has_tiles(format, args.x.k)) return multiply_plain(args, blocks, stream);
+  // A quarter: the next kernel's blocks fit beside these, and ask for their weights while these still run.
+  constexpr int kShare = 4;
+  if (multiply_row(args, (blocks + kShare - 1) / kShare, stream)) return;
   switch (format) {
     case WeightFormat::f16: return multiply_tiles<WeightFormat::f16>(args, blocks, stream);
     case WeightFormat::int8: return multiply_tiles<WeightFormat::int8>(args, blocks, stream);

@@ -14,12 +14,18 @@ constexpr float kThreshold = 6.0f;  // kInt8Threshold
 struct NormFactors {
   double mean = 0, factor = 1;
 };
-// Of x [k], by the whole block. Summed in double and rounded once, as the reference does, so that LLM.int8 finds the
-// same codes.
-template <int kThreads>
+// Of x [k], by the whole block. Exact: summed in double and rounded once, as the reference does, so that LLM.int8 finds
+// the same codes; else in fp32, but for a mean that is taken off.
+template <int kThreads, bool kExact>
 QB_DEVICE NormFactors norm_factors(const float* x, int k, const RowNorm& norm) {
   NormFactors f;
   if (!norm.weight) return f;
+  if (!kExact && !norm.centered) {
+    float square = 0;
+    for (int i = thread_index(); i < k; i += kThreads) square = fmaf(x[i], x[i], square);
+    f.factor = 1 / sqrtf(block_sum<kThreads>(square) / static_cast<float>(k) + norm.eps);
+    return f;
+  }
   if (norm.centered) {
     double sum = 0;
     for (int i = thread_index(); i < k; i += kThreads) sum += x[i];
@@ -30,8 +36,13 @@ QB_DEVICE NormFactors norm_factors(const float* x, int k, const RowNorm& norm) {
   f.factor = 1 / sqrt(block_sum<kThreads>(square) / k + static_cast<double>(norm.eps));
   return f;
 }
+template <bool kExact>
 QB_DEVICE float normed(float x, int i, const NormFactors& f, const RowNorm& norm) {
   if (!norm.weight) return x;
+  if constexpr (!kExact) {
+    const float own = (x - static_cast<float>(f.mean)) * static_cast<float>(f.factor);
+    return fmaf(own, norm.weight[i], norm.bias ? norm.bias[i] : 0.0f);
+  }
   const double bias = norm.bias ? norm.bias[i] : 0;
   return static_cast<float>((x - f.mean) * f.factor * norm.weight[i] + bias);
 }
@@ -73,11 +84,11 @@ QB_DEVICE OwnRow own_row(int stride) {
 // columns. Returns the absmax of the others.
 template <int kThreads, bool kInt8>
 QB_DEVICE float make_row(const OwnRow& to, const float* x, int k, int stride, const RowNorm& norm) {
-  const NormFactors factors = norm_factors<kThreads>(x, k, norm);
+  const NormFactors factors = norm_factors<kThreads, kInt8>(x, k, norm);
   float most = 0;
   bool has_outlier = false;
   for (int i = thread_index(); i < stride; i += kThreads) {
-    const uint16_t half = half_of_float(i < k ? normed(x[i], i, factors, norm) : 0.0f);
+    const uint16_t half = half_of_float(i < k ? normed<kInt8>(x[i], i, factors, norm) : 0.0f);
     to.x16[i] = half;
     if (kInt8) {
       const float magnitude = fabsf(float_of_half(half));

@@ -89,6 +89,11 @@ QB_DEVICE uint32_t dot_bytes(uint32_t a, uint32_t b, uint32_t sum) {
   for (int shift = 0; shift < 32; shift += 8) sum += (a >> shift & 255) * (b >> shift & 255);
   return sum;
 }
+QB_DEVICE int32_t dot_codes(uint32_t a, uint32_t b, int32_t sum) {
+  for (int shift = 0; shift < 32; shift += 8)
+    sum += int32_t{static_cast<int8_t>(a >> shift)} * static_cast<int8_t>(b >> shift);
+  return sum;
+}
 QB_DEVICE int lowest_bit(uint32_t mask) { return __builtin_ctz(mask); }
 QB_DEVICE float mul_rn(float a, float b) { return a * b; }
 QB_DEVICE float add_rn(float a, float b) { return a + b; }
