@@ -79,6 +79,11 @@ QB_DEVICE uint32_t load_shared_constant(SharedAddress from) {
   return v;
 }
 
+QB_DEVICE int load_shared_int(const int* p) {
+  int v;
+  asm volatile("ld.shared.s32 %0, [%1];" : "=r"(v) : "r"(shared_address(p)));
+  return v;
+}
 QB_DEVICE uint32_t load_shared_byte(SharedAddress from) {
   uint32_t v;
   asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(from));

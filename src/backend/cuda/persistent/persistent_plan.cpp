@@ -56,6 +56,9 @@ class Builder {
     s.new_k = new_k_;
     s.new_v = new_v_;
     s.out = halves(o.a.data, o.q.cols);
+    // As many as keep all blocks busy.
+    s.most_parts = std::max(2, multiprocessors_ / s.q_heads);
+    s.parts = take(s.q_heads * s.most_parts * (kPartHead + o.kv.head_dim));
     push(s);
   }
   void operator()(const AddLinear& o) {

@@ -64,7 +64,14 @@ struct alignas(128) Step {
   int q_heads = 0;
   float scale = 1;
   const Tagged *new_k = nullptr, *new_v = nullptr;  // attend: of this token, floats
+  // attend: what parts of the positions give, floats: [q_heads, most_parts, kPartHead + head_dim], first the largest
+  // score and the sum of the weights
+  Tagged* parts = nullptr;
+  int most_parts = 1;
 };
+
+constexpr int kPartHead = 2;
+constexpr int kPartPositions = 128;  // a head's positions are shared out among blocks where there are more than these
 
 struct alignas(128) TensorMap {  // CUtensorMap
   uint64_t words[16];

@@ -153,27 +153,24 @@ QB_DEVICE void multiply_plain(Sum (&acc)[4], SharedAddress from, const std::byte
 template <int kItems, typename Scale>
 QB_DEVICE void multiply_nf4(float (&acc)[4], SharedAddress from, const std::byte* x, const Scale& scale_of_lane,
                             SharedAddress pairs) {
-  uint32_t w[kItems][4];
-  Bytes16 b[kItems][2];
   float sum[kItems][4] = {};
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    load_fragments(w[i], from + static_cast<SharedAddress>(i) * kChunkOfRows);
+    uint32_t w[4];
+    load_fragments(w, from + static_cast<SharedAddress>(i) * kChunkOfRows);
     const auto* const at = reinterpret_cast<const Bytes16*>(x + i * kItemsOfChunk * 128);
-    b[i][0] = at[0];
-    b[i][1] = at[1];
-  }
 #pragma unroll
-  for (int byte = 0; byte < 4; ++byte) {
-    const uint32_t pick = 0x80u << (8 * byte);  // that byte times 128, the size of an entry in all its copies
+    for (int half = 0; half < 2; ++half) {
+      const Bytes16 b = at[half];
 #pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      mma_f16(
-          sum[i],
-          {load_shared_constant(dot_bytes(w[i][0], pick, pairs)), load_shared_constant(dot_bytes(w[i][1], pick, pairs)),
-           load_shared_constant(dot_bytes(w[i][2], pick, pairs)),
-           load_shared_constant(dot_bytes(w[i][3], pick, pairs))},
-          {b[i][byte / 2].word[byte % 2 * 2], b[i][byte / 2].word[byte % 2 * 2 + 1]});
+      for (int byte = 2 * half; byte < 2 * half + 2; ++byte) {
+        const uint32_t pick = 0x80u << (8 * byte);  // that byte times 128, the size of an entry in all its copies
+        mma_f16(
+            sum[i],
+            {load_shared_constant(dot_bytes(w[0], pick, pairs)), load_shared_constant(dot_bytes(w[1], pick, pairs)),
+             load_shared_constant(dot_bytes(w[2], pick, pairs)), load_shared_constant(dot_bytes(w[3], pick, pairs))},
+            {b.word[byte % 2 * 2], b.word[byte % 2 * 2 + 1]});
+      }
     }
   }
   const int g = lane_index() / 4;
@@ -195,9 +192,9 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   Consumer c = m.pointer<Consumer>(m.at.consumers)[warp_index()];
   const int lane = lane_index(), t = lane % 4, quarter = warp_index() % kTeamWarps;
   const int r = lane % kUnitRows;  // whose scales this lane finds
-  const int ring_slots = a.slots, slots = s.slots, slot_chunks = s.slot_chunks, chunks = s.chunks;
+  const int ring_slots = a.slots, slots = s.slots;
   const int own_units = (units - first - 1) / blocks_x() + 1;
-  const int box_bytes = 8 * kChunkBytes * slot_chunks;
+  const int box_bytes = 8 * kChunkBytes * s.slot_chunks;
   const SharedAddress ring = shared_address(m.base + m.at.ring);
   // Where this lane's row of this warp's item of a chunk lies in a slot.
   const auto fragment = static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes +
@@ -206,9 +203,8 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   const std::byte* const x = m.base + (kFormat == WeightFormat::int8 ? m.at.codes : m.at.x);
   const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
   const SharedAddress codes = shared_address(m.base + m.at.code);
-  const auto rows_before = static_cast<uint32_t>(r % 8 * (s.k / 64));
   // The teams that have a slot of a unit leave their warps' sums in the order of their slots.
-  const int unit_teams = slots < kTeams ? slots : kTeams, unit_parts = unit_teams * kTeamWarps;
+  const auto unit_parts = [&] { return (slots < kTeams ? slots : kTeams) * kTeamWarps; };
   const auto outlier_parts_of = [&](uint32_t unit) {
     return m.pointer<float>(m.at.outlier_parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
   };
@@ -222,7 +218,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     wait_barrier(wait, written, waiting / kPartBuffers % 2);
     // Half of the sums by each half of the warp; then both halves, in a fixed order.
     Sum sum = 0;
-    const int half = unit_parts / 2 * kUnitRows, first_part = lane / kUnitRows * half + r;
+    const int half = unit_parts() / 2 * kUnitRows, first_part = lane / kUnitRows * half + r;
     const Sum* const own = parts_of(waiting) + first_part;
     for (int i = 0; i < half; i += 2 * kUnitRows) sum += own[i] + own[i + kUnitRows];
     float outliers = 0;
@@ -238,128 +234,128 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     finish_unit<kFormat, Sum>(a, m, s, ahead, sum + from_lane_xor(sum, kUnitRows), outliers, row);
     ahead.segment = -1;
   };
-  Ring area = c.scales;
-  int j = static_cast<int>(c.next_slot - c.slots), unit = 0, passed = 0;
+  int j = static_cast<int>(c.next_slot - c.slots), unit = 0;
   while (true) {
-    while (j >= slots) j -= slots, ++unit;
-    if (unit >= own_units) break;
-    const uint32_t number = c.units + static_cast<uint32_t>(unit);
-    // A warp of the team that has the unit's last slot finishes it, and that after its own part of its next one, so
-    // that none waits for it.
-    const bool own =
-        (slots - 1 - j) % kTeams == 0 && (number + number / kTeams) % kTeamWarps == static_cast<uint32_t>(quarter);
-    float outliers = 0, row_absmax = 0;
-    if (own || (kFormat == WeightFormat::int8 && row.has_outliers)) {
-      int unit_of_segment = first + unit * blocks_x();
-      const int segment = find_segment(s, &unit_of_segment);
-      const Tile tile = tile_of(s, segment, unit_of_segment);
-      if (own) {
-        if (ahead.segment >= 0) finish();
-        ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
-      }
-      if constexpr (kFormat == WeightFormat::int8) {
-        const Segment& own_segment = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment];
-        if (row.has_outliers) row_absmax = own_segment.w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
-      }
+    for (; j >= slots; j -= slots, ++unit) {
+      if (kFormat == WeightFormat::nf4 && unit < own_units) c.scales.next(ring_slots + 1);
     }
-    ScalesOfRows scales{};  // nf4: of row r
-    if constexpr (kFormat == WeightFormat::nf4) {
-      for (; passed < unit; ++passed) area.next(ring_slots + 1);
-      wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(area.slot) * 8, area.parity);
-      const SharedAddress head = shared_address(m.base + m.at.scales) +
-                                 static_cast<SharedAddress>(area.slot * a.scale_bytes) +
-                                 static_cast<SharedAddress>(r / 8 * sizeof(ScalesOfRows));
-      const Bytes16 found = load_shared16(head);
-      scales = {found.word[0] + rows_before, found.word[1], found.word[2] + rows_before, float_of_bits(found.word[3])};
-    }
-    Sum acc[4] = {};
-    const int unit_first = j;
-    for (; j < slots; j += kTeams) {
-      const SharedAddress full = barriers + static_cast<SharedAddress>(c.ring.slot) * kSlotBarriers;
-      wait_barrier(wait, full, c.ring.parity);
-      const int left = chunks - j * slot_chunks, here = left < slot_chunks ? left : slot_chunks;
-      const SharedAddress slot = ring + static_cast<SharedAddress>(c.ring.slot) * kSlotBytes;
-      const int item = j * slot_chunks * kItemsOfChunk + quarter;
-      int chunk = 0;
-      if constexpr (kFormat == WeightFormat::nf4) {
-        const std::byte* at = x + item * 128 + t * 32;
-        SharedAddress from = slot + fragment;
-        // Lane 16i + r: of row r in the i-th of two chunks.
-        uint32_t block = static_cast<uint32_t>(item + lane / kUnitRows * kItemsOfChunk);
-        const auto scale = [&] {
-          const float code = as_float(load_shared_constant(codes + load_shared_byte(scales.bytes + block) * 4));
-          const float nested =
-              as_float(load_shared_constant(scales.nested + (scales.block + block) / kNestedBlock * 4));
-          return add_rn(mul_rn(code, nested), scales.offset);
-        };
-        for (; chunk + 2 <= here; chunk += 2) {
-          multiply_nf4<2>(acc, from, at, scale, pairs);
-          at += 2 * kItemsOfChunk * 128;
-          from += 2 * kChunkOfRows;
-          block += 2 * kItemsOfChunk;
-        }
-        // The lanes of the chunk that is not there find a scale of another row, which is not used.
-        if (chunk < here) multiply_nf4<1>(acc, from, at, scale, pairs);
-      } else {
-        const std::byte* at = x + item * 32 + t * 8;
-        SharedAddress from = slot + fragment;
-        constexpr int kAtOnce = 4;
-        for (; chunk + kAtOnce <= here; chunk += kAtOnce) {
-          multiply_plain<kFormat, kAtOnce>(acc, from, at);
-          at += kAtOnce * kItemsOfChunk * 32;
-          from += kAtOnce * kChunkOfRows;
-        }
-        for (; chunk < here; ++chunk) {
-          multiply_plain<kFormat, 1>(acc, from, at);
-          at += kItemsOfChunk * 32;
-          from += kChunkOfRows;
+    if (unit < own_units) {
+      const uint32_t number = c.units + static_cast<uint32_t>(unit);
+      // A warp of the team that has the unit's last slot finishes it, and that after its own part of its next one, so
+      // that none waits for it. Of two such units after one another it is never the same warp.
+      const bool own =
+          (slots - 1 - j) % kTeams == 0 && (number + number / kTeams) % kTeamWarps == static_cast<uint32_t>(quarter);
+      float outliers = 0, row_absmax = 0;
+      if (own || (kFormat == WeightFormat::int8 && row.has_outliers)) {
+        int unit_of_segment = first + unit * blocks_x();
+        const int segment = find_segment(s, &unit_of_segment);
+        const Tile tile = tile_of(s, segment, unit_of_segment);
+        if (own) {
+          ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
+          waiting = number;
         }
         if constexpr (kFormat == WeightFormat::int8) {
-          if (row.has_outliers) {
-            const SharedAddress row_at = slot + static_cast<SharedAddress>(r / 8 * box_bytes + r % 8 * kChunkBytes);
-            for (int i = 0; i < here; ++i) {
-              const int own_item = item + i * kItemsOfChunk;
-              for (uint32_t mask = m.pointer<uint32_t>(m.at.outliers)[own_item]; mask != 0; mask &= mask - 1) {
-                const int bit = lowest_bit(mask), column = (2 * quarter + bit / 16) ^ r % 8;
-                const int code = load_shared_code(
-                    row_at + static_cast<SharedAddress>(i * (8 * kChunkBytes) + column * 16 + bit % 16));
-                const float weight =
-                    float_of_half(half_of_float(mul_rn(mul_rn(static_cast<float>(code), row_absmax), kInverse127)));
-                outliers = fmaf(float_of_half(m.pointer<uint16_t>(m.at.x)[own_item * 32 + bit]), weight, outliers);
+          const Segment& own_segment = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment];
+          if (row.has_outliers) row_absmax = own_segment.w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
+        }
+      }
+      ScalesOfRows scales{};  // nf4: of row r
+      if constexpr (kFormat == WeightFormat::nf4) {
+        wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(c.scales.slot) * 8, c.scales.parity);
+        const SharedAddress head = shared_address(m.base + m.at.scales) +
+                                   static_cast<SharedAddress>(c.scales.slot * a.scale_bytes) +
+                                   static_cast<SharedAddress>(r / 8 * sizeof(ScalesOfRows));
+        const Bytes16 found = load_shared16(head);
+        const auto rows_before = static_cast<uint32_t>(r % 8 * (s.k / 64));
+        scales = {found.word[0] + rows_before, found.word[1], found.word[2] + rows_before,
+                  float_of_bits(found.word[3])};
+      }
+      Sum acc[4] = {};
+      const int unit_first = j;
+      for (; j < slots; j += kTeams) {
+        // Looked up here, so that they take no registers elsewhere.
+        const int slot_chunks = load_shared_int(&s.slot_chunks), chunks = load_shared_int(&s.chunks);
+        const SharedAddress full = barriers + static_cast<SharedAddress>(c.ring.slot) * kSlotBarriers;
+        wait_barrier(wait, full, c.ring.parity);
+        const int left = chunks - j * slot_chunks, here = left < slot_chunks ? left : slot_chunks;
+        const SharedAddress slot = ring + static_cast<SharedAddress>(c.ring.slot) * kSlotBytes;
+        const int item = j * slot_chunks * kItemsOfChunk + quarter;
+        int chunk = 0;
+        if constexpr (kFormat == WeightFormat::nf4) {
+          const std::byte* at = x + item * 128 + t * 32;
+          SharedAddress from = slot + fragment;
+          // Lane 16i + r: of row r in the i-th of two chunks.
+          uint32_t block = static_cast<uint32_t>(item + lane / kUnitRows * kItemsOfChunk);
+          const auto scale = [&] {
+            const float code = as_float(load_shared_constant(codes + load_shared_byte(scales.bytes + block) * 4));
+            const float nested =
+                as_float(load_shared_constant(scales.nested + (scales.block + block) / kNestedBlock * 4));
+            return add_rn(mul_rn(code, nested), scales.offset);
+          };
+          for (; chunk + 2 <= here; chunk += 2) {
+            multiply_nf4<2>(acc, from, at, scale, pairs);
+            at += 2 * kItemsOfChunk * 128;
+            from += 2 * kChunkOfRows;
+            block += 2 * kItemsOfChunk;
+          }
+          // The lanes of the chunk that is not there find a scale of another row, which is not used.
+          if (chunk < here) multiply_nf4<1>(acc, from, at, scale, pairs);
+        } else {
+          const std::byte* at = x + item * 32 + t * 8;
+          SharedAddress from = slot + fragment;
+          constexpr int kAtOnce = 4;
+          for (; chunk + kAtOnce <= here; chunk += kAtOnce) {
+            multiply_plain<kFormat, kAtOnce>(acc, from, at);
+            at += kAtOnce * kItemsOfChunk * 32;
+            from += kAtOnce * kChunkOfRows;
+          }
+          for (; chunk < here; ++chunk) {
+            multiply_plain<kFormat, 1>(acc, from, at);
+            at += kItemsOfChunk * 32;
+            from += kChunkOfRows;
+          }
+          if constexpr (kFormat == WeightFormat::int8) {
+            if (row.has_outliers) {
+              const SharedAddress row_at = slot + static_cast<SharedAddress>(r / 8 * box_bytes + r % 8 * kChunkBytes);
+              for (int i = 0; i < here; ++i) {
+                const int own_item = item + i * kItemsOfChunk;
+                for (uint32_t mask = m.pointer<uint32_t>(m.at.outliers)[own_item]; mask != 0; mask &= mask - 1) {
+                  const int bit = lowest_bit(mask), column = (2 * quarter + bit / 16) ^ r % 8;
+                  const int code = load_shared_code(
+                      row_at + static_cast<SharedAddress>(i * (8 * kChunkBytes) + column * 16 + bit % 16));
+                  const float weight =
+                      float_of_half(half_of_float(mul_rn(mul_rn(static_cast<float>(code), row_absmax), kInverse127)));
+                  outliers = fmaf(float_of_half(m.pointer<uint16_t>(m.at.x)[own_item * 32 + bit]), weight, outliers);
+                }
               }
             }
           }
         }
+        sync_warp();
+        if (lane == 0) barrier_arrive(full + kEmpty);
+        c.ring.skip(kTeams, ring_slots);
+      }
+      const SharedAddress written = part_barriers + number % kPartBuffers * kSlotBarriers;
+      wait_barrier(wait, written + kEmpty, number / kPartBuffers % 2 ^ 1);
+      const int part = unit_first * kTeamWarps + quarter;
+      if (t == 0) {
+        Sum* const to = parts_of(number) + part * kUnitRows + lane / 4;
+        to[0] = acc[0];
+        to[8] = acc[2];
+      }
+      if constexpr (kFormat == WeightFormat::int8) {
+        if (row.has_outliers && lane < kUnitRows) outlier_parts_of(number)[part * kUnitRows + lane] = outliers;
       }
       sync_warp();
-      if (lane == 0) barrier_arrive(full + kEmpty);
-      c.ring.skip(kTeams, ring_slots);
-      c.next_slot += kTeams;
+      if (lane == 0) barrier_arrive(written, kPartArrivals / unit_parts());
+      if (own) continue;
     }
-    const SharedAddress written = part_barriers + number % kPartBuffers * kSlotBarriers;
-    wait_barrier(wait, written + kEmpty, number / kPartBuffers % 2 ^ 1);
-    const int part = unit_first * kTeamWarps + quarter;
-    if (t == 0) {
-      Sum* const to = parts_of(number) + part * kUnitRows + lane / 4;
-      to[0] = acc[0];
-      to[8] = acc[2];
-    }
-    if constexpr (kFormat == WeightFormat::int8) {
-      if (row.has_outliers && lane < kUnitRows) outlier_parts_of(number)[part * kUnitRows + lane] = outliers;
-    }
-    sync_warp();
-    if (lane == 0) barrier_arrive(written, kPartArrivals / unit_parts);
-    if (own)
-      waiting = number;
-    else if (ahead.segment >= 0)
-      finish();
+    if (ahead.segment >= 0) finish();
+    if (unit >= own_units) break;
   }
-  if (ahead.segment >= 0) finish();
+  c.next_slot = c.slots + static_cast<uint32_t>(unit * slots + j);
   c.slots += static_cast<uint32_t>(own_units * slots);
   c.units += static_cast<uint32_t>(own_units);
-  if constexpr (kFormat == WeightFormat::nf4) {
-    for (int i = 0; i < own_units; ++i) c.scales.next(ring_slots + 1);
-  }
   sync_warp();  // all lanes have read it
   if (lane == 0) m.pointer<Consumer>(m.at.consumers)[warp_index()] = c;
 }
