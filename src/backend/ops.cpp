@@ -1,6 +1,7 @@
 #include "backend/ops.h"
 
 #include "backend/backend.h"
+#include "backend/sampling.h"
 
 namespace quantbench {
 
@@ -16,6 +17,17 @@ void run(const Op& op, Ops& ops) {
     void operator()(const NextToken& o) const { ops.next_token(o); }
   };
   std::visit(Caller{ops}, op);
+}
+
+bool is_done(const NextToken& op, int row) { return op.done && op.done[op.rows.sequence[row]] != 0; }
+
+void take_token(const NextToken& op, int row, int32_t token) {
+  const int32_t sequence = op.rows.sequence[row], position = ++op.rows.position[row];
+  op.rows.token[row] = token;
+  if (op.history && position < op.history_positions) {
+    op.history[static_cast<size_t>(sequence) * op.history_positions + position] = token;
+  }
+  if (op.done && stops_at(op.stops, token)) op.done[sequence] = 1;
 }
 
 std::string_view name_of(Use use) {
