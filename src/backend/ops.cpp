@@ -1,5 +1,7 @@
 #include "backend/ops.h"
 
+#include <cassert>
+
 #include "backend/backend.h"
 #include "backend/sampling.h"
 
@@ -41,6 +43,38 @@ std::string_view name_of(Use use) {
     case Use::tables: return "tables";
   }
   return "?";
+}
+
+namespace {
+
+class DownloadingLookout final : public Lookout {
+ public:
+  DownloadingLookout(Backend& backend, size_t bytes, int most)
+      : backend_(backend), bytes_(bytes), most_(most), seen_(bytes * static_cast<size_t>(most)) {}
+  void look(const void* device_from, size_t bytes) override {
+    assert(bytes <= bytes_ && pending() < most_);
+    backend_.download(at(asked_++), device_from, bytes);
+  }
+  int pending() const override { return asked_ - given_; }
+  bool has_next() override { return pending() > 0; }
+  const void* next() override {
+    assert(pending() > 0);
+    return at(given_++);
+  }
+
+ private:
+  std::byte* at(int look) { return seen_.data() + static_cast<size_t>(look % most_) * bytes_; }
+
+  Backend& backend_;
+  size_t bytes_;
+  int most_, asked_ = 0, given_ = 0;
+  std::vector<std::byte> seen_;
+};
+
+}  // namespace
+
+std::unique_ptr<Lookout> Backend::lookout(size_t bytes, int most) {
+  return std::make_unique<DownloadingLookout>(*this, bytes, most);
 }
 
 std::unique_ptr<ReadProbe> Backend::read_probe(size_t) { return nullptr; }

@@ -70,18 +70,21 @@ TEST_P(Engines, GiveTheSameLogits) {
 
 // Past the first 128 positions attention goes round more than once.
 TEST_P(Engines, GenerateTheSameTextFarIntoTheContext) {
-  const auto generate = [](const std::string& engine, const Sampling& sampling) {
+  const auto generate = [](const std::string& engine, const Sampling& sampling, std::vector<int32_t> stop_at = {}) {
     Opened opened(engine, GetParam());
     Session session(*opened.backend, *opened.model, Opened::kShape);
-    const auto run =
-        session.generate(ids_below(opened.model->shape().vocab), {.max_new_tokens = 300, .sampling = sampling});
+    const auto run = session.generate(ids_below(opened.model->shape().vocab),
+                                      {.max_new_tokens = 300, .sampling = sampling, .stop_at = std::move(stop_at)});
     EXPECT_TRUE(run.finite);
     return run.tokens;
   };
   const Sampling sampled{.temperature = 0.8f, .seed = 7};
-  for (const Sampling& sampling : {Sampling{}, sampled}) {
+  const Sampling cut{.temperature = 0.8f, .seed = 7, .top_k = 50, .top_p = 0.9};
+  for (const Sampling& sampling : {Sampling{}, sampled, cut}) {
     const auto found = generate("persistent", sampling);
     EXPECT_EQ(generate("persistent", sampling), found);
+    const auto stop = std::find(found.begin(), found.end(), found[150]);
+    EXPECT_EQ(generate("persistent", sampling, {found[150]}), std::vector<int32_t>(found.begin(), stop + 1));
     if (GetParam() != Precision::int8) {
       const auto expected = generate("graph", sampling);
       const auto same = std::mismatch(found.begin(), found.end(), expected.begin()).first - found.begin();

@@ -31,11 +31,14 @@ struct Run {                    // one generation
   bool finite = true;    // the logits of the first and the last step; looking at them is not timed
 };
 
+constexpr int kRunAhead = 8;  // steps that a device may be ahead of the host's eyes
 struct GenerateOptions {
   int max_new_tokens = 64;
   Sampling sampling;
-  std::vector<int32_t> stop_at;                      // end-of-sequence ids; empty: exactly max_new_tokens
-  std::function<void(int32_t token)> on_token = {};  // for printing as it comes; makes every step synchronous
+  std::vector<int32_t> stop_at;  // end-of-sequence ids; empty: exactly max_new_tokens
+  // For printing as it comes, the token that ends the sequence included. With this or stop_at, tokens are looked at
+  // while the device works on up to kRunAhead steps behind them; what it makes behind the end is dropped.
+  std::function<void(int32_t token)> on_token = {};
 };
 
 class Session {
