@@ -127,20 +127,9 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
   Run run;
   run.prompt_tokens = static_cast<int>(ids.size());
   run.spans.reserve(static_cast<size_t>(options.max_new_tokens));
-  run.tokens.resize(static_cast<size_t>(options.max_new_tokens));
+  run.tokens.reserve(static_cast<size_t>(options.max_new_tokens));
   const bool is_watched = options.on_token || !options.stop_at.empty();
   if (is_watched) p.open_lookout();
-  int seen = 0;
-  bool stop = false;
-  // Looks at what has come of the tokens, and waits for all but the last `behind`, up to the one that ends it.
-  const auto watch = [&](int behind) {
-    while (!stop && (p.lookout->pending() > behind || p.lookout->has_next())) {
-      const int32_t token = *static_cast<const int32_t*>(p.lookout->next());
-      ++seen;
-      if (options.on_token) options.on_token(token);
-      stop = std::find(options.stop_at.begin(), options.stop_at.end(), token) != options.stop_at.end();
-    }
-  };
 
   p.backend.synchronize();
   int64_t zero_ns = os::steady_now_ns();
@@ -159,30 +148,39 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
   zero_ns += now_ns() - before_look_ns;
 
   const int32_t* const new_tokens = prompt.history + run.prompt_tokens;
-  const auto look_at = [&](int token) {
-    if (is_watched) p.lookout->look(new_tokens + token, sizeof(int32_t));
-  };
-  int made = 1;
-  look_at(0);
-  if (is_watched) watch(0);
-  for (; made < options.max_new_tokens && !stop; ++made) {
-    p.step->run();
-    look_at(made);
-    if (is_watched) watch(kRunAhead);
+  const auto end_step = [&] {
     const int64_t end_ns = now_ns();
     run.spans.push_back({Phase::decode, Clock::host, last_ns, end_ns});
     last_ns = end_ns;
+  };
+  bool stop = false;
+  // Asks for a look at the token made last and takes those that have come, up to the one that ends the sequence; waits
+  // for all but the last `behind`. A step ends when its token is seen.
+  const auto watch = [&](int made, int behind) {
+    p.lookout->look(new_tokens + made - 1, sizeof(int32_t));
+    while (!stop && (p.lookout->pending() > behind || p.lookout->has_next())) {
+      const int32_t token = *static_cast<const int32_t*>(p.lookout->next());
+      if (!run.tokens.empty()) end_step();
+      run.tokens.push_back(token);
+      stop = std::find(options.stop_at.begin(), options.stop_at.end(), token) != options.stop_at.end();
+      if (options.on_token) options.on_token(token);
+    }
+  };
+  if (is_watched) watch(1, 0);
+  for (int made = 2; made <= options.max_new_tokens && !stop; ++made) {
+    p.step->run();
+    if (is_watched)
+      watch(made, made == options.max_new_tokens ? 0 : kRunAhead);
+    else
+      end_step();
   }
-  if (is_watched) watch(0);
-  p.backend.synchronize();
-  if (stop) {
-    made = seen;
-    run.spans.resize(static_cast<size_t>(made));
+  if (!is_watched) {
+    p.backend.synchronize();
+    // Where steps are only asked for (a GPU), the last one is done now and not when it was asked for.
+    if (run.spans.back().phase == Phase::decode) run.spans.back().end_ns = now_ns();
+    run.tokens.resize(static_cast<size_t>(options.max_new_tokens));
+    p.backend.download(run.tokens.data(), new_tokens, run.tokens.size() * sizeof(int32_t));
   }
-  // Where steps are only asked for (a GPU), the last one is done now and not when it was asked for.
-  if (run.spans.back().phase == Phase::decode) run.spans.back().end_ns = now_ns();
-  run.tokens.resize(static_cast<size_t>(made));
-  p.backend.download(run.tokens.data(), new_tokens, run.tokens.size() * sizeof(int32_t));
   run.total_ns = now_ns();
   run.finite = p.logits_are_finite() && run.finite;
   return run;

@@ -24,7 +24,7 @@ struct Span {
 };
 
 struct Run {                    // one generation
-  std::vector<Span> spans;      // prefill (up to and with the first token), then one a decode step
+  std::vector<Span> spans;      // prefill (up to and with the first token), then one a further token
   std::vector<int32_t> tokens;  // the new ones
   int prompt_tokens = 0;
   int64_t total_ns = 0;  // host steady clock, ids in to last id on the host
