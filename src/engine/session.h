@@ -44,9 +44,9 @@ struct GenerateOptions {
 class Session {
  public:
   // `model` is loaded and was planned for `backend`; both outlive the session. Takes all memory that generating needs:
-  // nothing is allocated after. The backend's workspace and the model's RoPE tables are cut for the session made last:
-  // one made before it on the same backend must not run again. Error usage for more
-  // positions than the model was made for.
+  // nothing is allocated after, but for some of the host's where tokens are looked at. The backend's workspace and the
+  // model's RoPE tables are cut for the session made last: one made before it on the same backend must not run again.
+  // Error usage for more positions than the model was made for.
   Session(Backend& backend, Model& model, const StateShape& shape);
   ~Session();
   Session(Session&&) noexcept;
