@@ -29,7 +29,7 @@ void take_token(const NextToken& op, int row, int32_t token) {
   if (op.history && position < op.history_positions) {
     op.history[static_cast<size_t>(sequence) * op.history_positions + position] = token;
   }
-  if (op.done && stops_at(op.stops, token)) op.done[sequence] = 1;
+  if (op.done && is_among(op.stops + 1, op.stops[0], token)) op.done[sequence] = 1;
 }
 
 std::string_view name_of(Use use) {

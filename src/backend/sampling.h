@@ -92,10 +92,9 @@ QB_ANYWHERE inline uint32_t digit_of(uint32_t key, int digit) {
   return key >> digit_shift(digit) & ((1u << digit_bits(digit)) - 1);
 }
 
-// stops: how many ids, then the ids.
-QB_ANYWHERE inline bool stops_at(const int32_t* stops, int32_t token) {
-  for (int i = 1; i <= stops[0]; ++i) {
-    if (stops[i] == token) return true;
+QB_ANYWHERE inline bool is_among(const int32_t* ids, int count, int32_t id) {
+  for (int i = 0; i < count; ++i) {
+    if (ids[i] == id) return true;
   }
   return false;
 }

@@ -133,7 +133,7 @@ TEST_P(ChoiceTest, TakesEveryKindOfNumber) {
 
 TEST_P(ChoiceTest, EndsASequenceAtAStopAndLeavesItAlone) {
   // Two sequences; the first comes to a stop at once, the second to none.
-  std::vector<float> logits(2 * 300);
+  std::vector<float> logits(size_t{2} * 300);
   logits[250] = 5;
   logits[300 + 77] = 5;
   for (const Sampling& sampling : {Sampling{}, Sampling{0.5f, 1, 1}}) {

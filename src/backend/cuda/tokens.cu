@@ -176,7 +176,8 @@ __global__ void __launch_bounds__(kThreads) next_token_kernel(const __grid_const
   wait_for_previous();
   let_next_start();
   const int part = block_x(), row = block_y(), position = a.position[row], sequence = a.sequence[row];
-  const bool is_done = a.done && a.done[sequence] != 0;
+  const bool is_done = a.done && a.done[sequence] != 0;  // asked for now, so that the end need not wait for it
+  const int stop_count = a.done ? a.stops[0] : 0;
   const float* const logits = a.logits + static_cast<size_t>(row) * a.vocab;
   const int share = (a.vocab + kTokenBlocks - 1) / kTokenBlocks, first = part * share;
   const int last = first + share < a.vocab ? first + share : a.vocab;
@@ -213,7 +214,7 @@ __global__ void __launch_bounds__(kThreads) next_token_kernel(const __grid_const
   if (a.history && position + 1 < a.history_positions) {
     a.history[static_cast<size_t>(sequence) * a.history_positions + position + 1] = best.id;
   }
-  if (a.done && stops_at(a.stops, best.id)) a.done[sequence] = 1;
+  if (is_among(a.stops + 1, stop_count, best.id)) a.done[sequence] = 1;
 }
 
 }  // namespace
