@@ -340,6 +340,13 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"generate", "--model-id", "a/b,c/d"}, "'a/b,c/d' names several models, and this command takes one"},
       {{"quantize", "--model-id", "a,b", "--out", "x"}, "names several models"},
       {{"generate", "--temperature", "-1"}, "--temperature"},
+      {{"generate", "--temperature", "nan"}, "--temperature: 'nan' is not a number from 0 to 100"},
+      {{"generate", "--temperature", "1", "--top-k", "-1"}, "--top-k: '-1' is not a whole number from 0"},
+      {{"generate", "--temperature", "1", "--top-k", "2.5"}, "--top-k: '2.5' is not a whole number"},
+      {{"generate", "--temperature", "1", "--top-p", "1.5"}, "--top-p: '1.5' is not a number from 0 to 1"},
+      {{"generate", "--temperature", "1", "--top-p", "90%"}, "--top-p: '90%' is not a number from 0 to 1"},
+      {{"generate", "--top-k", "40"}, "--top-k chooses among several tokens, and --temperature 0"},
+      {{"generate", "--top-p", "0.9"}, "--top-p chooses among several tokens"},
       {{"quantize"}, "--out"},
       {{"quantize", "--out", ""}, "--out: the value is empty; it has no default: give one"},
       {{"quantize", "--precision", "fp16", "--out", "x"}, "not quantised"}};
@@ -539,6 +546,16 @@ TEST(Generate, WritesTheSameTextForASeed) {
   const Result a = run(sampled), b = run(sampled);
   EXPECT_EQ(a.out, b.out);
   EXPECT_NE(a.out, first.out);
+  EXPECT_THAT(first.err, HasSubstr("always the likeliest"));
+  EXPECT_THAT(a.err, HasSubstr("sampled at temperature 1, seed 7"));
+  auto best = sampled, cut = sampled;
+  best.insert(best.end(), {"--top-k", "1"});
+  cut.insert(cut.end(), {"--top-k", "30", "--top-p", "0.5"});
+  EXPECT_EQ(run(best).out, first.out);
+  const Result c = run(cut);
+  EXPECT_THAT(c.err, HasSubstr("sampled at temperature 1, top-k 30, top-p 0.5, seed 7"));
+  EXPECT_NE(c.out, first.out);
+  EXPECT_NE(c.out, a.out);
 }
 
 TEST(Generate, TakesThePrecisionThatACheckpointIsStoredIn) {

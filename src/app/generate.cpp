@@ -17,9 +17,34 @@ namespace {
 struct GenerateFlags {
   RunFlags common;        // model, device, seed
   std::string precision;  // empty: as the checkpoint is stored, fp16 where it is not quantised
-  std::string temperature = "0";
+  std::string temperature = "0", top_k = "0", top_p = "1";
   bool ignore_eos = false;
 };
+
+Sampling parse_sampling(const GenerateFlags& flags) {
+  const Sampling sampling{.temperature = static_cast<float>(parse_number("--temperature", flags.temperature, 0, 100)),
+                          .seed = parse_seed("--seed", flags.common.seed),
+                          .top_k = parse_count("--top-k", flags.top_k, 0, kMostTokens),
+                          .top_p = parse_number("--top-p", flags.top_p, 0, 1)};
+  if (sampling.temperature > 0) return sampling;
+  for (const auto& [flag, is_given] : {std::pair{"--top-k", sampling.top_k > 0}, {"--top-p", sampling.top_p < 1}}) {
+    if (!is_given) continue;
+    fail(ErrorKind::usage,
+         "{} chooses among several tokens, and --temperature 0 always takes the likeliest; give a "
+         "--temperature above 0, or leave {} out",
+         flag, flag);
+  }
+  return sampling;
+}
+
+// What was used, for the line behind the text.
+std::string described(const Sampling& s) {
+  if (s.temperature == 0) return "always the likeliest";
+  std::string text = fmt::format("sampled at temperature {:g}", s.temperature);
+  if (s.top_k > 0) text += fmt::format(", top-k {}", s.top_k);
+  if (s.top_p < 1) text += fmt::format(", top-p {:g}", s.top_p);
+  return text + fmt::format(", seed {}", s.seed);
+}
 
 int generate_text(const GenerateFlags& flags) {
   const RunFlags& common = flags.common;
@@ -27,9 +52,7 @@ int generate_text(const GenerateFlags& flags) {
   check_device_name(common.device);
   check_engine(common.engine);
   const int new_tokens = parse_count("--max-new-tokens", common.max_new_tokens, 1, kMostTokens);
-  Sampling sampling;
-  sampling.temperature = static_cast<float>(parse_number("--temperature", flags.temperature, 0, 100));
-  sampling.seed = parse_seed("--seed", common.seed);
+  const Sampling sampling = parse_sampling(flags);
   os::catch_stop_signals();
 
   const ModelSource source = find_model(common.model_ids, common);
@@ -80,8 +103,8 @@ int generate_text(const GenerateFlags& flags) {
   if (!run.finite) {
     fail(ErrorKind::bad_model, "{}: the model gave logits that are not finite; the text means nothing", source.name);
   }
-  progress.line(fmt::format("{} prompt tokens, {} new ones in {}", run.prompt_tokens, run.tokens.size(),
-                            format_ns(static_cast<double>(run.total_ns))));
+  progress.line(fmt::format("{} prompt tokens, {} new ones in {}, {}", run.prompt_tokens, run.tokens.size(),
+                            format_ns(static_cast<double>(run.total_ns)), described(sampling)));
   return 0;
 }
 
@@ -101,6 +124,14 @@ void add_generate(CLI::App& app, Action* action) {
   text("--max-new-tokens", &common.max_new_tokens, "the most tokens to generate", "N")->default_str("64");
   text("--temperature", &flags->temperature, "0: always the likeliest token; else sampled, the same for a seed", "T")
       ->default_str("0");
+  text("--top-k", &flags->top_k, "sample from the K likeliest tokens, and those that tie with the last; 0: from all",
+       "K")
+      ->default_str("0");
+  text("--top-p", &flags->top_p,
+       "sample from the likeliest tokens that together have this probability, after --temperature and --top-k; 1: from "
+       "all",
+       "P")
+      ->default_str("1");
   text("--seed", &common.seed, "of the sampling", "N")->default_str("42");
   command->add_flag("--ignore-eos,!--stop-at-eos", flags->ignore_eos,
                     "go on at end-of-sequence; --stop-at-eos, the default, "

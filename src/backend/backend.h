@@ -84,6 +84,17 @@ class Program {
   virtual std::string_view engine() const { return "tape"; }  // how it repeats the step: "graph", "persistent"
 };
 
+// Reads device memory while the device goes on: a look shows what is there once all that was asked for before it is
+// done, and nothing that is asked for after it waits. What is looked at must not be written by that.
+class Lookout {
+ public:
+  virtual ~Lookout() = default;
+  virtual void look(const void* device_from, size_t bytes) = 0;
+  virtual int pending() const = 0;  // looks that next() has not given yet
+  virtual bool has_next() = 0;      // whether the oldest of them has come
+  virtual const void* next() = 0;   // waits for it; valid until the look after it is asked for `most` looks later
+};
+
 // How fast the device's memory can be read, for shares of that. Owns the memory that it reads, outside the ledger.
 class ReadProbe {
  public:
@@ -115,6 +126,9 @@ class Backend {
   // or "persistent".
   virtual std::string_view engine(const Plan&) const { return "native"; }
   virtual void synchronize() = 0;  // waits until everything asked for is done
+  // bytes: the most of one look; most: looks pending at the same time. Takes memory of the host, none of the device's.
+  // Unless overridden, looks by download(): right where ops are done when they return.
+  virtual std::unique_ptr<Lookout> lookout(size_t bytes, int most);
   virtual MemoryUse memory() const = 0;
   // Nothing where the device's memory is the host's: there the kernel counts.
   virtual std::optional<DeviceUse> device_use() const { return std::nullopt; }

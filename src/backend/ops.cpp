@@ -1,6 +1,9 @@
 #include "backend/ops.h"
 
+#include <cassert>
+
 #include "backend/backend.h"
+#include "backend/sampling.h"
 
 namespace quantbench {
 
@@ -18,6 +21,17 @@ void run(const Op& op, Ops& ops) {
   std::visit(Caller{ops}, op);
 }
 
+bool is_done(const NextToken& op, int row) { return op.done && op.done[op.rows.sequence[row]] != 0; }
+
+void take_token(const NextToken& op, int row, int32_t token) {
+  const int32_t sequence = op.rows.sequence[row], position = ++op.rows.position[row];
+  op.rows.token[row] = token;
+  if (op.history && position < op.history_positions) {
+    op.history[static_cast<size_t>(sequence) * op.history_positions + position] = token;
+  }
+  if (op.done && is_among(op.stops + 1, op.stops[0], token)) op.done[sequence] = 1;
+}
+
 std::string_view name_of(Use use) {
   switch (use) {
     case Use::weights: return "weights";
@@ -29,6 +43,38 @@ std::string_view name_of(Use use) {
     case Use::tables: return "tables";
   }
   return "?";
+}
+
+namespace {
+
+class DownloadingLookout final : public Lookout {
+ public:
+  DownloadingLookout(Backend& backend, size_t bytes, int most)
+      : backend_(backend), bytes_(bytes), most_(most), seen_(bytes * static_cast<size_t>(most)) {}
+  void look(const void* device_from, size_t bytes) override {
+    assert(bytes <= bytes_ && pending() < most_);
+    backend_.download(at(asked_++), device_from, bytes);
+  }
+  int pending() const override { return asked_ - given_; }
+  bool has_next() override { return pending() > 0; }
+  const void* next() override {
+    assert(pending() > 0);
+    return at(given_++);
+  }
+
+ private:
+  std::byte* at(int look) { return seen_.data() + static_cast<size_t>(look % most_) * bytes_; }
+
+  Backend& backend_;
+  size_t bytes_;
+  int most_, asked_ = 0, given_ = 0;
+  std::vector<std::byte> seen_;
+};
+
+}  // namespace
+
+std::unique_ptr<Lookout> Backend::lookout(size_t bytes, int most) {
+  return std::make_unique<DownloadingLookout>(*this, bytes, most);
 }
 
 std::unique_ptr<ReadProbe> Backend::read_probe(size_t) { return nullptr; }

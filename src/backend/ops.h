@@ -92,16 +92,35 @@ struct Project {  // y = act(n·Wᵀ + b), n = norm(x), or x where norm is null
   const Linear* w;
   Act act = Act::none;
 };
+// How the next token is chosen. At a temperature, first the ids that may be chosen are found as transformers' warpers
+// find them, in their order: temperature, then top_k, then top_p over the renormalised rest. Ids with the same logit
+// stay or go together, so nothing depends on the order of a sort; the largest logit always stays, NaN never does.
+// Probability mass is counted in whole numbers (sampling.h), whose sums have no order: for the same logits every
+// backend keeps the same ids, also where a sum lies at top_p.
 struct Sampling {
-  float temperature = 0;  // 0: arg-max (lowest id wins a tie)
+  float temperature = 0;  // 0: arg-max (lowest id wins a tie), whatever top_k and top_p are
   uint64_t seed = 0;      // of the Gumbel noise hash(seed, position, id): same seed, same text, whatever the batch
+  int top_k = 0;          // ids whose logit is at least the top_k-th largest stay; 0, or the vocabulary and more: all
+  double top_p = 1;       // ids above which there is less than top_p of the mass stay; 1: all
+
+  // Whether some ids may have to go, of so many.
+  bool cuts(int vocab) const { return temperature > 0 && (cuts_by_rank(vocab) || cuts_by_mass()); }
+  bool cuts_by_rank(int vocab) const { return top_k > 0 && top_k < vocab; }
+  bool cuts_by_mass() const { return top_p < 1; }
+  bool operator==(const Sampling&) const = default;
 };
-struct NextToken {  // token = arg-max of the logits (plus Gumbel noise · temperature); position += 1
-  Rows rows;        // in and out: token and position of each row
-  Tensor logits;    // [rows, vocab], left as they are
+// token = arg-max of the logits that stay (plus Gumbel noise · temperature); position += 1. A sequence is done with the
+// first token that is one of `stops`. From then on its rows stay as they are, token and position, and its history as
+// well: each further step writes the same key and value of that token to the same slot, so steps may be run ahead of
+// whoever looks for the end, and what they give is to be ignored.
+struct NextToken {
+  Rows rows;      // in and out: token and position of each row
+  Tensor logits;  // [rows, vocab], left as they are
   Sampling sampling;
   int32_t* history = nullptr;  // out [sequences, positions] or null: the new token at its sequence and new position,
   int history_positions = 0;   // so that a generation is fetched once, at its end
+  const int32_t* stops = nullptr;  // how many ids there are, then the ids; null with `done`
+  int32_t* done = nullptr;         // in and out [sequences], 0 or 1; or null: no sequence ends
 };
 
 using Op = std::variant<Embed, Qkv, Attend, AddLinear, GatedUp, Project, NextToken>;
@@ -138,5 +157,10 @@ class TapeOps final : public Ops {
 };
 
 void run(const Op& op, Ops& ops);  // calls the member that fits
+
+// For backends whose device memory is the host's: what next_token does for a row once its token is chosen, and whether
+// the row's sequence is done already.
+void take_token(const NextToken& op, int row, int32_t token);
+bool is_done(const NextToken& op, int row);
 
 }  // namespace quantbench

@@ -26,19 +26,19 @@ struct Bench {
   std::unique_ptr<ReadProbe> probe = backend->read_probe(kProbeBytes);
 };
 
-bool agrees(const OpCase& c) {
+bool agrees(const OpCase& c, const Sampling& sampling) {
   const auto reference = make_backend("reference", {}), backend = make_backend("auto", {});
   const CaseSizes sizes = test_sizes(c);
   const CaseData data(c, sizes, kSeed, reference->host_pool());
-  CaseRun expected(data, *reference), run(data, *backend);
+  CaseRun expected(data, *reference, 1, sampling), run(data, *backend, 1, sampling);
   expected.run();
   run.run();
   size_t first = 0;
   return count_wrong(run.outputs(), expected.outputs(), tolerance_of(c, sizes), &first) == 0;
 }
 
-void time_case(benchmark::State& state, const OpCase& c, Bench& bench) {
-  if (!agrees(c)) {
+void time_case(benchmark::State& state, const OpCase& c, const Sampling& sampling, Bench& bench) {
+  if (!agrees(c, sampling)) {
     state.SkipWithError("differs from the reference");
     return;
   }
@@ -50,7 +50,7 @@ void time_case(benchmark::State& state, const OpCase& c, Bench& bench) {
     bytes = cost_of(one.tape(), c.rows / data.sequences).total().bytes();
   }
   const int copies = std::clamp(static_cast<int>(kRotatedBytes / std::max<size_t>(bytes, 1)) + 1, 1, kMostCopies);
-  CaseRun run(data, *backend, copies);
+  CaseRun run(data, *backend, copies, sampling);
   const Cost cost = cost_of(run.tape(), (c.rows / data.sequences + 1) / 2).total();
   for (int i = 0; i < copies; ++i) run.run(i);
   const double before = bench.probe ? bench.probe->measure() : 0;
@@ -70,10 +70,19 @@ int run_benches(int argc, char** argv) {
   Bench bench;
   std::cerr << bench.backend->device().name << ", " << bench.backend->device().features << ", "
             << bench.backend->device().threads << " threads\n";
-  for (const OpCase& c : op_cases()) {
-    benchmark::RegisterBenchmark(c.name().c_str(), [c, &bench](benchmark::State& state) { time_case(state, c, bench); })
+  const auto add = [&](const std::string& name, const OpCase& c, const Sampling& sampling) {
+    benchmark::RegisterBenchmark(name.c_str(),
+                                 [=, &bench](benchmark::State& state) { time_case(state, c, sampling, bench); })
         ->UseRealTime()
         ->Unit(benchmark::kMicrosecond);
+  };
+  for (const OpCase& c : op_cases()) {
+    add(c.name(), c, {});
+    if (c.kind != OpKind::next_token) continue;
+    add(c.name() + "/sampled", c, {1, kSeed});
+    add(c.name() + "/top_k", c, {1, kSeed, 40});
+    add(c.name() + "/top_p", c, {1, kSeed, 0, 0.9});
+    add(c.name() + "/top_k+top_p", c, {1, kSeed, 40, 0.9});
   }
   benchmark::RunSpecifiedBenchmarks();
   return 0;

@@ -35,9 +35,14 @@ void expect_near(const std::vector<float>& got, const std::vector<float>& expect
 void expect_agreement(const OpCase& c, const CaseSizes& sizes, const std::vector<Candidate>& candidates) {
   const auto reference = make_backend("reference", {});
   const CaseData data(c, sizes, seed(), reference->host_pool());
-  for (const float temperature : {0.0f, 0.8f}) {
-    if (temperature > 0 && c.kind != OpKind::next_token) break;
-    const Sampling sampling{temperature, seed()};
+  std::vector<Sampling> samplings = {{}};
+  if (c.kind == OpKind::next_token) {
+    samplings.push_back({0.8f, seed()});
+    samplings.push_back({8, seed(), 5});  // so hot that each of those that stay is drawn by some row
+    samplings.push_back({0.8f, seed(), 0, 0.3});
+    samplings.push_back({2, seed(), 50, 0.5});
+  }
+  for (const Sampling& sampling : samplings) {
     CaseRun expected(data, *reference, 1, sampling);
     expected.run();
     const std::vector<float> first = expected.outputs();

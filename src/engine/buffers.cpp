@@ -1,5 +1,7 @@
 #include "engine/buffers.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace quantbench {
@@ -30,7 +32,7 @@ struct RowsAt {
 
 struct ActivationLayout {
   Layout all;
-  size_t x, q, a, h, logits, history;
+  size_t x, q, a, h, logits, history, stops, done;
   RowsAt prefill, decode;
 
   ActivationLayout(const Shape& shape, const StateShape& run)
@@ -40,6 +42,8 @@ struct ActivationLayout {
         h(all.take(floats(run.rows, shape.intermediate))),
         logits(all.take(floats(run.logit_rows, shape.vocab))),
         history(all.take(floats(run.sequences, run.positions))),
+        stops(all.take(floats(1, 1 + static_cast<int>(RunBuffers::kMostStops)))),
+        done(all.take(floats(1, run.sequences))),
         prefill(all, run.rows),
         decode(all, run.sequences) {}
   static size_t floats(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols) * 4; }
@@ -86,20 +90,31 @@ RunBuffers::RunBuffers(Backend& backend, const Shape& shape, const StateShape& r
   prefill.rows = rows(at.prefill, run.rows);
   prefill.history = ints(at.history);
   prefill.history_positions = run.positions;
+  prefill.stops = ints(at.stops);
+  prefill.done = ints(at.done);
   decode = prefill.first(run.sequences);
   decode.rows = rows(at.decode, run.sequences);
 }
 
 void RunBuffers::upload_rows(const Rows& rows, std::span<const int32_t> token, std::span<const int32_t> position,
                              std::span<const int32_t> sequence) {
-  const auto* const base = static_cast<const std::byte*>(activations_->data());
-  const auto put = [&](const int32_t* to, std::span<const int32_t> from) {
-    const auto offset = static_cast<size_t>(reinterpret_cast<const std::byte*>(to) - base);
-    backend_.upload(*activations_, offset, from.data(), from.size_bytes());
-  };
   put(rows.token, token);
   put(rows.position, position);
   put(rows.sequence, sequence);
+}
+
+void RunBuffers::upload_stops(std::span<const int32_t> ids) {
+  ids = ids.first(std::min(ids.size(), kMostStops));
+  std::vector<int32_t> counted{static_cast<int32_t>(ids.size())};
+  counted.insert(counted.end(), ids.begin(), ids.end());
+  put(decode.stops, counted);
+  put(decode.done, std::vector<int32_t>(static_cast<size_t>(decode.rows.count)));
+}
+
+void RunBuffers::put(const int32_t* to, std::span<const int32_t> from) {
+  const auto* const base = static_cast<const std::byte*>(activations_->data());
+  const auto offset = static_cast<size_t>(reinterpret_cast<const std::byte*>(to) - base);
+  backend_.upload(*activations_, offset, from.data(), from.size_bytes());
 }
 
 MemoryUse predict_memory(const Plan& plan, const Model& model, const StateShape& run) {

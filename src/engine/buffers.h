@@ -19,8 +19,13 @@ class RunBuffers {
 
   void upload_rows(const Rows& rows, std::span<const int32_t> token, std::span<const int32_t> position,
                    std::span<const int32_t> sequence);
+  // The ids that end a sequence, of which the device is told the first kMostStops; and no sequence is done.
+  void upload_stops(std::span<const int32_t> ids);
+  static constexpr size_t kMostStops = 63;
 
  private:
+  void put(const int32_t* to, std::span<const int32_t> from);
+
   Backend& backend_;
   std::unique_ptr<Buffer> activations_, kv_cache_;
 };

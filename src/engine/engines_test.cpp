@@ -113,18 +113,23 @@ TEST_P(Engines, GiveTheSameLogits) {
 using EnginesFar = Engines;
 TEST_P(EnginesFar, GenerateTheSameTextFarIntoTheContext) {
   const int new_tokens = is_emulated() ? 4 : 300;
-  const auto generate = [&](const std::string& engine, const Sampling& sampling) {
+  const auto generate = [&](const std::string& engine, const Sampling& sampling, std::vector<int32_t> stop_at = {}) {
     Opened opened(engine, GetParam());
     Session session(*opened.backend, *opened.model, Opened::kShape);
-    const auto run = session.generate(ids_below(opened.model->shape().vocab, is_emulated() ? 140 : 64),
-                                      {.max_new_tokens = new_tokens, .sampling = sampling});
+    const auto run =
+        session.generate(ids_below(opened.model->shape().vocab, is_emulated() ? 140 : 64),
+                         {.max_new_tokens = new_tokens, .sampling = sampling, .stop_at = std::move(stop_at)});
     EXPECT_TRUE(run.finite);
     return run.tokens;
   };
   const Sampling sampled{.temperature = 0.8f, .seed = 7};
-  for (const Sampling& sampling : {Sampling{}, sampled}) {
+  const Sampling cut{.temperature = 0.8f, .seed = 7, .top_k = 50, .top_p = 0.9};
+  for (const Sampling& sampling : {Sampling{}, sampled, cut}) {
     const auto found = generate("persistent", sampling);
     EXPECT_EQ(generate("persistent", sampling), found);
+    const int32_t last = found[found.size() / 2];
+    const auto stop = std::find(found.begin(), found.end(), last);
+    EXPECT_EQ(generate("persistent", sampling, {last}), std::vector<int32_t>(found.begin(), stop + 1));
     if (!is_int8()) {
       const auto expected = generate("graph", sampling);
       const auto same = std::mismatch(found.begin(), found.end(), expected.begin()).first - found.begin();

@@ -32,6 +32,8 @@ struct Session::Parts {
   std::vector<float> looked_at;               // logits on the host, [vocab]
   std::unique_ptr<Program> step;
   Sampling step_sampling;
+  std::unique_ptr<Lookout> lookout;  // made with the first generation that is watched
+  bool has_stops = false;            // on the device
 
   Parts(Backend& b, Model& m, const StateShape& s)
       : backend(b),
@@ -89,10 +91,14 @@ struct Session::Parts {
     return std::all_of(looked_at.begin(), looked_at.end(), [](float v) { return std::isfinite(v); });
   }
 
-  int32_t last_token() const {
-    int32_t token = 0;
-    backend.download(&token, buffers.decode.rows.token, sizeof token);
-    return token;
+  void set_stops(const std::vector<int32_t>& ids) {
+    if (!ids.empty() || has_stops) buffers.upload_stops(ids);
+    has_stops = !ids.empty();
+  }
+  // With no look pending, even where the last generation was broken off.
+  void open_lookout() {
+    if (!lookout) lookout = backend.lookout(sizeof(int32_t), kRunAhead + 1);
+    while (lookout->pending() > 0) lookout->next();
   }
 };
 
@@ -115,20 +121,15 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
   }
   p.check(ids, options.max_new_tokens);
   const Sampling& sampling = options.sampling;
-  if (sampling.temperature != p.step_sampling.temperature || sampling.seed != p.step_sampling.seed) p.record(sampling);
+  if (sampling != p.step_sampling) p.record(sampling);
+  p.set_stops(options.stop_at);
 
   Run run;
   run.prompt_tokens = static_cast<int>(ids.size());
   run.spans.reserve(static_cast<size_t>(options.max_new_tokens));
-  run.tokens.resize(static_cast<size_t>(options.max_new_tokens));
+  run.tokens.reserve(static_cast<size_t>(options.max_new_tokens));
   const bool is_watched = options.on_token || !options.stop_at.empty();
-  const auto watch = [&] {  // true: stop here
-    if (!is_watched) return false;
-    p.backend.synchronize();
-    const int32_t token = p.last_token();
-    if (options.on_token) options.on_token(token);
-    return std::find(options.stop_at.begin(), options.stop_at.end(), token) != options.stop_at.end();
-  };
+  if (is_watched) p.open_lookout();
 
   p.backend.synchronize();
   int64_t zero_ns = os::steady_now_ns();
@@ -137,11 +138,7 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
   p.buffers.upload_rows(p.buffers.decode.rows, {&unset, 1}, {&last_position, 1}, {&sequence, 1});
   const State prompt = p.forward(ids);
   p.model.head(p.backend.ops(), prompt, last_position, 1);
-  p.backend.ops().next_token({.rows = p.buffers.decode.rows,
-                              .logits = prompt.logits.slice(0, 1),
-                              .sampling = sampling,
-                              .history = prompt.history,
-                              .history_positions = prompt.history_positions});
+  p.backend.ops().next_token(p.buffers.decode.next_token(prompt.logits.slice(0, 1)));
   p.backend.synchronize();
   int64_t last_ns = now_ns();
   run.spans.push_back({Phase::prefill, Clock::host, 0, last_ns});
@@ -150,20 +147,40 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
   run.finite = p.logits_are_finite();
   zero_ns += now_ns() - before_look_ns;
 
-  bool stop = watch();
-  int made = 1;
-  for (; made < options.max_new_tokens && !stop; ++made) {
-    p.step->run();
-    stop = watch();
+  const int32_t* const new_tokens = prompt.history + run.prompt_tokens;
+  const auto end_step = [&] {
     const int64_t end_ns = now_ns();
     run.spans.push_back({Phase::decode, Clock::host, last_ns, end_ns});
     last_ns = end_ns;
+  };
+  bool stop = false;
+  // Asks for a look at the token made last and takes those that have come, up to the one that ends the sequence; waits
+  // for all but the last `behind`. A step ends when its token is seen.
+  const auto watch = [&](int made, int behind) {
+    p.lookout->look(new_tokens + made - 1, sizeof(int32_t));
+    while (!stop && (p.lookout->pending() > behind || p.lookout->has_next())) {
+      const int32_t token = *static_cast<const int32_t*>(p.lookout->next());
+      if (!run.tokens.empty()) end_step();
+      run.tokens.push_back(token);
+      stop = std::find(options.stop_at.begin(), options.stop_at.end(), token) != options.stop_at.end();
+      if (options.on_token) options.on_token(token);
+    }
+  };
+  if (is_watched) watch(1, 0);
+  for (int made = 2; made <= options.max_new_tokens && !stop; ++made) {
+    p.step->run();
+    if (is_watched)
+      watch(made, made == options.max_new_tokens ? 0 : kRunAhead);
+    else
+      end_step();
   }
-  p.backend.synchronize();
-  // Where steps are only asked for (a GPU), the last one is done now and not when it was asked for.
-  if (run.spans.back().phase == Phase::decode) run.spans.back().end_ns = now_ns();
-  run.tokens.resize(static_cast<size_t>(made));
-  p.backend.download(run.tokens.data(), prompt.history + run.prompt_tokens, run.tokens.size() * sizeof(int32_t));
+  if (!is_watched) {
+    p.backend.synchronize();
+    // Where steps are only asked for (a GPU), the last one is done now and not when it was asked for.
+    if (run.spans.back().phase == Phase::decode) run.spans.back().end_ns = now_ns();
+    run.tokens.resize(static_cast<size_t>(options.max_new_tokens));
+    p.backend.download(run.tokens.data(), new_tokens, run.tokens.size() * sizeof(int32_t));
+  }
   run.total_ns = now_ns();
   run.finite = p.logits_are_finite() && run.finite;
   return run;

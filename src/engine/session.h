@@ -24,26 +24,29 @@ struct Span {
 };
 
 struct Run {                    // one generation
-  std::vector<Span> spans;      // prefill (up to and with the first token), then one a decode step
+  std::vector<Span> spans;      // prefill (up to and with the first token), then one a further token
   std::vector<int32_t> tokens;  // the new ones
   int prompt_tokens = 0;
   int64_t total_ns = 0;  // host steady clock, ids in to last id on the host
   bool finite = true;    // the logits of the first and the last step; looking at them is not timed
 };
 
+constexpr int kRunAhead = 8;  // steps that a device may be ahead of the host's eyes
 struct GenerateOptions {
   int max_new_tokens = 64;
   Sampling sampling;
-  std::vector<int32_t> stop_at;                      // end-of-sequence ids; empty: exactly max_new_tokens
-  std::function<void(int32_t token)> on_token = {};  // for printing as it comes; makes every step synchronous
+  std::vector<int32_t> stop_at;  // end-of-sequence ids; empty: exactly max_new_tokens
+  // For printing as it comes, the token that ends the sequence included. With this or stop_at, tokens are looked at
+  // while the device works on up to kRunAhead steps behind them; what it makes behind the end is dropped.
+  std::function<void(int32_t token)> on_token = {};
 };
 
 class Session {
  public:
   // `model` is loaded and was planned for `backend`; both outlive the session. Takes all memory that generating needs:
-  // nothing is allocated after. The backend's workspace and the model's RoPE tables are cut for the session made last:
-  // one made before it on the same backend must not run again. Error usage for more
-  // positions than the model was made for.
+  // nothing is allocated after, but for some of the host's where tokens are looked at. The backend's workspace and the
+  // model's RoPE tables are cut for the session made last: one made before it on the same backend must not run again.
+  // Error usage for more positions than the model was made for.
   Session(Backend& backend, Model& model, const StateShape& shape);
   ~Session();
   Session(Session&&) noexcept;

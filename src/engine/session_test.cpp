@@ -98,6 +98,22 @@ TEST_P(SessionTest, SamplingDependsOnTheSeedAlone) {
   EXPECT_EQ(tokens(1.0f, 1), first);
 }
 
+TEST_P(SessionTest, TopKAndTopPLeaveOutWhatIsUnlikely) {
+  Session s = session();
+  const auto tokens = [&](const Sampling& sampling) {
+    return s.generate(kPrompt, {.max_new_tokens = 8, .sampling = sampling}).tokens;
+  };
+  const auto best = tokens({}), all = tokens({2, 1});
+  EXPECT_NE(all, best);
+  EXPECT_EQ(tokens({2, 1, 1}), best);
+  EXPECT_EQ(tokens({2, 1, 0, 1e-6}), best);
+  EXPECT_EQ(tokens({2, 1, model->shape().vocab, 1.0}), all);
+  const auto some = tokens({2, 1, 20, 0.8});
+  EXPECT_NE(some, best);
+  EXPECT_NE(some, all);
+  EXPECT_EQ(tokens({2, 1, 20, 0.8}), some);
+}
+
 TEST_P(SessionTest, StopsAfterAnEndOfSequenceIdAndShowsTokensAsTheyCome) {
   Session s = session();
   const auto all = s.generate(kPrompt, {.max_new_tokens = 12}).tokens;
@@ -110,6 +126,22 @@ TEST_P(SessionTest, StopsAfterAnEndOfSequenceIdAndShowsTokensAsTheyCome) {
                            }});
   EXPECT_EQ(run.tokens, std::vector<int32_t>(all.begin(), first + 1));
   EXPECT_EQ(shown, run.tokens);
+  EXPECT_EQ(run.spans.size(), run.tokens.size());
+  EXPECT_EQ(s.generate(kPrompt, {.max_new_tokens = 12}).tokens, all);
+}
+
+TEST_P(SessionTest, StopsAtTheFirstTokenAndAtAnyOfMoreIdsThanTheDeviceIsTold) {
+  Session s = session();
+  const auto all = s.generate(kPrompt, {.max_new_tokens = 12}).tokens;
+  EXPECT_EQ(s.generate(kPrompt, {.max_new_tokens = 12, .sampling = {}, .stop_at = {all[0]}}).tokens.size(), 1u);
+  std::vector<int32_t> stops;
+  for (int32_t id = 0; id < model->shape().vocab; ++id) {
+    if (std::find(all.begin(), all.begin() + 6, id) == all.begin() + 6 || id == all[5]) stops.push_back(id);
+  }
+  ASSERT_GT(stops.size(), RunBuffers::kMostStops);
+  const auto end = std::find(all.begin(), all.end(), all[5]);
+  EXPECT_EQ(s.generate(kPrompt, {.max_new_tokens = 12, .sampling = {}, .stop_at = stops}).tokens,
+            std::vector<int32_t>(all.begin(), end + 1));
 }
 
 TEST_P(SessionTest, RefusesPromptsThatDoNotFitAndIdsOutsideTheVocabulary) {
@@ -140,6 +172,7 @@ TEST_P(SessionTest, TakesExactlyThePredictedMemoryAndNothingMoreWhileRunning) {
   Session s = session();
   EXPECT_EQ(backend->memory().bytes, predicted.bytes);
   s.generate(kPrompt, {.max_new_tokens = 20});
+  s.generate(kPrompt, {.max_new_tokens = 20, .sampling = {1, 1, 20, 0.9}, .stop_at = {1}});
   s.logits(kPrompt, false);
   EXPECT_EQ(backend->memory().bytes, predicted.bytes);
 }
@@ -156,6 +189,82 @@ TEST_P(SessionTest, SaysThatLogitsWereNotFinite) {
 
 INSTANTIATE_TEST_SUITE_P(All, SessionTest, testing::ValuesIn(test_backend_names()),
                          [](const auto& test) { return test.param; });
+
+// A device that is always as far ahead as it may be: looks come when they are waited for and no earlier.
+class FarAhead final : public Backend {
+ public:
+  const DeviceInfo& device() const override { return inner_->device(); }
+  ThreadPool& host_pool() override { return inner_->host_pool(); }
+  Plan plan(const Tape& step, int max_rows) override { return inner_->plan(step, max_rows); }
+  Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) override {
+    return inner_->pack(weight, role, plan);
+  }
+  std::unique_ptr<Buffer> allocate(Use use, size_t bytes) override { return inner_->allocate(use, bytes); }
+  void upload(Buffer& to, size_t offset, const void* from, size_t bytes) override {
+    inner_->upload(to, offset, from, bytes);
+  }
+  void download(void* to, const void* from, size_t bytes) override { inner_->download(to, from, bytes); }
+  Ops& ops() override { return inner_->ops(); }
+  std::unique_ptr<Program> record(const Plan& plan) override { return inner_->record(plan); }
+  void synchronize() override { inner_->synchronize(); }
+  MemoryUse memory() const override { return inner_->memory(); }
+  std::unique_ptr<Lookout> lookout(size_t bytes, int most) override {
+    return std::make_unique<Late>(inner_->lookout(bytes, most), &most_pending);
+  }
+
+  int most_pending = 0;
+
+ private:
+  struct Late final : Lookout {
+    Late(std::unique_ptr<Lookout> inner, int* most) : inner_(std::move(inner)), most_(most) {}
+    void look(const void* from, size_t bytes) override {
+      inner_->look(from, bytes);
+      *most_ = std::max(*most_, pending());
+    }
+    int pending() const override { return inner_->pending(); }
+    bool has_next() override { return false; }
+    const void* next() override { return inner_->next(); }
+    std::unique_ptr<Lookout> inner_;
+    int* most_;
+  };
+  std::unique_ptr<Backend> inner_ = make_backend("reference", {});
+};
+
+TEST(SessionRunAhead, ShowsAllTokensUpToTheStopAndNoneBehindIt) {
+  const auto checkpoint = Checkpoint::open(std::string(QB_SOURCE_DIR) + "/testdata/models/llama-untied");
+  FarAhead backend;
+  const auto model = make_model(config_of(*checkpoint), Precision::fp16);
+  load(*model, *checkpoint, backend, backend.plan(decode_shapes(*model), kShape.rows));
+  Session s(backend, *model, kShape);
+  const auto all = s.generate(kPrompt, {.max_new_tokens = 30}).tokens;
+  EXPECT_EQ(backend.most_pending, 0);  // nobody looks
+  for (const size_t at : {0u, 1u, 5u, 8u, 9u, 20u, 28u, 29u}) {
+    std::vector<int32_t> shown;
+    const auto run = s.generate(
+        kPrompt, {.max_new_tokens = 30, .sampling = {}, .stop_at = {all[at]}, .on_token = [&](int32_t token) {
+                    shown.push_back(token);
+                  }});
+    const auto first = std::find(all.begin(), all.end(), all[at]);
+    EXPECT_EQ(run.tokens, std::vector<int32_t>(all.begin(), first + 1));
+    EXPECT_EQ(shown, run.tokens);
+    EXPECT_EQ(run.spans.size(), run.tokens.size());
+  }
+  EXPECT_EQ(backend.most_pending, kRunAhead + 1);
+  // Broken off with looks pending, which the next generation does not take for its own.
+  const auto break_off = [](int32_t) { fail(ErrorKind::interrupted, "enough"); };
+  EXPECT_THROW(s.generate(kPrompt, {.max_new_tokens = 30, .sampling = {}, .stop_at = {}, .on_token = break_off}),
+               Error);
+  int count = 0;
+  const auto third = [&](int32_t) {
+    if (++count == 3) fail(ErrorKind::interrupted, "enough");
+  };
+  EXPECT_THROW(s.generate(kPrompt, {.max_new_tokens = 30, .sampling = {}, .stop_at = {}, .on_token = third}), Error);
+  std::vector<int32_t> shown;
+  s.generate(kPrompt, {.max_new_tokens = 30, .sampling = {}, .stop_at = {}, .on_token = [&](int32_t token) {
+                         shown.push_back(token);
+                       }});
+  EXPECT_EQ(shown, all);
+}
 
 TEST(RequireMemory, RefusesWithThePartsAndWhatIsThere) {
   MemoryUse use;

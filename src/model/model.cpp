@@ -27,14 +27,20 @@ State State::first(int count) const {
   return out;
 }
 
+NextToken State::next_token(Tensor of_logits) const {
+  return {.rows = rows,
+          .logits = of_logits,
+          .sampling = sampling,
+          .history = history,
+          .history_positions = history_positions,
+          .stops = stops,
+          .done = done};
+}
+
 void Model::decode(Ops& ops, const State& state) const {
   forward(ops, state);
   head(ops, state, 0, state.rows.count);
-  ops.next_token({.rows = state.rows,
-                  .logits = state.logits.slice(0, state.rows.count),
-                  .sampling = state.sampling,
-                  .history = state.history,
-                  .history_positions = state.history_positions});
+  ops.next_token(state.next_token(state.logits.slice(0, state.rows.count)));
 }
 
 }  // namespace quantbench

@@ -22,7 +22,10 @@ struct State {
   Sampling sampling;
   int32_t* history = nullptr;  // [sequences, history_positions] the tokens made, at their positions; or null
   int history_positions = 0;
+  const int32_t* stops = nullptr;  // see NextToken
+  int32_t* done = nullptr;
 
+  NextToken next_token(Tensor of_logits) const;  // of this state's rows
   // The first `count` rows of everything.
   State first(int count) const;
 };

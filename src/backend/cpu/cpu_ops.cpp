@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <numeric>
 
 #include "backend/sampling.h"
 
@@ -19,6 +20,18 @@ size_t head_at(const KvLayer& kv, int sequence, int head) {
 }
 
 uint16_t* bits(f16* p) { return reinterpret_cast<uint16_t*>(p); }
+
+// The vocabulary cut for the threads.
+struct Parts {
+  explicit Parts(int ids)
+      : vocab(ids),
+        size(ceil_div(static_cast<size_t>(ids), Workspace::kArgMaxParts)),
+        count(ceil_div(static_cast<size_t>(ids), size)) {}
+  int first(size_t part) const { return std::min(static_cast<int>(part * size), vocab); }
+  int vocab;
+  size_t size, count;
+};
+constexpr size_t kPartsAtOnce = 8;
 
 template <typename Body>
 void for_rows(ThreadPool& pool, int rows, const Body& body) {
@@ -117,28 +130,24 @@ void CpuOps::project(const Project& op) {
 
 void CpuOps::next_token(const NextToken& op) {
   for (int r = 0; r < op.rows.count; ++r) {
-    const int32_t position = op.rows.position[r];
-    const int32_t token = best_token(op.logits.f32(r), op.logits.cols, op.sampling, position);
-    op.rows.token[r] = token;
-    op.rows.position[r] = position + 1;
-    if (op.history && position + 1 < op.history_positions) {
-      op.history[static_cast<size_t>(op.rows.sequence[r]) * op.history_positions + position + 1] = token;
-    }
+    if (is_done(op, r)) continue;
+    take_token(op, r, best_token(op.logits.f32(r), op.logits.cols, op.sampling, op.rows.position[r]));
   }
 }
 
 // The vocabulary in parts, each thread finding the best of some; then the best part, the first one where they tie.
 int32_t CpuOps::best_token(const float* logits, int vocab, const Sampling& sampling, int32_t position) {
   const Workspace& w = linears_.workspace();
-  const int part = static_cast<int>(ceil_div(static_cast<size_t>(vocab), Workspace::kArgMaxParts));
-  const int parts = static_cast<int>(ceil_div(static_cast<size_t>(vocab), static_cast<size_t>(part)));
+  const Parts parts(vocab);
+  const uint32_t least = sampling.cuts(vocab) ? least_key(logits, vocab, sampling) : 0;
   const auto search = [&](size_t begin, size_t end, int) {
     for (size_t p = begin; p < end; ++p) {
-      const int first = static_cast<int>(p) * part, count = std::min(part, vocab - first);
+      const int first = parts.first(p), count = parts.first(p + 1) - first;
       float best = -INFINITY;
       int at = -1;
       if (sampling.temperature > 0) {
         for (int i = 0; i < count; ++i) {
+          if (order_key(logits[first + i]) < least) continue;
           const float score =
               sampling_score(logits[first + i], sampling.temperature, sampling.seed, position, first + i);
           if (score > best) best = score, at = i;
@@ -150,14 +159,57 @@ int32_t CpuOps::best_token(const float* logits, int vocab, const Sampling& sampl
       w.best_id[p] = at < 0 ? -1 : first + at;
     }
   };
-  constexpr size_t kPartsAtOnce = 8;
-  pool_.for_chunks(static_cast<size_t>(parts), kPartsAtOnce, search);
+  pool_.for_chunks(parts.count, kPartsAtOnce, search);
   int32_t token = 0;
   float best = -INFINITY;
-  for (int p = 0; p < parts; ++p) {
+  for (size_t p = 0; p < parts.count; ++p) {
     if (w.best_id[p] >= 0 && w.best[p] > best) best = w.best[p], token = w.best_id[p];
   }
   return token;
+}
+
+// The key of the least logit that stays.
+uint32_t CpuOps::least_key(const float* logits, int vocab, const Sampling& sampling) {
+  uint32_t least = 0;
+  if (sampling.cuts_by_rank(vocab)) {
+    const auto rank = [&](uint64_t) { return static_cast<uint64_t>(sampling.top_k); };
+    least = key_at_rank(logits, vocab, rank, [](uint32_t, float) { return uint64_t{1}; });
+  }
+  if (!sampling.cuts_by_mass()) return least;
+  float most = -INFINITY;
+  kernels_.arg_max(logits, vocab, &most);
+  const auto mass = [&](uint32_t key, float logit) {
+    return key < least ? 0 : sampling_mass(logit, most, sampling.temperature);
+  };
+  return key_at_rank(
+      logits, vocab, [&](uint64_t total) { return mass_to_keep(sampling.top_p, total); }, mass);
+}
+
+// The largest key so that all ids from it on have at least a weight of rank_of(all ids' weight); 0 for a rank of 0.
+template <typename Rank, typename Weight>
+uint32_t CpuOps::key_at_rank(const float* logits, int vocab, const Rank& rank_of, const Weight& weight_of) {
+  const Parts parts(vocab);
+  const size_t all = static_cast<size_t>(pool_.size()) * kDigitValues;
+  uint64_t* const sums = linears_.workspace().digits;  // of the first thread, then of all
+  uint32_t prefix = 0;
+  uint64_t rank = 0;
+  for (int digit = 0; digit < kKeyDigits; ++digit) {
+    std::fill_n(sums, all, 0);
+    pool_.for_chunks(parts.count, kPartsAtOnce, [&](size_t begin, size_t end, int thread) {
+      uint64_t* const own = sums + static_cast<size_t>(thread) * kDigitValues;
+      for (int id = parts.first(begin); id < parts.first(end); ++id) {
+        const uint32_t key = order_key(logits[id]);
+        if (has_prefix(key, digit, prefix)) own[digit_of(key, digit)] += weight_of(key, logits[id]);
+      }
+    });
+    for (size_t i = kDigitValues; i < all; ++i) sums[i % kDigitValues] += sums[i];
+    if (digit == 0) rank = rank_of(std::accumulate(sums, sums + kDigitValues, uint64_t{0}));
+    if (rank == 0) return 0;
+    uint32_t value = (1u << digit_bits(digit)) - 1;
+    for (; sums[value] < rank; --value) rank -= sums[value];
+    prefix = prefix << digit_bits(digit) | value;
+  }
+  return prefix;
 }
 
 }  // namespace quantbench::cpu

@@ -24,6 +24,9 @@ class CpuOps final : public Ops {
 
  private:
   int32_t best_token(const float* logits, int vocab, const Sampling& sampling, int32_t position);
+  uint32_t least_key(const float* logits, int vocab, const Sampling& sampling);
+  template <typename Rank, typename Weight>
+  uint32_t key_at_rank(const float* logits, int vocab, const Rank& rank_of, const Weight& weight_of);
 
   const Kernels& kernels_;
   ThreadPool& pool_;

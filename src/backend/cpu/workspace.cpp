@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <variant>
 
+#include "backend/sampling.h"
+
 namespace quantbench::cpu {
 namespace {
 
@@ -55,6 +57,7 @@ size_t cut(const WorkspaceShape& s, std::byte* buffer, Workspace* w) {
   cutter.take(&w->sums, rows);
   cutter.take(&w->best, Workspace::kArgMaxParts);
   cutter.take(&w->best_id, Workspace::kArgMaxParts);
+  cutter.take(&w->digits, static_cast<size_t>(s.threads) * kDigitValues);
   w->thread_bytes = (thread_floats(s) * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
   cutter.take(&w->threads, w->thread_bytes * static_cast<size_t>(s.threads));
   return cutter.used();

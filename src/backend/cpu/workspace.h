@@ -39,6 +39,7 @@ struct Workspace {
   float* nf4_scales = nullptr;   // [kFewRows, k / 64]
   float* best = nullptr;         // [kArgMaxParts] of next_token
   int32_t* best_id = nullptr;    // [kArgMaxParts]
+  uint64_t* digits = nullptr;    // [threads, kDigitValues] of next_token
   std::byte* threads = nullptr;
   size_t thread_bytes = 0;
 

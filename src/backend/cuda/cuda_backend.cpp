@@ -66,15 +66,18 @@ class DeviceReadProbe final : public ReadProbe {
 // A recorded step, which leaves nothing that the ops know of rows made ready before it.
 class StepProgram final : public Program {
  public:
-  StepProgram(CudaOps& ops, std::unique_ptr<Program> step) : ops_(ops), step_(std::move(step)) {}
+  // choice: what is left to do behind the step, or null.
+  StepProgram(CudaOps& ops, std::unique_ptr<Program> step, std::unique_ptr<Program> choice)
+      : ops_(ops), step_(std::move(step)), choice_(std::move(choice)) {}
   void run() override {
     ops_.wide().forget();
     step_->run();
+    if (choice_) choice_->run();
   }
 
  private:
   CudaOps& ops_;
-  std::unique_ptr<Program> step_;
+  std::unique_ptr<Program> step_, choice_;
 };
 
 class CudaBackend final : public Backend {
@@ -120,22 +123,29 @@ class CudaBackend final : public Backend {
     ops_->use(cut_workspace(shape, static_cast<std::byte*>(workspace_->data())));
     ops_->wide().tune(plan.tape, plan.max_rows);
     persistent_.reset();
-    std::unique_ptr<Program> step;
+    std::unique_ptr<Program> step, choice;
     if (const size_t bytes = persistent_bytes(plan.tape)) {
       persistent_ = memory_.allocate(Use::workspace, bytes);
       step = runtime_->record_persistent(plan.tape, tables_, static_cast<std::byte*>(persistent_->data()));
+      const auto& next = std::get<NextToken>(plan.tape.back());
+      // The persistent kernel chooses among all ids or not at all.
+      if (next.sampling.cuts(next.logits.cols)) choice = runtime_->record([this, next] { ops_->next_token(next); });
     } else {
       step = runtime_->record([this, tape = plan.tape] {
         for (const Op& op : tape) quantbench::run(op, *ops_);
       });
     }
     ops_->wide().forget();  // what was only recorded is not done
-    return std::make_unique<StepProgram>(*ops_, std::move(step));
+    return std::make_unique<StepProgram>(*ops_, std::move(step), std::move(choice));
   }
   std::string_view engine(const Plan& plan) const override {
     return persistent_bytes(plan.tape) > 0 ? "persistent" : "graph";
   }
   void synchronize() override { runtime_->synchronize(); }
+  std::unique_ptr<Lookout> lookout(size_t bytes, int most) override {
+    auto own = runtime_->lookout(bytes, most);
+    return own ? std::move(own) : Backend::lookout(bytes, most);
+  }
   MemoryUse memory() const override { return memory_.use(); }
   std::optional<DeviceUse> device_use() const override { return runtime_->use(); }
   void reset_device_peak() override { runtime_->reset_peak(); }

@@ -78,6 +78,9 @@ size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
   cutter.take(&w->scores, ending * kTokenBlocks);
   cutter.take(&w->ids, ending * kTokenBlocks);
   cutter.take(&w->token_arrived, ending);
+  cutter.take(&w->cut_sums, ending * kCutSums);
+  cutter.take(&w->cut_state, ending * 2);
+  cutter.take(&w->cut_most, ending);
   if (shape.wide.rows > 0) cut_wide(shape.wide, &cutter, w);
   return cutter.bytes();
 }
@@ -289,6 +292,8 @@ void CudaOps::project(const Project& op) {
 
 void CudaOps::next_token(const NextToken& op) {
   assert(op.rows.count <= workspace_.token_rows);
+  const bool cuts = op.sampling.cuts(op.logits.cols);
+  const bool by_rank = cuts && op.sampling.cuts_by_rank(op.logits.cols), by_mass = cuts && op.sampling.cuts_by_mass();
   QB_CUDA::next_token({.logits = op.logits.f32(),
                        .rows = op.rows.count,
                        .vocab = op.logits.cols,
@@ -297,11 +302,18 @@ void CudaOps::next_token(const NextToken& op) {
                        .sequence = op.rows.sequence,
                        .history = op.history,
                        .history_positions = op.history_positions,
+                       .stops = op.stops,
+                       .done = op.done,
                        .temperature = op.sampling.temperature,
                        .seed = op.sampling.seed,
                        .scores = workspace_.scores,
                        .ids = workspace_.ids,
-                       .arrived = workspace_.token_arrived},
+                       .arrived = workspace_.token_arrived,
+                       .cut = {.top_k = by_rank ? op.sampling.top_k : 0,
+                               .top_p = by_mass ? op.sampling.top_p : 1,
+                               .sums = workspace_.cut_sums,
+                               .state = workspace_.cut_state,
+                               .most = workspace_.cut_most}},
                       runtime_.stream());
 }
 

@@ -34,6 +34,9 @@ struct Workspace {
   int attend_rows = 0, token_rows = 0;
   float *parts = nullptr, *scores = nullptr;
   int32_t *attend_arrived = nullptr, *ids = nullptr, *token_arrived = nullptr;
+  uint64_t* cut_sums = nullptr;
+  CutState* cut_state = nullptr;
+  uint32_t* cut_most = nullptr;
   WideWorkspace wide;
 };
 size_t workspace_bytes(const WorkspaceShape& shape);

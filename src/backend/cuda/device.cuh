@@ -60,6 +60,13 @@ QB_DEVICE int arrive(int* counter) {
   __threadfence();
   return before;
 }
+// Whole numbers in shared or device memory that many threads add to or raise at once: their order does not matter.
+QB_DEVICE void add_to(uint32_t* sum, uint32_t value) { atomicAdd(sum, value); }
+QB_DEVICE void add_to(uint64_t* sum, uint64_t value) {
+  static_assert(sizeof(uint64_t) == sizeof(unsigned long long));
+  atomicAdd(reinterpret_cast<unsigned long long*>(sum), static_cast<unsigned long long>(value));
+}
+QB_DEVICE void raise_to(uint32_t* most, uint32_t value) { atomicMax(most, value); }
 
 // --- between the lanes of a warp: all 32 take part -------------------------------------------------------------------
 template <typename T>

@@ -176,6 +176,21 @@ struct EmbedArgs {
 };
 void embed(const EmbedArgs& args, const Stream& stream);
 
+// Where the search for the least key that stays has come to (sampling.h).
+struct CutState {
+  uint64_t rank;    // counted or weighed from the largest key with `prefix` down; 0: not known yet
+  uint32_t prefix;  // the digits found
+  uint32_t least;   // found before, by top_k or at the end
+};
+struct CutArgs {    // which ids may be chosen
+  int top_k;        // 0: all
+  double top_p;     // 1: all
+  uint64_t* sums;   // [rows, kCutSums] of a digit's values, three times; the first is zero before and after
+  CutState* state;  // [rows, 2]
+  uint32_t* most;   // [rows] the largest key; zero before and after
+};
+constexpr int kCutSums = 3 * 2048;
+
 struct NextTokenArgs {
   const float* logits;  // [rows, vocab]
   int rows, vocab;
@@ -183,13 +198,17 @@ struct NextTokenArgs {
   const int32_t* sequence;    // [rows]
   int32_t* history;           // [sequences, history_positions] or null
   int history_positions;
+  const int32_t* stops;  // [1 + their number]; null with done
+  int32_t* done;         // [sequences], in and out; or null
   float temperature;
   uint64_t seed;
   // Workspace: kTokenBlocks scores and ids, and a counter, for each row; counters are zero before and after.
   float* scores;
   int32_t *ids, *arrived;
+  CutArgs cut;
 };
 constexpr int kTokenBlocks = 64;
+// One kernel; three more with top_k, four with top_p, six with both.
 void next_token(const NextTokenArgs& args, const Stream& stream);
 
 }  // namespace quantbench::QB_CUDA

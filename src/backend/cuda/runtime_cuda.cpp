@@ -3,7 +3,9 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cassert>
 #include <map>
+#include <vector>
 
 #include "backend/cuda/check.h"
 #include "backend/cuda/cuda.h"
@@ -106,6 +108,69 @@ class Graph final : public Program {
  private:
   cudaStream_t stream_;
   cudaGraphExec_t graph_ = nullptr;
+};
+
+// Copies on a stream of its own, which waits for the other and never the other for it.
+class CopyingLookout final : public Lookout {
+ public:
+  CopyingLookout(Runtime& runtime, size_t bytes, int most)
+      : runtime_(runtime), bytes_(bytes), slots_(static_cast<size_t>(most)) {
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaHostAlloc(reinterpret_cast<void**>(&seen_), bytes * slots_.size(), cudaHostAllocDefault),
+          "cudaHostAlloc");
+    for (Slot& slot : slots_) {
+      for (cudaEvent_t* event : {&slot.written, &slot.copied}) {
+        check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
+      }
+    }
+  }
+  ~CopyingLookout() override {
+    cudaStreamSynchronize(stream_);  // a copy may be on its way into what is given back
+    for (const Slot& slot : slots_) {
+      for (cudaEvent_t event : {slot.written, slot.copied}) {
+        if (event) cudaEventDestroy(event);
+      }
+    }
+    if (seen_) cudaFreeHost(seen_);
+    cudaStreamDestroy(stream_);
+  }
+  void look(const void* device_from, size_t bytes) override {
+    assert(bytes <= bytes_ && pending() < static_cast<int>(slots_.size()));
+    const Slot& slot = slots_[asked_ % slots_.size()];
+    check(cudaEventRecord(slot.written, runtime_.stream().handle), "cudaEventRecord");
+    check(cudaStreamWaitEvent(stream_, slot.written, 0), "cudaStreamWaitEvent");
+    check(cudaMemcpyAsync(at(asked_), device_from, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
+    check(cudaEventRecord(slot.copied, stream_), "cudaEventRecord");
+    ++asked_;
+  }
+  int pending() const override { return static_cast<int>(asked_ - given_); }
+  bool has_next() override {
+    if (pending() == 0) return false;
+    const cudaError_t status = cudaEventQuery(slots_[given_ % slots_.size()].copied);
+    return status == cudaErrorNotReady ? false : arrived(status, "cudaEventQuery");
+  }
+  const void* next() override {
+    arrived(cudaEventSynchronize(slots_[given_ % slots_.size()].copied), "cudaEventSynchronize");
+    return at(given_++);
+  }
+
+ private:
+  struct Slot {
+    cudaEvent_t written = nullptr, copied = nullptr;
+  };
+  std::byte* at(size_t look) { return seen_ + look % slots_.size() * bytes_; }
+  // A fault is told as where everything is waited for.
+  bool arrived(cudaError_t status, const char* call) {
+    if (status != cudaSuccess) runtime_.synchronize();
+    check(status, call);
+    return true;
+  }
+
+  Runtime& runtime_;
+  size_t bytes_, asked_ = 0, given_ = 0;
+  std::vector<Slot> slots_;
+  std::byte* seen_ = nullptr;
+  cudaStream_t stream_ = nullptr;
 };
 
 class CudaRuntime final : public Runtime {
@@ -212,6 +277,9 @@ class CudaRuntime final : public Runtime {
           name_, stuck_[0], stuck_[1], stuck_[2], stuck_[3]);
     }
     check(status, "cudaStreamSynchronize");
+  }
+  std::unique_ptr<Lookout> lookout(size_t bytes, int most) override {
+    return std::make_unique<CopyingLookout>(*this, bytes, most);
   }
   double seconds(const std::function<void()>& work) override {
     check(cudaEventRecord(start_, stream_), "cudaEventRecord");

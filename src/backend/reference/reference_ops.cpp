@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <span>
 #include <vector>
 
 #include "backend/sampling.h"
@@ -126,6 +128,35 @@ void store(f16* cache, const float* values, int count) {
   for (int i = 0; i < count; ++i) cache[i] = to_f16(values[i]);
 }
 
+// Ascending. See Sampling.
+std::vector<int32_t> ids_that_stay(std::span<const float> logits, const Sampling& sampling) {
+  std::vector<int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const int vocab = static_cast<int>(logits.size());
+  if (!sampling.cuts(vocab)) return ids;
+  const auto key = [&](int32_t id) { return order_key(logits[static_cast<size_t>(id)]); };
+  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return key(a) > key(b); });
+  const auto keep_from = [&](uint32_t least) { std::erase_if(ids, [&](int32_t id) { return key(id) < least; }); };
+  if (sampling.cuts_by_rank(vocab)) keep_from(key(ids[static_cast<size_t>(sampling.top_k - 1)]));
+  if (sampling.cuts_by_mass()) {
+    const float most = logits[static_cast<size_t>(ids.front())];
+    const auto mass = [&](int32_t id) {
+      return sampling_mass(logits[static_cast<size_t>(id)], most, sampling.temperature);
+    };
+    uint64_t total = 0, above = 0;
+    for (const int32_t id : ids) total += mass(id);
+    const uint64_t kept = mass_to_keep(sampling.top_p, total);
+    for (const int32_t id : ids) {
+      above += mass(id);
+      if (above < kept) continue;
+      if (kept > 0) keep_from(key(id));
+      break;
+    }
+  }
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
 }  // namespace
 
 void ReferenceOps::embed(const Embed& op) {
@@ -207,19 +238,16 @@ void ReferenceOps::project(const Project& op) {
 
 void ReferenceOps::next_token(const NextToken& op) {
   for (int r = 0; r < op.rows.count; ++r) {
+    if (is_done(op, r)) continue;
     const float* logits = op.logits.f32(r);
     const int position = op.rows.position[r];
     int32_t best = 0;
     float best_score = -INFINITY;
-    for (int32_t id = 0; id < op.logits.cols; ++id) {
+    for (const int32_t id : ids_that_stay({logits, static_cast<size_t>(op.logits.cols)}, op.sampling)) {
       const float score = sampling_score(logits[id], op.sampling.temperature, op.sampling.seed, position, id);
       if (score > best_score) best = id, best_score = score;
     }
-    op.rows.token[r] = best;
-    op.rows.position[r] = position + 1;
-    if (op.history && position + 1 < op.history_positions) {
-      op.history[static_cast<size_t>(op.rows.sequence[r]) * op.history_positions + position + 1] = best;
-    }
+    take_token(op, r, best);
   }
 }
 

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 #include <vector>
 
 #include "backend/backend.h"
@@ -158,6 +159,80 @@ TEST(ReferenceNextToken, SamplesEachIdAsOftenAsItsSoftmaxSays) {
   }
   // Five standard deviations of a binomial: √(n·p·(1−p)) ≤ 70.
   for (int id = 0; id < 3; ++id) EXPECT_NEAR(counts[id], p[id] * kDraws, 350);
+}
+
+// The ids that some draw gave.
+std::set<int32_t> drawn(std::vector<float> logits, Sampling sampling) {
+  std::set<int32_t> ids;
+  OneRow row;
+  for (int i = 0; i < 2000; ++i) {
+    row.position[0] = i;
+    ReferenceOps().next_token({.rows = row.rows(), .logits = view(logits, 1), .sampling = sampling});
+    ids.insert(row.token[0]);
+  }
+  return ids;
+}
+std::vector<float> logs(std::initializer_list<double> shares) {
+  std::vector<float> out;
+  for (const double p : shares) out.push_back(static_cast<float>(std::log(p)));
+  return out;
+}
+using Ids = std::set<int32_t>;
+
+TEST(ReferenceNextToken, DrawsFromTheTopKAndWhatTiesWithTheLast) {
+  const std::vector<float> logits{1, 3, 2, 1, 2.5f, 1};
+  EXPECT_EQ(drawn(logits, {1, 7, 1}), (Ids{1}));
+  EXPECT_EQ(drawn(logits, {1, 7, 3}), (Ids{1, 2, 4}));
+  EXPECT_EQ(drawn(logits, {1, 7, 4}), (Ids{0, 1, 2, 3, 4, 5}));  // three share the fourth place
+  EXPECT_EQ(drawn(logits, {1, 7, 6}), (Ids{0, 1, 2, 3, 4, 5}));
+  EXPECT_EQ(drawn(logits, {1, 7, 1000}), (Ids{0, 1, 2, 3, 4, 5}));
+  EXPECT_EQ(drawn({0.0f, -0.0f, -1}, {1, 7, 1}), (Ids{0, 1}));
+}
+
+TEST(ReferenceNextToken, DrawsFromTheLargestThatMakeUpTopP) {
+  const std::vector<float> logits = logs({0.15, 0.3, 0.3, 0.25});
+  EXPECT_EQ(drawn(logits, {1, 7, 0, 0.8}), (Ids{1, 2, 3}));  // as transformers' own test of its warper
+  EXPECT_EQ(drawn(logits, {1, 7, 0, 0.55}), (Ids{1, 2}));
+  EXPECT_EQ(drawn(logits, {1, 7, 0, 0.1}), (Ids{1, 2}));  // they stay together
+  EXPECT_EQ(drawn(logits, {1, 7, 0, 0.9}), (Ids{0, 1, 2, 3}));
+  EXPECT_EQ(drawn(logs({0.1, 0.6, 0.3}), {1, 7, 0, 0}), (Ids{1}));
+  EXPECT_EQ(drawn(logs({0.1, 0.6, 0.3}), {1, 7, 0, 1e-30}), (Ids{1}));
+  EXPECT_EQ(drawn(logs({0.1, 0.6, 0.3}), {1, 7, 0, 0.65}), (Ids{1, 2}));
+}
+
+TEST(ReferenceNextToken, AppliesTemperatureThenTopKThenTopPOverTheRest) {
+  const std::vector<float> logits = logs({0.4, 0.2, 0.2, 0.1, 0.1});
+  // Of the first three the largest is a half, of all only 0.4.
+  EXPECT_EQ(drawn(logits, {1, 7, 3, 0.45}), (Ids{0}));
+  EXPECT_EQ(drawn(logits, {1, 7, 0, 0.45}), (Ids{0, 1, 2}));
+  // At a half of the temperature shares are squared: 0.16 of 0.26.
+  EXPECT_EQ(drawn(logits, {0.5f, 7, 0, 0.6}), (Ids{0}));
+  EXPECT_EQ(drawn(logits, {2, 7, 0, 0.6}), (Ids{0, 1, 2}));
+}
+
+TEST(ReferenceNextToken, AFinishedSequenceStaysAsItIs) {
+  std::vector<float> logits{1, 7, 3, 7};
+  std::vector<int32_t> history(8, -1), done(1);
+  const std::vector<int32_t> stops{2, 3, 1};
+  OneRow row;
+  row.position[0] = 2;
+  const NextToken op{.rows = row.rows(),
+                     .logits = view(logits, 1),
+                     .history = history.data(),
+                     .history_positions = 8,
+                     .stops = stops.data(),
+                     .done = done.data()};
+  ReferenceOps().next_token(op);
+  EXPECT_EQ(done[0], 1);
+  logits[2] = 9;
+  ReferenceOps().next_token(op);
+  EXPECT_EQ(row.token[0], 1);
+  EXPECT_EQ(row.position[0], 3);
+  EXPECT_EQ(history, (std::vector<int32_t>{-1, -1, -1, 1, -1, -1, -1, -1}));
+  done[0] = 0;
+  ReferenceOps().next_token(op);
+  EXPECT_EQ(row.token[0], 2);
+  EXPECT_EQ(done[0], 0);
 }
 
 }  // namespace

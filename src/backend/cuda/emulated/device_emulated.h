@@ -38,6 +38,11 @@ QB_DEVICE void let_next_start() {}
 QB_DEVICE void prefetch_to_l2(const void*) {}
 QB_DEVICE void publish() {}
 QB_DEVICE int arrive(int* counter) { return (*counter)++; }
+template <typename T>
+QB_DEVICE void add_to(T* sum, T value) {
+  *sum += value;
+}
+QB_DEVICE void raise_to(uint32_t* most, uint32_t value) { *most = std::max(*most, value); }
 QB_DEVICE float load_fresh(const float* p) { return *p; }
 QB_DEVICE int load_fresh(const int* p) { return *p; }
 

@@ -30,6 +30,10 @@ QB_DEVICE Best best_of_block(const Shared& m, Best best) {
 }
 
 QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m) {
+  if (!a.chooses) return;
+  // Asked for now, so that the end need not wait for it.
+  const int sequence = a.sequence[0], stop_count = a.done ? a.stops[0] : 0;
+  const bool is_done = a.done && a.done[sequence] != 0;
   sync_consumers();  // all outputs are finished
   constexpr int kEntries = kConsumerWarps * kUnitRows;
   Best best = thread_index() < kEntries ? m.pointer<Best>(m.at.best)[thread_index()] : Best{};
@@ -46,12 +50,14 @@ QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m) {
   }
   best = best_of_block(m, best);
   if (thread_index() != 0) return;
+  if (is_done) return;
   const int next = *m.position() + 1;
   a.token[0] = best.id;
   a.position[0] = next;
   if (a.history && next < a.history_positions) {
-    a.history[static_cast<size_t>(a.sequence[0]) * a.history_positions + next] = best.id;
+    a.history[static_cast<size_t>(sequence) * a.history_positions + next] = best.id;
   }
+  if (is_among(a.stops + 1, stop_count, best.id)) a.done[sequence] = 1;
 }
 
 // Copies a step to where the consumers read it, beside the one that they are at.

@@ -86,7 +86,10 @@ class Builder {
   void operator()(const NextToken& o) {
     plan.args.history = o.history;
     plan.args.history_positions = o.history_positions;
-    plan.args.temperature = o.sampling.temperature;
+    plan.args.stops = o.stops;
+    plan.args.done = o.done;
+    plan.args.chooses = !o.sampling.cuts(o.logits.cols);
+    plan.args.temperature = plan.args.chooses ? o.sampling.temperature : 0;
     plan.args.seed = o.sampling.seed;
     plan.args.best = take(2 * multiprocessors_);
   }

@@ -20,6 +20,8 @@ struct Decoder {
   Rope rope{.dims = kHeadDim};
   float x[4], q[4], a[4], h[4], logits[4];  // addresses alone count
   int rows = 1;
+  Sampling sampling;
+  int32_t stops[1] = {}, done[1] = {};
 
   template <typename M>
   static Linear linear(int n, int k) {
@@ -48,7 +50,7 @@ struct Decoder {
       out.add_linear({tensor(x, kWidth), tensor(h, kInner), &down});
     }
     out.project({tensor(logits, kVocab), tensor(x, kWidth), &norm, &head, Act::none});
-    out.next_token({r, tensor(logits, kVocab), {}, nullptr, 0});
+    out.next_token({r, tensor(logits, kVocab), sampling, nullptr, 0, stops, done});
     return out.tape();
   }
 };
@@ -141,6 +143,25 @@ TEST(PersistentPlan, SaysWhatItCannotDo) {
   d.wk = Decoder::linear<Int8Matrix>(128, 512);
   EXPECT_THAT(persistent_obstacle(d.tape(), kShared), HasSubstr("different formats"));
   EXPECT_THAT(persistent_obstacle({}, kShared), HasSubstr("not a token's"));
+}
+
+TEST(PersistentPlan, LeavesTheChoiceAmongSomeIdsToAKernelBehindIt) {
+  Decoder d;
+  d.make<F16Matrix>();
+  const auto args = [&](const Sampling& sampling) {
+    d.sampling = sampling;
+    EXPECT_EQ(persistent_obstacle(d.tape(), kShared), "");
+    return make_persistent_plan(d.tape(), kProcessors, kShared, nullptr).args;
+  };
+  EXPECT_TRUE(args({}).chooses);
+  EXPECT_EQ(args({0.8f, 1}).temperature, 0.8f);
+  EXPECT_TRUE(args({0, 1, 40, 0.9}).chooses);  // the largest stays
+  EXPECT_TRUE(args({0.8f, 1, Decoder::kVocab}).chooses);
+  EXPECT_FALSE(args({0.8f, 1, 40}).chooses);
+  EXPECT_FALSE(args({0.8f, 1, 0, 0.9}).chooses);
+  EXPECT_EQ(args({0.8f, 1, 0, 0.9}).temperature, 0);  // noise would be drawn for nothing
+  EXPECT_EQ(args({}).done, d.done);
+  EXPECT_EQ(args({}).stops, d.stops);
 }
 
 }  // namespace

@@ -135,6 +135,10 @@ struct PersistentArgs {
   const int32_t* sequence = nullptr;
   int32_t* history = nullptr;
   int history_positions = 0;
+  const int32_t* stops = nullptr;  // [1 + their number]; null with done
+  int32_t* done = nullptr;         // [sequences] or null
+  // Whether the launch ends with the next token; else with the logits, from which another kernel chooses.
+  bool chooses = true;
   float temperature = 0;
   uint64_t seed = 0;
   Tagged* best = nullptr;     // [multiprocessors, 2] score and id
