@@ -1,6 +1,7 @@
 #include "backend/ops.h"
 
 #include "backend/backend.h"
+#include "backend/hashing.h"
 
 namespace quantbench {
 
@@ -29,6 +30,13 @@ std::string_view name_of(Use use) {
     case Use::tables: return "tables";
   }
   return "?";
+}
+
+// For backends whose memory is the host's and whose ops are done when they return.
+void Backend::hash(uint64_t* hash, const uint32_t* words, int count) {
+  uint64_t sum = 0;
+  for (int i = 0; i < count; ++i) sum += hash_term(words[i], static_cast<uint32_t>(i));
+  *hash = fold_hash(*hash, sum);
 }
 
 std::unique_ptr<ReadProbe> Backend::read_probe(size_t) { return nullptr; }

@@ -135,6 +135,9 @@ class CudaBackend final : public Backend {
   std::string_view engine(const Plan& plan) const override {
     return persistent_bytes(plan.tape) > 0 ? "persistent" : "graph";
   }
+  void hash(uint64_t* hash, const uint32_t* words, int count) override {
+    QB_CUDA::hash({hash, words, count}, runtime_->stream());
+  }
   void synchronize() override { runtime_->synchronize(); }
   MemoryUse memory() const override { return memory_.use(); }
   std::optional<DeviceUse> device_use() const override { return runtime_->use(); }
