@@ -116,9 +116,12 @@ class CudaRuntime final : public Runtime {
                     [&](int gpu) { return open(gpu, answer.gpus[static_cast<size_t>(gpu)].uuid); });
     const GpuAnswer& gpu = answer.gpus[static_cast<size_t>(gpu_)];
     name_ = gpu.name;
-    constexpr int kOverlapMajor = 9;
-    overlap_ = gpu.major >= kOverlapMajor;
-    has_persistent_ = gpu.major == kOverlapMajor && attribute(cudaDevAttrCooperativeLaunch, gpu_) != 0;
+    // Kernels that were compiled for an older card do not wait for the one before them, and have no persistent one.
+    constexpr int kHopper = 90, kHopperMajor = 9;
+    int compiled_for = 0;
+    code_for(answer.code, gpu.major, gpu.minor, &compiled_for);
+    overlap_ = compiled_for >= kHopper;
+    has_persistent_ = overlap_ && gpu.major == kHopperMajor && attribute(cudaDevAttrCooperativeLaunch, gpu_) != 0;
     features_ = fmt::format("sm_{}{}", gpu.major, gpu.minor);
     info_ = {.uuid = gpu.uuid,
              .driver = answer.driver,
