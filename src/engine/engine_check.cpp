@@ -36,7 +36,7 @@ struct Options {
   int chunk = 1024;
   // soak
   int64_t tokens = 100000;
-  int generations = 40, passes_at_least = 2;
+  int generations = 48, passes_at_least = 2;
   // weights
   std::string tensor;
 };
@@ -269,11 +269,9 @@ uint64_t generate(Runner& run, const Generation& g, Buffer& hash) {
 bool soak(const Options& o) {
   const int vocab = make_model(config_of(o.model), precision_of(o.precision))->shape().vocab;
   std::vector<Generation> set;
-  int64_t of_set = 0;
   int rows = 1, positions = 1;
   for (int i = 0; i < o.generations; ++i) {
     set.emplace_back(static_cast<uint64_t>(i), vocab);
-    of_set += set.back().new_tokens;
     rows = std::max(rows, static_cast<int>(set.back().prompt.size()));
     positions = std::max(positions, set.back().positions());
   }
@@ -308,10 +306,10 @@ bool soak(const Options& o) {
   for (const uint64_t one : first) all = fold_hash(all, one);
   const std::set<uint64_t> unlike(first.begin(), first.end());
   print(fmt::format(
-      "  {} {} {}: {} tokens in {:.1f} s, {} generations ({} tokens) × {} passes; hash {:016x}, {} different inputs' "
-      "hashes; {} of {} repetitions differed",
-      o.model, o.precision, o.engine, made, seconds(), set.size(), of_set, passes, all, unlike.size(), different,
-      repeated));
+      "  {} of {} repetitions differed, hash {:016x}: {} {} {}, {} tokens in {:.1f} s, {} passes of {} generations "
+      "with {} "
+      "different hashes",
+      different, repeated, all, o.model, o.precision, o.engine, made, seconds(), passes, set.size(), unlike.size()));
   return different == 0 && unlike.size() == set.size();
 }
 

@@ -123,6 +123,7 @@ class CudaRuntime final : public Runtime {
     overlap_ = compiled_for >= kHopper;
     has_persistent_ = overlap_ && gpu.major == kHopperMajor && attribute(cudaDevAttrCooperativeLaunch, gpu_) != 0;
     features_ = fmt::format("sm_{}{}", gpu.major, gpu.minor);
+    if (gpu.major >= kHopperMajor && !overlap_) features_ += fmt::format(", as sm_{}", compiled_for);
     info_ = {.uuid = gpu.uuid,
              .driver = answer.driver,
              .driver_cuda = version_text(answer.driver_version),
