@@ -9,15 +9,17 @@
 #   figures   decoding, by the project's own bench, beside the read rate of the same run
 #   op_figures  each op × format of the real shapes alone: µs, GB/s, share of the read rate
 #   sanitize  compute-sanitizer memcheck and racecheck over the op tests of the small shape
-#   parity    whole models beside transformers and bitsandbytes' arithmetic (tools/parity.py; python3 with both)
+#   parity    whole models beside transformers and bitsandbytes' arithmetic (tools/parity.py; python3 with torch and
+#             transformers); made of parity_llama and parity_phi
 #   soak      every bit of all logits must repeat; made of soak_MODEL_PRECISION (llama or phi; fp16, int8 or 4bit), 100,000
 #             tokens each, and chaos_MODEL_PRECISION, 10,000 of a build whose persistent kernel waits at random, where
 #             build/gpu-check-chaos-folder is: hashes as without
 #   turing    the op tests and goldens by a build of compute_75 PTX alone, where build/gpu-check-turing-folder is
 # The last two need their own builds (X: chaos or turing):
 #   cmake --preset gpu-check-X && cmake --build --preset gpu-check-X && cmake --install build/gpu-check-X --strip --component checks
-# Each stage (of soak: each part) takes at most five minutes, each run in it has a limit of its own, its output goes to the out folder (and the
-# packed file) as it comes, and one that fails does not stop the others. Exit status 1 if any failed.
+# Each stage (of parity and soak: each part) takes at most five minutes, each run in it has a limit of its own. Output goes
+# to the out folder, and into the packed file, as it comes; a run that fails does not stop the others. Exit status 1 if any
+# failed.
 set -uo pipefail
 programs=build/gpu-check-folder/bin
 chaos_programs=build/gpu-check-chaos-folder/bin
@@ -25,6 +27,7 @@ turing_programs=build/gpu-check-turing-folder/bin
 out=build/gpu-check-results
 packed=""
 all_stages=(start ops figures op_figures sanitize parity soak turing)
+parity_stages=(parity_llama parity_phi)
 soak_stages=({soak,chaos}_{llama,phi}_{fp16,int8,4bit})
 stages=()
 while [ $# -gt 0 ]; do
@@ -33,7 +36,7 @@ while [ $# -gt 0 ]; do
     " --out ") out="${2:?}"; shift 2 ;;
     " --pack ") packed="$(realpath -m "${2:?}")"; shift 2 ;;
     *)
-      case " ${all_stages[*]} ${soak_stages[*]} " in
+      case " ${all_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
         *" $1 "*) stages+=("$1"); shift ;;
         *) sed -n '2,28s/^# \{0,1\}//p' "$0"; exit 64 ;;
       esac ;;
@@ -112,16 +115,18 @@ sanitize() {
 op_figures() {
   run op_figures 290 "$programs/ops_bench" --device=cuda '--benchmark_filter=llama|phi'
 }
-parity() {
+# parity_part MODEL
+parity_part() {
+  local name="parity_${1#*/}"
   if ! python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2> /dev/null; then
-    skip parity "python3 here has no torch with CUDA, or no transformers"
+    skip "$name" "python3 here has no torch with CUDA, or no transformers"
     return
   fi
-  local model
-  for model in meta-llama/Llama-3.2-1B microsoft/phi-2; do
-    run "parity_${model#*/}" 150 python3 tools/parity.py --program "$programs/engine_check" --model "$model" \
-      --out "$out/parity_${model#*/}"
-  done
+  run "$name" 290 python3 tools/parity.py --program "$programs/engine_check" --model "$1" --out "$out/$name"
+}
+parity() {
+  local part
+  for part in "${parity_stages[@]}"; do stage "$part"; done
 }
 # soak_run NAME LIMIT FOLDER MODEL PRECISION ENGINE ARGUMENT…
 soak_run() {
