@@ -25,12 +25,19 @@ function(qb_install_notices)
   install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/THIRD_PARTY.md DESTINATION . COMPONENT notices)
 endfunction()
 
-# After the targets exist: copies what the linked program needs and a bare system does not have.
+# After the targets exist: copies what the linked program needs and a bare system does not have; of a program that was not
+# built, nothing. The component may be named behind the target.
 function(qb_install_libraries target)
+  set(component ${ARGN})
+  if(NOT component)
+    set(component Unspecified)
+  endif()
   install(CODE "
-    file(GET_RUNTIME_DEPENDENCIES EXECUTABLES \"$<TARGET_FILE:${target}>\" RESOLVED_DEPENDENCIES_VAR libraries
-         POST_EXCLUDE_REGEXES \".*/(ld-linux|libc\\\\.so|libm\\\\.so|libdl|libpthread|librt)[^/]*\")
-    foreach(library IN LISTS libraries)
-      file(INSTALL \"\${library}\" DESTINATION \"\${CMAKE_INSTALL_PREFIX}/lib\" FOLLOW_SYMLINK_CHAIN)
-    endforeach()")
+    if(EXISTS \"$<TARGET_FILE:${target}>\")
+      file(GET_RUNTIME_DEPENDENCIES EXECUTABLES \"$<TARGET_FILE:${target}>\" RESOLVED_DEPENDENCIES_VAR libraries
+           POST_EXCLUDE_REGEXES \".*/(ld-linux|libc\\\\.so|libm\\\\.so|libdl|libpthread|librt)[^/]*\")
+      foreach(library IN LISTS libraries)
+        file(INSTALL \"\${library}\" DESTINATION \"\${CMAKE_INSTALL_PREFIX}/lib\" FOLLOW_SYMLINK_CHAIN)
+      endforeach()
+    endif()" COMPONENT ${component})
 endfunction()

@@ -25,7 +25,7 @@ NESTED_BLOCK = 256
 INT8_SCALE = torch.tensor(6.200012e-05, dtype=torch.float32)
 
 
-def quantize_rows(x, threshold):
+def quantize_rows(x, threshold, column_rule=True):
     """x [rows, k] fp16 -> codes [rows, k] int8, absmax [rows] fp32, outlier columns [c] int64 (kInt8VectorQuant)."""
     x = x.float()
     outlier = x.abs() >= threshold if threshold > 0 else torch.zeros_like(x, dtype=torch.bool)
@@ -34,7 +34,7 @@ def quantize_rows(x, threshold):
     scale = torch.where(absmax > 0, 127.0 / absmax, torch.zeros_like(absmax))
     codes = torch.round(kept * scale[:, None])
     columns = outlier.any(0).nonzero().view(-1)
-    if x.shape[0] > 1:  # the more-than-one-row rule: an outlier anywhere takes its whole column out
+    if x.shape[0] > 1 and column_rule:  # the more-than-one-row rule: an outlier anywhere takes its whole column out
         codes[:, columns] = 0
     return codes.to(torch.int8), absmax, columns
 
@@ -48,20 +48,16 @@ def quantize_int8(weight):
 def int8_linear(x, cb, scb, bias, threshold=THRESHOLD, column_rule=True):
     """LLM.int8: x [rows, k] fp16 -> (y [rows, n] fp16, codes, absmax, columns, int32 sums [rows, n]).
 
-    column_rule=False keeps only the outlier elements, never their columns: the mistake that a golden must catch.
+    column_rule=False keeps only the outlier elements, never their columns: each row as in a call of its own, which of
+    several rows in one call is the mistake that a golden must catch.
     """
-    if column_rule or x.shape[0] == 1:
-        codes, absmax, columns = quantize_rows(x, threshold)
-        outliers = x[:, columns].float()
-    else:
-        rows = [quantize_rows(row[None], threshold) for row in x]
-        codes, absmax = torch.cat([r[0] for r in rows]), torch.cat([r[1] for r in rows])
-        outlier = x.float().abs() >= threshold
-        columns = outlier.any(0).nonzero().view(-1)
-        outliers = (x.float() * outlier)[:, columns]
+    codes, absmax, columns = quantize_rows(x, threshold, column_rule)
+    outliers = x[:, columns].float()
+    if not column_rule:
+        outliers = outliers * (outliers.abs() >= threshold)
     sums = (codes.double() @ cb.double().T).to(torch.int32)  # exact: below 2^53
     scaled = (sums.float() * absmax[:, None]) * scb[None]
-    addend = torch.zeros(1) if bias is None else bias.float()[None]
+    addend = torch.zeros(1, device=x.device) if bias is None else bias.float()[None]
     # Double holds the product of two floats exactly, so this rounds as a fused multiply-add does.
     y = (scaled.double() * INT8_SCALE.double() + addend.double()).float().half()
     if columns.numel():
@@ -71,9 +67,51 @@ def int8_linear(x, cb, scb, bias, threshold=THRESHOLD, column_rule=True):
     return y, codes, absmax, columns, sums
 
 
+def nested_code():
+    """The 256 values of the 8-bit dynamic code (create_dynamic_map)."""
+    values = [0.0, 1.0]
+    for i in range(7):
+        edges = torch.linspace(0.1, 1, 2**i + 1, dtype=torch.float32)
+        middles = (10 ** (i - 6)) * ((edges[:-1] + edges[1:]) / 2)
+        values += middles.tolist() + (-middles).tolist()
+    return torch.tensor(sorted(values), dtype=torch.float32)
+
+
+NF4_CODE = torch.tensor(
+    [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0], dtype=torch.float32,
+)  # fmt: skip
+
+
+def nearest(x, code):
+    """Indices of the nearest values of a sorted code, through strict comparisons with its midpoints; NaN gives 0."""
+    middles = ((code[:-1] + code[1:]) * 0.5).to(x.device)
+    return torch.bucketize(x.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), middles)
+
+
+def quantize_nf4(weight):
+    """weight [n, k] fp16 -> packed [(n * k + 1) / 2], 8-bit scales, nested absmax, offset: double quantisation.
+
+    The offset is a mean, which PyTorch sums in an order of its own: here in double, within 2 ulp of it.
+    """
+    flat = weight.float().view(-1)
+    padding = -flat.numel() % BLOCK
+    blocks = torch.nn.functional.pad(flat, (0, padding)).view(-1, BLOCK)
+    absmax = blocks.abs().amax(1)
+    codes = nearest(blocks * (1.0 / absmax)[:, None], NF4_CODE).to(torch.uint8).view(-1)[: flat.numel() + flat.numel() % 2]
+    packed = codes[0::2] << 4 | codes[1::2]
+    offset = absmax.double().mean().float()
+    centred = absmax - offset
+    groups = torch.nn.functional.pad(centred, (0, -centred.numel() % NESTED_BLOCK)).view(-1, NESTED_BLOCK)
+    nested_absmax = groups.abs().amax(1)
+    scaled = (groups * (1.0 / nested_absmax)[:, None]).view(-1)[: centred.numel()]
+    return packed, nearest(scaled, nested_code()).to(torch.uint8), nested_absmax, offset
+
+
 def nested_scales(absmax_codes, quant_map, nested_absmax, offset):
     """The fp32 scale of each block of 64 from its 8-bit code."""
-    block = torch.arange(absmax_codes.numel()) // NESTED_BLOCK
+    block = torch.arange(absmax_codes.numel(), device=absmax_codes.device) // NESTED_BLOCK
     return quant_map[absmax_codes.view(-1).long()] * nested_absmax[block] + offset
 
 
@@ -109,7 +147,7 @@ def ulps(a, b):
 def check_against_cuda(path):
     """Holds the functions above to one file of tensors computed by bitsandbytes on CUDA; returns a summary line."""
     g = load_file(path)
-    outputs, worst_nf4, weight_ties, weights = 0, 0, 0, 0
+    outputs, worst_nf4, weight_ties, weights, scale_ties, scales = 0, 0, 0, 0, 0, 0
     for p in sorted({key.split(".")[0] for key in g}):
         cb, scb = quantize_int8(g[f"{p}.w"])
         assert torch.equal(scb, g[f"{p}.int8.SCB"]), f"{path}: {p}: SCB differs"
@@ -119,6 +157,14 @@ def check_against_cuda(path):
         saved = {key[len(p) + 5 :]: tensor for key, tensor in g.items() if key.startswith(f"{p}.nf4.")}
         dequantised = dequantize_saved(saved, "weight")
         assert torch.equal(dequantised.half(), g[f"{p}.nf4.dequant"]), f"{path}: {p}: dequantised nf4 differs"
+        packed, absmax8, nested_absmax, offset = quantize_nf4(g[f"{p}.w"])
+        assert torch.equal(packed, saved["weight"].view(-1)), f"{path}: {p}: nf4 codes differ"
+        assert torch.equal(nested_code(), saved["weight.nested_quant_map"]), f"{path}: the nested code differs"
+        state = json.loads(bytes(saved["weight.quant_state.bitsandbytes__nf4"].tolist()))
+        assert abs(float(offset) / state["nested_offset"] - 1) < 2.5e-7, f"{path}: {p}: nf4 offset differs"
+        assert torch.allclose(nested_absmax, saved["weight.nested_absmax"], rtol=1e-6, atol=0), f"{path}: {p}: absmax"
+        off = (absmax8.int() - saved["weight.absmax"].int()).abs()
+        scale_ties, scales = scale_ties + int(off.sum()), scales + off.numel()
         for x in [key.split(".")[1] for key in g if key.startswith(f"{p}.x")]:
             suffix = f"_{x}" if f"{p}.int8.y_{x}" in g else x[1:]
             y, codes, absmax, columns, sums = int8_linear(
@@ -132,8 +178,9 @@ def check_against_cuda(path):
             if f"{p}.nf4.y{suffix}" in g and g[f"{p}.w"].shape[1] % BLOCK:
                 y = torch.nn.functional.linear(g[f"{p}.{x}"], g[f"{p}.nf4.dequant"], g[f"{p}.b"])
                 worst_nf4 = max(worst_nf4, int(ulps(y, g[f"{p}.nf4.y{suffix}"]).max()))
+    assert scale_ties * 10**3 <= scales, f"{path}: {scale_ties} of {scales} nf4 scales"
     assert weight_ties * 10**4 <= weights and worst_nf4 <= 1, f"{path}: {weight_ties} codes, nf4 {worst_nf4} ulp"
     return (
         f"{outputs} int8 outputs equal; {weight_ties} of {weights} weight codes off by one at ties; "
-        f"nf4 where k % 64 != 0 within {worst_nf4} ulp"
+        f"nf4 codes equal, {scale_ties} of {scales} scales off by one; nf4 where k % 64 != 0 within {worst_nf4} ulp"
     )

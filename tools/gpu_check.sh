@@ -2,43 +2,73 @@
 # Everything that needs an NVIDIA GPU, in stages; prints one table at the end. Runs from the root of a copy of this tree, with
 # the programs that the preset gpu-check makes (they need no library that a bare system lacks):
 #   cmake --preset gpu-check && cmake --build --preset gpu-check && cmake --install build/gpu-check --strip
-#   tools/gpu_check.sh [--programs FOLDER] [--out FOLDER] [STAGE…]
+#   tools/gpu_check.sh [--programs FOLDER] [--out FOLDER] [--pack FILE.tar.gz] [STAGE…]
 #
 #   start     the program finds the card, measures on it by itself, and records it as nvidia-smi names it
 #   ops       the op tests, single linears, goldens and sessions of the CUDA backend
 #   figures   decoding, by the project's own bench, beside the read rate of the same run
+#   op_figures  each op × format of the real shapes alone: µs, GB/s, share of the read rate
 #   sanitize  compute-sanitizer memcheck and racecheck over the op tests of the small shape
-# Each stage has a limit of its own, its output goes to the out folder as it comes, and one that fails does not stop the
-# others. Exit status 1 if any failed.
+#   parity    whole models beside transformers and bitsandbytes' arithmetic (tools/parity.py; python3 with torch and
+#             transformers); made of parity_llama and parity_phi
+#   soak      every bit of all logits must repeat; made of soak_MODEL_PRECISION (llama or phi; fp16, int8 or 4bit), 100,000
+#             tokens each, and chaos_MODEL_PRECISION, 10,000 of a build whose persistent kernel waits at random, where
+#             build/gpu-check-chaos-folder is: hashes as without
+#   turing    the op tests and goldens by a build of compute_75 PTX alone, where build/gpu-check-turing-folder is
+# The last two need their own builds (X: chaos or turing):
+#   cmake --preset gpu-check-X && cmake --build --preset gpu-check-X && cmake --install build/gpu-check-X --strip --component checks
+# Each stage (of parity and soak: each part) takes at most five minutes, each run in it has a limit of its own. Output goes
+# to the out folder, and into the packed file, as it comes; a run that fails does not stop the others. Exit status 1 if any
+# failed.
 set -uo pipefail
 programs=build/gpu-check-folder/bin
+chaos_programs=build/gpu-check-chaos-folder/bin
+turing_programs=build/gpu-check-turing-folder/bin
 out=build/gpu-check-results
+packed=""
+all_stages=(start ops figures op_figures sanitize parity soak turing)
+parity_stages=(parity_llama parity_phi)
+soak_stages=({soak,chaos}_{llama,phi}_{fp16,int8,4bit})
 stages=()
 while [ $# -gt 0 ]; do
-  case "$1" in
-    --programs) programs="${2:?}"; shift 2 ;;
-    --out) out="${2:?}"; shift 2 ;;
-    start|ops|figures|sanitize) stages+=("$1"); shift ;;
-    *) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 64 ;;
+  case " $1 " in
+    " --programs ") programs="${2:?}"; shift 2 ;;
+    " --out ") out="${2:?}"; shift 2 ;;
+    " --pack ") packed="$(realpath -m "${2:?}")"; shift 2 ;;
+    *)
+      case " ${all_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
+        *" $1 "*) stages+=("$1"); shift ;;
+        *) sed -n '2,28s/^# \{0,1\}//p' "$0"; exit 64 ;;
+      esac ;;
   esac
 done
-[ ${#stages[@]} -gt 0 ] || stages=(start ops figures sanitize)
+[ ${#stages[@]} -gt 0 ] || stages=("${all_stages[@]}")
 mkdir -p "$out"
 rm -f "$out"/*.txt  # of an earlier run
 rows=()
 failed=0
+stage_end=0
+
+# row NAME VERDICT SECONDS TEXT
+row() {
+  rows+=("$(printf '%-32s %-18s %4d s  %s' "$1" "$2" "$3" "$(cut -c1-170 <<< "$4")")")
+  echo "${rows[-1]}" | tee -a "$out/table.txt"
+  if [ -n "$packed" ]; then tar -czf "$packed.new" -C "$out" . && mv "$packed.new" "$packed"; fi
+}
+skip() { row "$1" skipped 0 "$2"; }
 
 # run NAME SECONDS COMMAND…: one row of the table.
 run() {
-  local name="$1" limit="$2" start=$SECONDS status=0
+  local name="$1" limit="$2" left=$((stage_end - SECONDS)) start=$SECONDS status=0
   shift 2
+  [ "$left" -ge "$limit" ] || limit=$((left > 1 ? left : 1))
   timeout "$limit" "$@" > "$out/$name.txt" 2>&1 || status=$?
   [ $status -eq 0 ] || failed=1
   local verdict="passed"
   [ $status -eq 0 ] || verdict="FAILED ($status)"
   [ $status -ne 124 ] || verdict="FAILED (over $limit s)"
-  rows+=("$(printf '%-28s %-18s %4d s  %s' "$name" "$verdict" $((SECONDS - start)) "$(tail -n 1 "$out/$name.txt" | cut -c1-110)")")
-  echo "${rows[-1]}"
+  row "$name" "$verdict" $((SECONDS - start)) "$(tail -n 1 "$out/$name.txt")"
+  return $status
 }
 
 export QB_REQUIRE_GPU=1  # a test that finds none fails
@@ -73,7 +103,7 @@ figures() {
 }
 sanitize() {
   if ! command -v compute-sanitizer > /dev/null; then
-    rows+=("sanitize                     skipped: compute-sanitizer is not here")
+    skip sanitize "compute-sanitizer is not here"
     return
   fi
   local tool
@@ -82,10 +112,79 @@ sanitize() {
       '--gtest_filter=*small_1:*small_5:*odd_5'
   done
 }
+op_figures() {
+  run op_figures 290 "$programs/ops_bench" --device=cuda '--benchmark_filter=llama|phi'
+}
+# parity_part MODEL
+parity_part() {
+  local name="parity_${1#*/}"
+  if ! python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2> /dev/null; then
+    skip "$name" "python3 here has no torch with CUDA, or no transformers"
+    return
+  fi
+  run "$name" 290 python3 tools/parity.py --program "$programs/engine_check" --model "$1" --out "$out/$name"
+}
+parity() {
+  local part
+  for part in "${parity_stages[@]}"; do stage "$part"; done
+}
+# soak_run NAME LIMIT FOLDER MODEL PRECISION ENGINE ARGUMENT…
+soak_run() {
+  local name="$1" limit="$2" folder="$3" model="$4" precision="$5" engine="$6"
+  shift 6
+  run "$name" "$limit" "$folder/engine_check" --device cuda --model "$model" --precision "$precision" --engine "$engine" soak "$@"
+}
+# soak_part MODEL PRECISION: the graph engine, whose order is CUDA's, less often.
+soak_part() {
+  soak_run "soak_${1#*/}_${2}_persistent" 260 "$programs" "$1" "$2" persistent --tokens 100000
+  soak_run "soak_${1#*/}_${2}_graph" 60 "$programs" "$1" "$2" graph --tokens 1 --generations 10
+}
+# chaos_part MODEL PRECISION: one pass of each build. Prompts without cuBLASLt, whose kernels are chosen by a timing and so
+# may be others, with other roundings, in another process.
+chaos_part() {
+  local name="chaos_${1#*/}_$2"
+  if [ ! -x "$chaos_programs/engine_check" ]; then
+    skip "$name" "$chaos_programs/engine_check is not here"
+    return
+  fi
+  export QUANTBENCH_CUBLASLT=off
+  soak_run "${name}_without" 60 "$programs" "$1" "$2" persistent --tokens 1 --passes 1
+  soak_run "$name" 230 "$chaos_programs" "$1" "$2" persistent --tokens 1 --passes 1
+  unset QUANTBENCH_CUBLASLT
+  run "${name}_hash" 10 bash -c '
+    hash() { grep -o "hash [0-9a-f]\{16\}" "$1"; }
+    echo "without: $(hash "$1"), with chaos: $(hash "$2")"
+    grep -q "chaos build" "$2" && [ -n "$(hash "$1")" ] && [ "$(hash "$1")" = "$(hash "$2")" ]' \
+    _ "$out/${name}_without.txt" "$out/$name.txt"
+}
+soak() {
+  local part
+  for part in "${soak_stages[@]}"; do stage "$part"; done
+}
+turing() {
+  if [ ! -x "$turing_programs/ops_test" ]; then
+    skip turing "$turing_programs/ops_test is not here"
+    return
+  fi
+  # The driver compiles what each test is the first to use.
+  run turing_ops_test 180 "$turing_programs/ops_test" --gtest_brief=1
+  run turing_engine_test 110 "$turing_programs/engine_test" --gtest_brief=1 '--gtest_filter=*cuda*'
+}
 
 command -v nvidia-smi > /dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/gpu.txt"
-for stage in "${stages[@]}"; do "$stage"; done
+# stage NAME: within five minutes.
+stage() {
+  local kind model precision
+  stage_end=$((SECONDS + 300))
+  IFS=_ read -r kind model precision <<< "$1"
+  case "$model" in
+    llama) "${kind}_part" meta-llama/Llama-3.2-1B "$precision" ;;
+    phi) "${kind}_part" microsoft/phi-2 "$precision" ;;
+    *) "$1" ;;
+  esac
+}
+for name in "${stages[@]}"; do stage "$name"; done
 echo
-printf '%s\n' "${rows[@]}" | tee "$out/table.txt"
+printf '%s\n' "${rows[@]}"
 for file in "$out"/decode_*.txt; do [ -f "$file" ] && cat "$file"; done
 exit $failed

@@ -125,6 +125,9 @@ class Backend {
   // How record() will have the step run, which is a part of what makes two cells alike: "native", or of a GPU "graph"
   // or "persistent".
   virtual std::string_view engine(const Plan&) const { return "native"; }
+  // *hash becomes that of itself and `count` words (hashing.h). Both lie on the device; in order with the ops, and not
+  // waited for.
+  virtual void hash(uint64_t* hash, const uint32_t* words, int count);
   virtual void synchronize() = 0;  // waits until everything asked for is done
   // bytes: the most of one look; most: looks pending at the same time. Takes memory of the host, none of the device's.
   // Unless overridden, looks by download(): right where ops are done when they return.

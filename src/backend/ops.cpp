@@ -3,6 +3,7 @@
 #include <cassert>
 
 #include "backend/backend.h"
+#include "backend/hashing.h"
 #include "backend/sampling.h"
 
 namespace quantbench {
@@ -75,6 +76,13 @@ class DownloadingLookout final : public Lookout {
 
 std::unique_ptr<Lookout> Backend::lookout(size_t bytes, int most) {
   return std::make_unique<DownloadingLookout>(*this, bytes, most);
+}
+
+// For backends whose memory is the host's and whose ops are done when they return.
+void Backend::hash(uint64_t* hash, const uint32_t* words, int count) {
+  uint64_t sum = 0;
+  for (int i = 0; i < count; ++i) sum += hash_term(words[i], static_cast<uint32_t>(i));
+  *hash = fold_hash(*hash, sum);
 }
 
 std::unique_ptr<ReadProbe> Backend::read_probe(size_t) { return nullptr; }

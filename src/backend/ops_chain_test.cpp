@@ -136,6 +136,38 @@ TEST_P(OpsChainTest, RowsThatAnOpLeavesReadyAreThoseOfTheNext) {
   }
 }
 
+TEST(Hash, IsTheSameEverywhereAndFeelsEveryBitAndItsPlace) {
+  const auto hash_of = [](Backend& backend, const std::vector<uint32_t>& words, int times) {
+    const auto data = backend.allocate(Use::activations, words.size() * sizeof(uint32_t));
+    const auto hash = backend.allocate(Use::activations, sizeof(uint64_t));
+    backend.upload(*data, 0, words.data(), words.size() * sizeof(uint32_t));
+    for (int i = 0; i < times; ++i) {
+      backend.hash(static_cast<uint64_t*>(hash->data()), static_cast<const uint32_t*>(data->data()),
+                   static_cast<int>(words.size()));
+    }
+    backend.synchronize();
+    uint64_t value = 0;
+    backend.download(&value, hash->data(), sizeof value);
+    return value;
+  };
+  std::vector<uint32_t> words(5003);  // no whole number of anything
+  for (size_t i = 0; i < words.size(); ++i) words[i] = static_cast<uint32_t>(i * i);
+  const auto reference = make_backend("reference", {});
+  const uint64_t once = hash_of(*reference, words, 1), twice = hash_of(*reference, words, 2);
+  EXPECT_NE(once, twice);
+  for (const std::string& name : test_backend_names()) {
+    const auto backend = make_test_backend(name);
+    EXPECT_EQ(hash_of(*backend, words, 1), once) << name;
+    EXPECT_EQ(hash_of(*backend, words, 2), twice) << name;
+    auto changed = words;
+    changed.back() ^= 1u << 31;
+    EXPECT_NE(hash_of(*backend, changed, 1), once) << name;
+    changed = words;
+    std::swap(changed[17], changed[4711]);
+    EXPECT_NE(hash_of(*backend, changed, 1), once) << name;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Formats, OpsChainTest, testing::Values(Format::f16, Format::int8, Format::nf4),
                          [](const auto& test) { return std::string(name_of(test.param)); });
 

@@ -169,6 +169,7 @@ struct CaseRun::Parts {
   Buffer* start_buffer = nullptr;
   std::vector<std::pair<Tensor, bool>> outs;  // of the last run; true: poisoned before it
   std::deque<Copy> copies;
+  std::unique_ptr<Program> turn;
 
   Parts(const CaseData& d, Backend& b, Sampling s) : data(d), backend(b), sampling(s) {}
 
@@ -241,6 +242,8 @@ void CaseRun::Parts::prepare() {
 void CaseRun::Parts::add_copy() {
   const OpShape& shape = data.op.shape;
   Copy& copy = copies.emplace_back();
+  // Rows of its own, or a backend could make them ready once for all copies.
+  const Tensor in = copies.size() == 1 || data.x.empty() ? x : tensor(data.x, data.op.rows);
   // Shapes first: a plan must not need the weights.
   for (const HostWeight& w : data.weights) {
     Linear& linear = copy.linears.emplace_back();
@@ -267,7 +270,7 @@ void CaseRun::Parts::add_copy() {
     case OpKind::attention: {
       const float scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
       const Linear *wk = &copy.linears[1], *wv = &copy.linears[2];
-      tape.qkv({.q = q, .kv = kv, .x = x, .norm = &norm, .wq = l, .wk = wk, .wv = wv, .rope = &rope, .rows = rows});
+      tape.qkv({.q = q, .kv = kv, .x = in, .norm = &norm, .wq = l, .wk = wk, .wv = wv, .rope = &rope, .rows = rows});
       tape.attend({.a = a, .q = q, .kv = kv, .scale = scale, .rows = rows});
       const Tensor nq = q.slice(0, data.sequences), na = a.slice(0, data.sequences);
       next.qkv({.q = nq,
@@ -282,14 +285,14 @@ void CaseRun::Parts::add_copy() {
       next.attend({.a = na, .q = nq, .kv = kv, .scale = scale, .rows = next_rows});
       break;
     }
-    case OpKind::add_linear: tape.add_linear({.x = y, .a = x, .w = l}); break;
+    case OpKind::add_linear: tape.add_linear({.x = y, .a = in, .w = l}); break;
     case OpKind::gated_up:
-      tape.gated_up({.h = y, .x = x, .norm = &norm, .gate = l, .up = &copy.linears[1], .act = shape.act});
+      tape.gated_up({.h = y, .x = in, .norm = &norm, .gate = l, .up = &copy.linears[1], .act = shape.act});
       break;
     case OpKind::project:
-      tape.project({.y = y, .x = x, .norm = &norm, .w = l, .act = shape.biased ? shape.act : Act::none});
+      tape.project({.y = y, .x = in, .norm = &norm, .w = l, .act = shape.biased ? shape.act : Act::none});
       break;
-    case OpKind::next_token: tape.next_token({.rows = rows, .logits = x, .sampling = sampling}); break;
+    case OpKind::next_token: tape.next_token({.rows = rows, .logits = in, .sampling = sampling}); break;
   }
   copy.tape = tape.tape();
   copy.next_tape = next.tape();
@@ -300,7 +303,6 @@ void CaseRun::Parts::add_copy() {
     copy.linears[i].weight = packed;
     if (!data.weights[i].bias().empty()) copy.linears[i].bias = upload(data.weights[i].bias());
   }
-  copy.program = backend.record(plan);
 }
 
 void CaseRun::Parts::poison() {
@@ -325,12 +327,25 @@ CaseRun::~CaseRun() = default;
 
 void CaseRun::run(int copy) {
   Parts& p = *parts_;
-  p.copies[static_cast<size_t>(copy)].program->run();
+  Parts::Copy& c = p.copies[static_cast<size_t>(copy)];
+  if (!c.program) c.program = p.backend.record(p.backend.plan(c.tape, p.data.op.rows));
+  c.program->run();
   p.backend.synchronize();
   p.outs.clear();
   for (const Tensor& t : {p.q, p.a, p.y}) {
     if (t.data) p.outs.emplace_back(t, true);
   }
+}
+
+void CaseRun::run_turns(int turns) {
+  Parts& p = *parts_;
+  if (!p.turn) {
+    Tape tape;
+    for (const Parts::Copy& c : p.copies) tape.insert(tape.end(), c.tape.begin(), c.tape.end());
+    p.turn = p.backend.record(p.backend.plan(tape, p.data.op.rows));
+  }
+  for (int i = 0; i < turns; ++i) p.turn->run();
+  p.backend.synchronize();
 }
 
 void CaseRun::run_next_step(int copy) {

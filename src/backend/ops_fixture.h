@@ -74,6 +74,7 @@ class CaseRun {
   ~CaseRun();
 
   void run(int copy = 0);              // the op (attention: qkv and attend)
+  void run_turns(int turns);           // all copies one after the other, as one program, so many times
   void run_next_step(int copy = 0);    // attention only: one row a sequence, behind the cached ones
   const Tape& tape() const;            // of run(), for counting bytes and flops
   std::vector<float> outputs() const;  // of the last run, all outputs behind one another; tokens as numbers

@@ -162,6 +162,7 @@ RandomWeights::RandomWeights(uint64_t seed, const std::vector<RandomTensor>& ten
         break;
       case RandomKind::bias: sigma = 0.02; break;
     }
+    if (tensor.sigma > 0) sigma = tensor.sigma;
     entry.scale = static_cast<float>(sigma / kRandomSigma);
     entries_.emplace(tensor.name, std::move(entry));
   }

@@ -22,6 +22,7 @@ struct RandomTensor {
   std::string name;
   int rows = 0, cols = 0;  // a vector has rows == 1
   RandomKind kind = RandomKind::linear;
+  double sigma = 0;  // standard deviation; 0: the kind's
 };
 
 // A planted channel's norm weight. Normalised activations have variance 1, so 85 % of a planted channel's values reach

@@ -80,7 +80,8 @@ TEST(RandomWeights, EveryKindHasItsDistribution) {
   const RandomWeights weights(7, {{"linear", 1000, 400, RandomKind::linear},
                                   {"embedding", 1000, 400, RandomKind::embedding},
                                   {"norm", 1, 100'000, RandomKind::norm},
-                                  {"bias", 1, 100'000, RandomKind::bias}});
+                                  {"bias", 1, 100'000, RandomKind::bias},
+                                  {"wide bias", 1, 100'000, RandomKind::bias, 0.5}});
   std::vector<f16> matrix(400'000), vector(100'000);
   // Tolerances: five standard errors of the mean and of the deviation.
   for (const char* name : {"linear", "embedding"}) {
@@ -95,6 +96,8 @@ TEST(RandomWeights, EveryKindHasItsDistribution) {
   EXPECT_NEAR(moments(vector).sigma, 0.1, 5 * 0.1 / std::sqrt(2e5));
   weights.read_f16("bias", 0, 1, vector.data());
   EXPECT_NEAR(moments(vector).sigma, 0.02, 5 * 0.02 / std::sqrt(2e5));
+  weights.read_f16("wide bias", 0, 1, vector.data());
+  EXPECT_NEAR(moments(vector).sigma, 0.5, 5 * 0.5 / std::sqrt(2e5));
 }
 
 TEST(RandomWeights, TensorsSeedsAndNeighboursAreIndependent) {

@@ -141,6 +141,9 @@ class CudaBackend final : public Backend {
   std::string_view engine(const Plan& plan) const override {
     return persistent_bytes(plan.tape) > 0 ? "persistent" : "graph";
   }
+  void hash(uint64_t* hash, const uint32_t* words, int count) override {
+    QB_CUDA::hash({hash, words, count}, runtime_->stream());
+  }
   void synchronize() override { runtime_->synchronize(); }
   std::unique_ptr<Lookout> lookout(size_t bytes, int most) override {
     auto own = runtime_->lookout(bytes, most);

@@ -65,9 +65,11 @@ std::string version_text(int cuda_version) {
   return fmt::format("{}.{}", cuda_version / 1000, cuda_version % 1000 / 10);
 }
 
-Code code_for(std::string_view code, int major, int minor) {
+Code code_for(std::string_view code, int major, int minor, int* compiled_for) {
   const int card = capability(major, minor);
   Code best = Code::none;
+  int ignored = 0, &of = compiled_for ? *compiled_for : ignored;
+  of = 0;
   for (size_t at = 0; at < code.size();) {
     const size_t end = std::min(code.find(',', at), code.size());
     const std::string target(code.substr(at, end - at));
@@ -76,11 +78,20 @@ Code code_for(std::string_view code, int major, int minor) {
     const auto number = static_cast<int>(std::strtol(target.c_str(), &suffix, 10));
     const std::string_view rest(suffix);
     if (rest.starts_with('a')) {  // of this card alone
-      if (number == card && !rest.ends_with("-virtual")) return Code::ready;
+      if (number == card && !rest.ends_with("-virtual")) {
+        of = number;
+        return Code::ready;
+      }
       continue;
     }
-    if (!rest.ends_with("-virtual") && number / 10 == major && number <= card) return Code::ready;
-    if (!rest.ends_with("-real") && number <= card) best = Code::to_compile;
+    if (!rest.ends_with("-virtual") && number / 10 == major && number <= card) {
+      of = number;
+      return Code::ready;
+    }
+    if (!rest.ends_with("-real") && number <= card) {
+      best = Code::to_compile;
+      of = std::max(of, number);
+    }
   }
   return best;
 }

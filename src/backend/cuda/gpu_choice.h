@@ -57,8 +57,9 @@ std::string refusal(const GpuAnswer& gpu, const Opened& opened);
 int open_gpu(const DriverAnswer& driver, const GpuWish& wish, const std::function<Opened(int gpu)>& open);
 
 // Whether kernels compiled for `code` run on this compute capability, and whether the driver must compile them first.
+// *compiled_for: the compute capability that they were compiled for, 75; 0 for none.
 enum class Code : uint8_t { none, ready, to_compile };
-Code code_for(std::string_view code, int major, int minor);
+Code code_for(std::string_view code, int major, int minor, int* compiled_for = nullptr);
 
 // For people: a line a GPU, or the one that says why there is none.
 std::vector<std::string> describe(const DriverAnswer& driver);

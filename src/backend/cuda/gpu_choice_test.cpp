@@ -178,6 +178,19 @@ TEST(GpuChoice, KnowsWhatCodeRunsOnACard) {
   EXPECT_EQ(code("", 9, 0), Code::none);
 }
 
+TEST(GpuChoice, KnowsWhatCardTheCodeWasCompiledFor) {
+  const auto compiled_for = [](const char* targets, int major, int minor) {
+    int found = -1;
+    code_for(targets, major, minor, &found);
+    return found;
+  };
+  EXPECT_EQ(compiled_for("75-virtual", 9, 0), 75);
+  EXPECT_EQ(compiled_for("90-real,75-virtual", 9, 0), 90);
+  EXPECT_EQ(compiled_for("90-virtual,75-virtual", 10, 0), 90);
+  EXPECT_EQ(compiled_for("75-real,80-real", 8, 6), 80);
+  EXPECT_EQ(compiled_for("80-real", 9, 0), 0);
+}
+
 TEST(GpuChoice, TellsProhibitedFromTakenFromBroken) {
   GpuAnswer gpu = hopper();
   gpu.mode = ComputeMode::prohibited;

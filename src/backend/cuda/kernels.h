@@ -166,6 +166,14 @@ struct ReadArgs {    // reads all bytes once
 constexpr size_t kReadBytes = size_t{64} << 10;
 void read(const ReadArgs& args, int blocks, const Stream& stream);
 
+// --- hashing ---------------------------------------------------------------------------------------------------------
+struct HashArgs {  // backend/hashing.h
+  uint64_t* hash;  // [1], in and out
+  const uint32_t* words;
+  int count;
+};
+void hash(const HashArgs& args, const Stream& stream);
+
 // --- tokens ----------------------------------------------------------------------------------------------------------
 struct EmbedArgs {
   float* x;               // [rows, d]

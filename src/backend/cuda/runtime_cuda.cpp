@@ -181,10 +181,14 @@ class CudaRuntime final : public Runtime {
                     [&](int gpu) { return open(gpu, answer.gpus[static_cast<size_t>(gpu)].uuid); });
     const GpuAnswer& gpu = answer.gpus[static_cast<size_t>(gpu_)];
     name_ = gpu.name;
-    constexpr int kOverlapMajor = 9;
-    overlap_ = gpu.major >= kOverlapMajor;
-    has_persistent_ = gpu.major == kOverlapMajor && attribute(cudaDevAttrCooperativeLaunch, gpu_) != 0;
+    // Kernels that were compiled for an older card do not wait for the one before them, and have no persistent one.
+    constexpr int kHopper = 90, kHopperMajor = 9;
+    int compiled_for = 0;
+    code_for(answer.code, gpu.major, gpu.minor, &compiled_for);
+    overlap_ = compiled_for >= kHopper;
+    has_persistent_ = overlap_ && gpu.major == kHopperMajor && attribute(cudaDevAttrCooperativeLaunch, gpu_) != 0;
     features_ = fmt::format("sm_{}{}", gpu.major, gpu.minor);
+    if (gpu.major >= kHopperMajor && !overlap_) features_ += fmt::format(", as sm_{}", compiled_for);
     info_ = {.uuid = gpu.uuid,
              .driver = answer.driver,
              .driver_cuda = version_text(answer.driver_version),
@@ -195,6 +199,10 @@ class CudaRuntime final : public Runtime {
              .cache_bytes = static_cast<size_t>(attribute(cudaDevAttrL2CacheSize, gpu_)),
              .is_mig_slice = gpu.is_mig_slice};
     shared_bytes_ = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, gpu_));
+    // What runs Turing's code on another card shows what Turing does.
+    constexpr int kTuring = 75;
+    constexpr size_t kSharedOfTuring = size_t{64} << 10;
+    if (compiled_for == kTuring) shared_bytes_ = std::min(shared_bytes_, kSharedOfTuring);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     check(cudaEventCreate(&start_), "cudaEventCreate");
     check(cudaEventCreate(&end_), "cudaEventCreate");

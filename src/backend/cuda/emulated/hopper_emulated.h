@@ -17,6 +17,8 @@ QB_DEVICE std::byte* shared_pointer(SharedAddress address) { return dynamic_shar
 QB_DEVICE std::byte* aligned_shared() { return dynamic_shared(); }
 QB_DEVICE int own_thread() { return thread_index(); }
 
+QB_DEVICE void stagger() {}  // threads, blocks and copies come in an order of chance anyway
+
 // --- barriers -------------------------------------------------------------------------------------
 struct SharedBarrier {
   int8_t arrivals, pending;

@@ -4,6 +4,7 @@
 
 #include "backend/cuda/device.cuh"
 #include "backend/cuda/persistent/step.h"
+#include "backend/sampling.h"
 
 // Where the kernel's code is compiled: for compute capability 9.0, and for the emulator.
 #if defined(QB_CUDA_EMULATED)
@@ -21,17 +22,37 @@ QB_DEVICE SharedAddress shared_address(const void* p) {
   return static_cast<SharedAddress>(__cvta_generic_to_shared(p));
 }
 
+// --- chaos ----------------------------------------------------------------------------------------
+// In a build with QB_CHAOS everything that publishes, waits or arms again first waits at random: one time in eight up
+// to half a microsecond, one in a thousand up to five. So orders of events that are rare come often; what the kernel
+// gives may not change. In other builds this is nothing.
+QB_DEVICE void stagger() {
+#if defined(QB_CHAOS)
+  uint32_t start, timer;
+  asm volatile("mov.u32 %0, %%clock;" : "=r"(start));
+  asm volatile("mov.u32 %0, %%globaltimer_lo;" : "=r"(timer));  // no launch is as the one before it
+  const auto random = static_cast<uint32_t>(
+      mix64(uint64_t{start ^ timer << 12} << 32 | static_cast<uint32_t>(block_x()) << 8 | threadIdx.x / kWarpSize));
+  constexpr uint32_t kShort = 1023, kLong = 8191;  // cycles
+  const uint32_t cycles = random % 1024 == 0 ? random >> 16 & kLong : random % 8 == 0 ? random >> 16 & kShort : 0;
+  for (uint32_t now = start; now - start < cycles;) asm volatile("mov.u32 %0, %%clock;" : "=r"(now)::"memory");
+#endif
+}
+
 // --- barriers -------------------------------------------------------------------------------------
 QB_DEVICE void barrier_init(SharedAddress barrier, int arrivals) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 QB_DEVICE void barrier_expect(SharedAddress barrier, int bytes) {
+  stagger();
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 QB_DEVICE void barrier_arrive(SharedAddress barrier) {
+  stagger();
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 QB_DEVICE void barrier_arrive(SharedAddress barrier, int count) {  // for so many
+  stagger();
   asm volatile("mbarrier.arrive.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 QB_DEVICE bool barrier_passed(SharedAddress barrier, uint32_t parity) {
@@ -43,7 +64,10 @@ QB_DEVICE bool barrier_passed(SharedAddress barrier, uint32_t parity) {
   return passed != 0;
 }
 // Of the consumers alone.
-QB_DEVICE void sync_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumerWarps * kWarpSize) : "memory"); }
+QB_DEVICE void sync_consumers() {
+  stagger();
+  asm volatile("bar.sync 1, %0;" ::"n"(kConsumerWarps * kWarpSize) : "memory");
+}
 
 // --- copies ---------------------------------------------------------------------------------------
 // Box {kChunkBytes, 8 rows, slot_chunks} of a matrix: lies as [chunk][row][128 bytes], the 16-byte columns of row r at
@@ -64,7 +88,10 @@ QB_DEVICE void copy_bytes(SharedAddress to, const void* from, int bytes, SharedA
 QB_DEVICE void copy16_async(SharedAddress to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
-QB_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+QB_DEVICE void wait_for_copies() {
+  stagger();
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
 
 // --- shared memory by address ---------------------------------------------------------------------
 QB_DEVICE void load_fragments(uint32_t (&a)[4], SharedAddress from) {
@@ -123,6 +150,7 @@ QB_DEVICE void publish_barriers() { asm volatile("fence.mbarrier_init.release.cl
 
 // --- words between multiprocessors ----------------------------------------------------------------
 QB_DEVICE void put_word(Tagged* to, Tagged word) {
+  stagger();
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 }
 QB_DEVICE Tagged get_word(const Tagged* from) {

@@ -36,11 +36,13 @@ struct Wait {
 };
 // A wait that never ends is a fault of this kernel; it says where and ends the launch with an error.
 QB_DEVICE void wait_barrier(const Wait& w, SharedAddress barrier, uint32_t parity) {
+  stagger();
   for (uint32_t i = 0; !barrier_passed(barrier, parity); ++i) {
     if (i > kMostPolls) give_up(w.stuck, 1, w.step);
   }
 }
 QB_DEVICE uint32_t wait_word(const Wait& w, const Tagged* from) {
+  stagger();
   for (uint32_t i = 0;; ++i) {
     const Tagged word = get_word(from);
     if (static_cast<uint32_t>(word >> 32) == w.epoch) return static_cast<uint32_t>(word);
@@ -49,6 +51,7 @@ QB_DEVICE uint32_t wait_word(const Wait& w, const Tagged* from) {
 }
 // Until both words, which were read once, are of this launch.
 QB_DEVICE void wait_two(const Wait& w, const Tagged* from, TwoWords* words) {
+  stagger();
   for (uint32_t i = 0;
        static_cast<uint32_t>(words->first >> 32) != w.epoch || static_cast<uint32_t>(words->second >> 32) != w.epoch;
        ++i) {
