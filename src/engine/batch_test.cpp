@@ -238,6 +238,20 @@ TEST(BatchOfInt8, OutlierColumnsAreThoseOfAllSequences) {
   EXPECT_LT(error, 5e-2) << "codes of other columns, but the same product";
 }
 
+// A large vocabulary and more rows than are streamed: the head's rows are few, whatever a plan knows of its buffers.
+TEST(SessionMemory, OfWorkspaceIsPredictedWhereTheVocabularyIsLarge) {
+  const auto checkpoint = Checkpoint::open(std::string(QB_SOURCE_DIR) + "/models/bundled");
+  for (const std::string& name : test_backend_names()) {
+    const auto backend = make_test_backend(name);
+    const auto model = make_model(config_of(*checkpoint), Precision::fp16);
+    const StateShape shape = session_shape(2, 0, 20, 1);
+    const size_t predicted =
+        backend->plan(decode_shapes(*model, shape.sequences), shape.rows).predicted[Use::workspace];
+    const Session session(*backend, *model, shape);
+    EXPECT_EQ(backend->memory()[Use::workspace], predicted) << name;
+  }
+}
+
 TEST(SessionShape, HasRoomForTheLargestCallAndNoMore) {
   const auto rows = [](int sequences, int context, int prompt) {
     return session_shape(sequences, context, prompt, 1).rows;
