@@ -238,6 +238,20 @@ TEST(BatchOfInt8, OutlierColumnsAreThoseOfAllSequences) {
   EXPECT_LT(error, 5e-2) << "codes of other columns, but the same product";
 }
 
+TEST(BatchOfInt8, SequencesThatAreAlikeHaveTheOutliersOfOne) {
+  constexpr int kSequences = 3, kTokens = 2;
+  Loaded loaded("reference", Precision::int8, false);
+  const auto one = some_ids(1, kTokens);
+  std::vector<int32_t> ids;
+  for (int s = 0; s < kSequences; ++s) ids.insert(ids.end(), one.begin(), one.end());
+  const auto together = loaded.logits(session_shape(kSequences, 0, kTokens, 1), ids, true);
+  const auto alone = loaded.logits(session_shape(1, 0, kTokens, 1), one, true);
+  for (int s = 0; s < kSequences; ++s) {
+    const std::span<const float> found(together.data() + static_cast<size_t>(s) * alone.size(), alone.size());
+    EXPECT_EQ(relative_error(found, alone), 0) << s;
+  }
+}
+
 // A large vocabulary and more rows than are streamed: the head's rows are few, whatever a plan knows of its buffers.
 TEST(SessionMemory, OfWorkspaceIsPredictedWhereTheVocabularyIsLarge) {
   const auto checkpoint = Checkpoint::open(std::string(QB_SOURCE_DIR) + "/models/bundled");
