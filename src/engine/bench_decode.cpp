@@ -2,7 +2,8 @@
 // read bandwidth measured right before and after each round, prefill flop/s beside OpenBLAS's sgemm (where it was found
 // at build time). docs/performance.md quotes this program.
 //
-//   bench_decode [--model-id meta-llama/Llama-3.2-1B,microsoft/phi-2] [--precision fp16,int8,4bit] [--rounds 12] …
+//   bench_decode [--model-id meta-llama/Llama-3.2-1B,microsoft/phi-2] [--precision fp16,int8,4bit] [-b 1,8] [-d 0,512]
+//   …
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
@@ -188,20 +189,19 @@ void check_batch(const Loaded& loaded, const std::string& id, Precision precisio
   constexpr int kTokens = 4;
   constexpr double kMostWithOthersOutliers = 0.1;  // seen: 0.04; another sequence's logits are off by more than 1
   const int vocab = loaded.model->shape().vocab;
-  // ids [sequences, depth + kTokens], the context first.
+  const size_t each = static_cast<size_t>(depth) + kTokens;
+  // ids [sequences, each], the context first.
   const auto logits = [&](std::span<const int32_t> ids, int sequences) {
     std::vector<int32_t> context, own;
-    for (int s = 0; s < sequences; ++s) {
-      const auto of_sequence = ids.subspan(static_cast<size_t>(s * (depth + kTokens)));
-      context.insert(context.end(), of_sequence.begin(), of_sequence.begin() + depth);
-      own.insert(own.end(), of_sequence.begin() + depth, of_sequence.begin() + depth + kTokens);
+    for (auto left = ids; !left.empty(); left = left.subspan(each)) {
+      context.insert(context.end(), left.begin(), left.begin() + depth);
+      own.insert(own.end(), left.begin() + depth, left.begin() + depth + kTokens);
     }
     Session session(*loaded.backend, *loaded.model, session_shape(sequences, depth, kTokens, 0));
     session.fill_context(context);
     return session.logits(own, true);
   };
   const auto check = [&](bool alike, double most) {
-    const size_t each = static_cast<size_t>(depth + kTokens);
     std::vector<int32_t> ids = some_ids(batch * (depth + kTokens), vocab);
     for (size_t i = each; alike && i < ids.size(); ++i) ids[i] = ids[i - each];
     const std::vector<float> together = logits(ids, batch);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <utility>
 
 #include "core/error.h"
 #include "core/os.h"
@@ -36,10 +35,14 @@ struct Session::Parts {
   struct Piece {
     int first_sequence, sequences, first_token, tokens;
     int rows() const { return sequences * tokens; }
+    struct Place {
+      size_t sequence, token;  // counted from the first of each
+    };
     // All but the last of each sequence in their order, so that rows with the same keys lie together; then the last of
     // each, so that the head takes those alone.
-    int row(int sequence, int token) const {
-      return token < tokens - 1 ? sequence * (tokens - 1) + token : sequences * (tokens - 1) + sequence;
+    Place place_of(size_t row) const {
+      const size_t each = static_cast<size_t>(tokens) - 1, others = static_cast<size_t>(sequences) * each;
+      return row < others ? Place{row / each, row % each} : Place{row - others, each};
     }
   };
 
@@ -110,18 +113,17 @@ struct Session::Parts {
   // The piece's part of ids [sequences, length], of which the first stand at position `start`; leaves the stream in
   // buffers.prefill.x.
   State forward(std::span<const int32_t> ids, int length, const Piece& piece, int start) {
-    for (int s = 0; s < piece.sequences; ++s) {
-      for (int t = 0; t < piece.tokens; ++t) {
-        const size_t row = static_cast<size_t>(piece.row(s, t));
-        sequence[row] = piece.first_sequence + s;
-        position[row] = start + piece.first_token + t;
-        token[row] = ids[static_cast<size_t>(sequence[row]) * static_cast<size_t>(length) +
-                         static_cast<size_t>(piece.first_token + t)];
-      }
+    const size_t rows = static_cast<size_t>(piece.rows()), first_sequence = static_cast<size_t>(piece.first_sequence),
+                 first_token = static_cast<size_t>(piece.first_token);
+    for (size_t row = 0; row < rows; ++row) {
+      const Piece::Place place = piece.place_of(row);
+      const size_t s = first_sequence + place.sequence, t = first_token + place.token;
+      sequence[row] = static_cast<int32_t>(s);
+      position[row] = start + static_cast<int32_t>(t);
+      token[row] = ids[s * static_cast<size_t>(length) + t];
     }
-    const size_t rows = static_cast<size_t>(piece.rows());
     buffers.upload_rows(buffers.prefill.rows, {token.data(), rows}, {position.data(), rows}, {sequence.data(), rows});
-    const State state = buffers.prefill.first(piece.rows());
+    State state = buffers.prefill.first(piece.rows());
     model.forward(backend.ops(), state);
     return state;
   }
@@ -281,18 +283,14 @@ std::vector<float> Session::logits(std::span<const int32_t> ids, bool step_by_st
   }
   std::vector<float> some(static_cast<size_t>(p.shape.logit_rows) * vocab);
   p.forward_all(ids, length, [&](const State& state, const Parts::Piece& piece) {
-    std::vector<std::pair<int, int>> place_of(static_cast<size_t>(piece.rows()));  // sequence and token of a row
-    for (int s = 0; s < piece.sequences; ++s) {
-      for (int t = 0; t < length; ++t) place_of[static_cast<size_t>(piece.row(s, t))] = {piece.first_sequence + s, t};
-    }
     for (int first = 0; first < piece.rows(); first += p.shape.logit_rows) {
       const int count = std::min(p.shape.logit_rows, piece.rows() - first);
       p.model.head(p.backend.ops(), state, first, count);
       p.backend.synchronize();
       p.backend.download(some.data(), state.logits.data, static_cast<size_t>(count) * vocab * sizeof(float));
-      for (int i = 0; i < count; ++i) {
-        const auto [s, t] = place_of[static_cast<size_t>(first + i)];
-        keep(static_cast<size_t>(s), static_cast<size_t>(t), some.data() + static_cast<size_t>(i) * vocab);
+      for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+        const Parts::Piece::Place place = piece.place_of(static_cast<size_t>(first) + i);
+        keep(static_cast<size_t>(piece.first_sequence) + place.sequence, place.token, some.data() + i * vocab);
       }
     }
   });
