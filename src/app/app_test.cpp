@@ -206,6 +206,43 @@ TEST(Run, LlamaBenchsHabitsMakeRowsOfTheirOwn) {
   EXPECT_THAT(tests, testing::ElementsAre("pp4", "p3+n2", "p2+n3"));
 }
 
+TEST(Run, DepthAndBatchMakeARowOfEachTest) {
+  const TestFolder folder;
+  const Result r =
+      run({"run", "--model-id", kTiny,      "--precision", "fp16", "-p", "6",     "-n",           "4",  "-d",   "0,5",
+           "-b",  "1,3",        "--device", "reference",   "-r",   "1",  "--out", folder / "out", "-o", "jsonl"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  std::map<std::string, json> records;
+  std::vector<std::string> tests;
+  for (const json& record : lines_of(r.out)) {
+    expect_well_formed(record);
+    EXPECT_NE(record["outcome"]["stamp"], "INVALID") << record["outcome"];
+    tests.push_back(record["cell"]["test"]);
+    records[tests.back()] = record;
+  }
+  EXPECT_THAT(tests, testing::ElementsAre("pp6", "pp6 b3", "pp6 @ d5", "pp6 @ d5 b3", "tg4", "tg4 b3", "tg4 @ d5",
+                                          "tg4 @ d5 b3"));
+  EXPECT_THAT(records_in(folder / "out"), SizeIs(8));
+  const json batch = records["tg4 @ d5 b3"], one = records["tg4 @ d5"], shallow = records["tg4"];
+  EXPECT_EQ(batch["cell"]["depth"], 5);
+  EXPECT_EQ(batch["cell"]["batch"], 3);
+  EXPECT_EQ(batch["prompt"]["ids"].size(), 3u);
+  EXPECT_NE(batch["prompt"]["ids"][1], batch["prompt"]["ids"][2]) << "each sequence its own";
+  const std::vector<int32_t> ids = batch["response"]["ids"];
+  ASSERT_EQ(ids.size(), 12u);
+  EXPECT_EQ(std::vector<int32_t>(ids.begin(), ids.begin() + 4), one["response"]["ids"])
+      << "the first is what it would be alone";
+  EXPECT_NE(one["prompt"]["context_sha256"], batch["prompt"]["context_sha256"]);
+  EXPECT_EQ(one["prompt"]["ids"], shallow["prompt"]["ids"]);
+  const json& cost = batch["cost"];
+  // 5 in the context, the prompt's one, half of 4 new ones.
+  EXPECT_EQ(cost["bytes_per_step"].get<double>(),
+            cost["token_weight_bytes"].get<double>() + 3 * 8 * cost["kv_position_bytes"].get<double>());
+  int64_t sum = 0;
+  for (const auto& [use, bytes] : batch["memory"][0]["end_ledger"].items()) sum += bytes.get<int64_t>();
+  EXPECT_EQ(sum, batch["memory"][0]["end_bytes"]);
+}
+
 TEST(Run, ValuesMayStandBehindAnEqualsSignAndLookLikeFlagsInAPrompt) {
   const TestFolder folder;
   const Result r = run({"run", "--model-id", kTiny, "--precision=fp16", "-pg=3,2", "-pg4,2", "-r=1", "--device",
@@ -332,6 +369,18 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"run", "--model-id", kTiny, "-p", "4", "-p", "8,4"}, "pp4 is asked for twice"},
       {{"run", "--threads", "4000"}, "more than the"},
       {{"run", "--target-ci", "1"}, "--target-ci: '1' is all of it; 1 % is written 1% or 0.01"},
+      {{"run", "-d", "-1"}, "-d: '-1' is not a whole number from 0 to"},
+      {{"run", "-d", "8,,9"}, "-d: '8,,9' has an empty part"},
+      {{"run", "-b", "0"}, "-b: '0' is not a whole number from 1 to 32"},
+      {{"run", "-b", "33"}, "-b: '33' is not a whole number from 1 to 32"},
+      {{"run", "-b", "2", "-b", "4,2", "-n", "8"}, "tg8 b2 is asked for twice"},
+      {{"run", "-d", "5,5", "-n", "8"}, "tg8 @ d5 is asked for twice"},
+      {{"run", "-d", "1000", "-n", "64"},
+       "1000 tokens of context, 1 prompt token and 64 new ones are more than the 1024 positions of this "
+       "LlamaForCausalLM model; lower -d, or lower -n"},
+      {{"run", "-d", "100000", "-p", "8"}, "lower -d, or lower -p"},
+      {{"run", "-b", "2", "--stop-at-eos"}, "--stop-at-eos: the sequences of a batch would end at different steps"},
+      {{"generate", "-b", "2"}, "-b"},
       {{"run", "-r=x"}, "-r: 'x' is not a whole number"},
       {{"run", "-pg=5"}, "-pg: '5' is not a pair"},
       {{"run", "-pg5,x"}, "-pg: 'x' is not a whole number"},

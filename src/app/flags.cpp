@@ -28,7 +28,8 @@ const char* const kDeviceHelp =
 
 const char* const kEngineHelp =
     "how a GPU makes a token: graph (one CUDA graph, every card), persistent (one kernel that streams the whole model, "
-    "compute capability 9.0), or auto (persistent for models at least 1,024 wide where card and model allow it)";
+    "compute capability 9.0, one sequence), or auto (persistent for models at least 1,024 wide where card and model "
+    "allow it)";
 
 void check_engine(const std::string& name) {
   if (name == "auto" || name == "graph" || name == "persistent") return;

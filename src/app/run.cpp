@@ -272,6 +272,13 @@ void add_run(CLI::App& app, Action* action) {
        "N[,...]");
   list("-n", &flags->new_counts, "measure generating N tokens from one, a row each (tg64)", "N[,...]");
   list("--pg", &flags->pairs, "one generation of N tokens after P seeded ids; also spelt -pg; may be repeated", "P,N");
+  list("-d", &flags->depths,
+       "tokens that are in the context before each of these, not timed: a row each (tg64 @ d512); default: 0",
+       "N[,...]");
+  list("-b", &flags->batches,
+       "sequences side by side, 1 to 32, a row each (tg64 b8): a step makes a token of each, and t/s counts all "
+       "(llama-batched-bench's -npl, not llama-bench's -b); default: 1",
+       "N[,...]");
   grouped(
       command->add_flag(
           "--random-weights", flags->random_weights,

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "app/bundled.h"
 #include "app/flags.h"
@@ -18,28 +19,28 @@ namespace {
 constexpr int kSeededPromptTokens = 8;  // with random weights and no tokenizer
 
 // Uses of the one seed, so that order, weights and ids are independent of each other.
-constexpr uint64_t kPromptStream = 0x70726f6d7074;
+constexpr uint64_t kPromptStream = 0x70726f6d7074, kContextStream = 0x636f6e74657874;
 
-std::vector<int32_t> seeded_ids(int count, int vocab, uint64_t seed) {
-  SeededNumbers numbers(derived_seed(seed, kPromptStream));
-  std::vector<int32_t> ids;
-  for (int i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>(numbers.below(static_cast<uint64_t>(vocab))));
-  return ids;
+// stream: of the prompts or of the contexts; each sequence has numbers of its own, whatever stands beside it.
+void add_seeded_ids(int count, int vocab, uint64_t seed, uint64_t stream, int sequence, std::vector<int32_t>* ids) {
+  SeededNumbers numbers(derived_seed(seed, stream + static_cast<uint64_t>(sequence)));
+  for (int i = 0; i < count; ++i) ids->push_back(static_cast<int32_t>(numbers.below(static_cast<uint64_t>(vocab))));
 }
 
 // flags: those that make it shorter.
-void check_length(size_t prompt_tokens, int new_tokens, const Shape& shape, const char* flags) {
-  if (prompt_tokens + static_cast<size_t>(new_tokens) <= static_cast<size_t>(shape.max_positions)) return;
+void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shape& shape, const std::string& flags) {
+  if (depth + prompt_tokens + static_cast<size_t>(new_tokens) <= static_cast<size_t>(shape.max_positions)) return;
   fail(ErrorKind::usage,
-       "{} prompt tokens and {} new ones are more than the {} positions of this {} model; {} (nothing is ever cut "
+       "{}{} prompt token{} and {} new one{} are more than the {} positions of this {} model; {} (nothing is ever cut "
        "silently)",
-       prompt_tokens, new_tokens, shape.max_positions, shape.architecture, flags);
+       depth > 0 ? fmt::format("{} tokens of context, ", depth) : "", prompt_tokens, prompt_tokens == 1 ? "" : "s",
+       new_tokens, new_tokens == 1 ? "" : "s", shape.max_positions, shape.architecture, flags);
 }
 constexpr const char* kShortenPrompt = "shorten the prompt or lower --max-new-tokens";
 
 struct Wanted {
   Test test;
-  std::vector<int32_t> ids;
+  std::vector<int32_t> ids, context;  // [batch, prompt_tokens], [batch, depth]
   std::optional<std::string> text;
 };
 
@@ -62,10 +63,23 @@ std::pair<int, int> parse_pair(const std::string& text) {
   return {pair[0], pair[1]};
 }
 
+// Values that each make every test anew; without any, `usual` alone.
+std::vector<int> variants_of(const std::string& flag, const std::vector<std::string>& values, int low, int high,
+                             int usual) {
+  std::vector<int> variants;
+  for (const std::string& value : values) {
+    for (const int variant : parse_counts(flag, value, low, high)) variants.push_back(variant);
+  }
+  if (variants.empty()) variants.push_back(usual);
+  return variants;
+}
+constexpr int kMostSequences = 32;
+
 constexpr int kPromptDecides = 0;  // prompt tokens of a test whose prompt is a text that is not encoded yet
 
 // The tests that the flags ask for, before any model is known. llama-bench's habits: -p and -n make rows of their own,
-// -pg and a plain prompt one generation. With random weights, -p alone is the length of the prompt.
+// -pg and a plain prompt one generation. With random weights, -p alone is the length of the prompt. Each of them for
+// each depth and batch.
 std::vector<Test> requested_tests(const RunFlags& flags) {
   const int new_tokens = parse_count("--max-new-tokens", flags.max_new_tokens, 1, kMostTokens);
   const std::vector<int> prompts = counts_of("-p", flags.prompt_counts), news = counts_of("-n", flags.new_counts);
@@ -93,15 +107,31 @@ std::vector<Test> requested_tests(const RunFlags& flags) {
     fail(ErrorKind::usage,
          "--max-new-tokens: the rows of -p, -n and -pg do not use it; -n N or -pg P,N say how many tokens to generate");
   }
+  const std::vector<Test> kinds = std::exchange(tests, {});
+  const std::vector<int> depths = variants_of("-d", flags.depths, 0, kMostTokens, 0),
+                         batches = variants_of("-b", flags.batches, 1, kMostSequences, 1);
+  for (Test test : kinds) {
+    for (const int depth : depths) {
+      for (const int batch : batches) {
+        test.depth = depth;
+        test.batch = batch;
+        tests.push_back(test);
+      }
+    }
+  }
   for (size_t i = 0; i < tests.size(); ++i) {
     const auto same = [&](const Test& other) { return other.name() == tests[i].name(); };
     if (std::any_of(tests.begin(), tests.begin() + static_cast<std::ptrdiff_t>(i), same)) {
-      fail(ErrorKind::usage, "-p, -n and -pg: {} is asked for twice", tests[i].name());
+      fail(ErrorKind::usage, "-p, -n, -pg, -d and -b: {} is asked for twice", tests[i].name());
     }
   }
   if (flags.stop_at_eos &&
       std::all_of(tests.begin(), tests.end(), [](const Test& test) { return test.kind == TestKind::prefill; })) {
     fail(ErrorKind::usage, "--stop-at-eos: a prefill (-p) generates nothing that could stop; leave the flag out");
+  }
+  if (flags.stop_at_eos && std::any_of(batches.begin(), batches.end(), [](int batch) { return batch > 1; })) {
+    fail(ErrorKind::usage,
+         "--stop-at-eos: the sequences of a batch would end at different steps; leave out -b or this");
   }
   return tests;
 }
@@ -124,13 +154,21 @@ std::vector<Wanted> wanted_tests(const RunFlags& flags, const PlannedModel& mode
     } else if (test.kind == TestKind::decode && !model.shape.bos.empty()) {
       wanted.ids = {model.shape.bos.front()};
     } else {
-      wanted.ids = seeded_ids(test.prompt_tokens, vocab, seed);
+      add_seeded_ids(test.prompt_tokens, vocab, seed, kPromptStream, 0, &wanted.ids);
     }
-    check_length(wanted.ids.size(), test.new_tokens, model.shape,
-                 test.kind == TestKind::prefill  ? "lower -p"
-                 : test.kind == TestKind::decode ? "lower -n"
-                 : wanted.text                   ? kShortenPrompt
-                                                 : "lower -p, -pg or --max-new-tokens");
+    const std::string shorten = test.kind == TestKind::prefill  ? "lower -p"
+                                : test.kind == TestKind::decode ? "lower -n"
+                                : wanted.text                   ? kShortenPrompt
+                                                                : "lower -p, -pg or --max-new-tokens";
+    check_length(static_cast<size_t>(test.depth), wanted.ids.size(), test.new_tokens, model.shape,
+                 test.depth > 0 ? fmt::format("lower -d, or {}", shorten) : shorten);
+    // The first sequence is what it would be alone; those beside it have seeded ids.
+    for (int s = 1; s < test.batch; ++s) {
+      add_seeded_ids(test.prompt_tokens, vocab, seed, kPromptStream, s, &wanted.ids);
+    }
+    for (int s = 0; s < test.batch; ++s) {
+      add_seeded_ids(test.depth, vocab, seed, kContextStream, s, &wanted.context);
+    }
     wanted.test = test;
     tests.push_back(std::move(wanted));
   }
@@ -252,7 +290,7 @@ std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string
          "--prompt: it is empty, and this model has no token to begin a text with; give a prompt of at least one "
          "character");
   }
-  check_length(ids.size(), new_tokens, shape, kShortenPrompt);
+  check_length(0, ids.size(), new_tokens, shape, kShortenPrompt);
   return ids;
 }
 
@@ -290,7 +328,7 @@ void plan_model(const std::string& id, const RunFlags& flags, const EngineOption
     group.model = plan->models.size();
     group.prompt_text = wanted.text;
     const auto cell_of = [&](Precision precision) {
-      Cell cell{model.source, precision, wanted.test, engine, wanted.ids, {}};
+      Cell cell{model.source, precision, wanted.test, engine, wanted.ids, {}, wanted.context};
       if (flags.stop_at_eos) cell.stop_at = model.shape.eos;
       return cell;
     };
@@ -313,7 +351,7 @@ void refuse_model(const std::string& id, const RunFlags& flags, const EngineOpti
     PlannedGroup group;
     group.model = plan->models.size();
     for (const Precision precision : precisions) {
-      group.refused.push_back({{model.source, precision, test, engine, {}, {}}, error});
+      group.refused.push_back({{model.source, precision, test, engine, {}, {}, {}}, error});
     }
     plan->groups.push_back(std::move(group));
   }

@@ -24,6 +24,7 @@ struct RunFlags {
   std::string max_new_tokens = "64";
   bool max_new_tokens_given = false;
   std::vector<std::string> prompt_counts, new_counts, pairs;  // -p, -n, -pg
+  std::vector<std::string> depths, batches;                   // -d, -b
   std::string image_path, tokenizer;
   std::string device = "auto", engine = "auto", threads = "0";
   std::string seed = "42";

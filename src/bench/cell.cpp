@@ -14,14 +14,19 @@ std::string_view name_of(TestKind kind) {
 }
 
 std::string Test::name() const {
+  std::string name;
   switch (kind) {
     case TestKind::generation:
-      if (prompt_tokens == 0) return fmt::format("prompt+n{}", new_tokens);  // of a model that could not be opened
-      return fmt::format("p{}+n{}", prompt_tokens, new_tokens);
-    case TestKind::prefill: return fmt::format("pp{}", prompt_tokens);
-    case TestKind::decode: return fmt::format("tg{}", new_tokens);
+      // 0: of a model that could not be opened
+      name = prompt_tokens == 0 ? fmt::format("prompt+n{}", new_tokens)
+                                : fmt::format("p{}+n{}", prompt_tokens, new_tokens);
+      break;
+    case TestKind::prefill: name = fmt::format("pp{}", prompt_tokens); break;
+    case TestKind::decode: name = fmt::format("tg{}", new_tokens); break;
   }
-  return "?";
+  if (depth > 0) name += fmt::format(" @ d{}", depth);  // as llama-bench writes it
+  if (batch > 1) name += fmt::format(" b{}", batch);
+  return name;
 }
 
 std::string Cell::label() const { return fmt::format("{} {} {}", model.name, name_of(precision), test.name()); }

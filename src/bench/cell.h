@@ -18,9 +18,11 @@ std::string_view name_of(TestKind kind);  // "generation", "prefill", "decode"
 
 struct Test {
   TestKind kind = TestKind::generation;
-  int prompt_tokens = 0;
+  int prompt_tokens = 0;  // these three of each sequence
   int new_tokens = 0;
-  std::string name() const;
+  int depth = 0;             // tokens in the cache before the prompt; made, but not timed
+  int batch = 1;             // sequences side by side
+  std::string name() const;  // "tg64", "tg64 @ d512 b8"
 };
 
 // Where weights come from; enough for a worker to load them.
@@ -45,8 +47,9 @@ struct Cell {
   Precision precision = Precision::fp16;
   Test test;
   EngineOptions engine;
-  std::vector<int32_t> prompt;   // ids, identical in every precision
+  std::vector<int32_t> prompt;  // ids [batch, prompt_tokens], identical in every precision, as are those of the context
   std::vector<int32_t> stop_at;  // empty: exactly test.new_tokens
+  std::vector<int32_t> context;  // ids [batch, depth]
   std::string label() const;     // "Llama-3.2-1B int8 p8+n64", for messages
 };
 

@@ -32,8 +32,8 @@ struct PlanReport {
 struct CellLoad {
   int64_t load_ns = 0;            // from the request to ready weights, reading included
   MemoryUse resident;             // what the backend holds after loading
-  size_t token_weight_bytes = 0;  // weights that one decode step reads
-  size_t kv_position_bytes = 0;   // keys and values of one position, all layers
+  size_t token_weight_bytes = 0;  // weights that one decode step reads, for all its sequences
+  size_t kv_position_bytes = 0;   // keys and values of one position of one sequence, all layers
   std::string weight_form;        // "fp16 checkpoint", "bitsandbytes nf4, plain fp32 absmax", "random"
 };
 

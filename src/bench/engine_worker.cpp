@@ -36,11 +36,9 @@ PlanReport EngineWorker::plan(const Cell& cell) {
     memory_.start_bytes = resident_bytes();
   }
   opened_ = open_model(cell.model, cell.precision);
-  step_ = decode_shapes(*opened_.model);
-  shape_ = {.rows = cell.test.prompt_tokens,
-            .logit_rows = 1,
-            .sequences = 1,
-            .positions = cell.test.prompt_tokens + cell.test.new_tokens};
+  const Test& test = cell.test;
+  step_ = decode_shapes(*opened_.model, test.batch);
+  shape_ = session_shape(test.batch, test.depth, test.prompt_tokens, test.new_tokens);
   plan_ = backend_->plan(step_, shape_.rows);
   PlanReport report;
   report.shape = opened_.model->shape();
@@ -66,7 +64,7 @@ CellLoad EngineWorker::load(const OnProgress& progress) {
   report.weight_form = opened_.weight_form;
   const Cost first = cost_of(step_, 1).total(), second = cost_of(step_, 2).total();
   report.token_weight_bytes = first.weight_bytes;
-  report.kv_position_bytes = second.kv_bytes - first.kv_bytes;
+  report.kv_position_bytes = (second.kv_bytes - first.kv_bytes) / static_cast<size_t>(shape_.sequences);
   memory_.load_peak_bytes = memory_of_device().peak_bytes;
   memory_.load_use = backend_->memory();
   if (backend_->device_use()) {
@@ -76,6 +74,11 @@ CellLoad EngineWorker::load(const OnProgress& progress) {
     memory_.peaks_separate = reset_peak_resident();
   }
   return report;
+}
+
+void EngineWorker::fill_context(std::span<const int32_t> context) {
+  if (!session_) fail(ErrorKind::internal, "a worker was asked to fill the context before its model was loaded");
+  session_->fill_context(context);
 }
 
 GenerateReport EngineWorker::generate(std::span<const int32_t> prompt, int new_tokens,

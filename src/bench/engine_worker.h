@@ -39,6 +39,7 @@ class EngineWorker final : public Worker {
   DeviceReport device() override;
   PlanReport plan(const Cell& cell) override;
   CellLoad load(const OnProgress& progress) override;
+  void fill_context(std::span<const int32_t> context) override;
   GenerateReport generate(std::span<const int32_t> prompt, int new_tokens, std::span<const int32_t> stop_at) override;
   MemoryReport memory() override;
   ReadSample probe() override;

@@ -43,19 +43,57 @@ TEST(EngineWorker, TellsWhatTheDeviceIsAndKeepsItForTheProbe) {
   EXPECT_EQ(made, 1);
 }
 
+TEST(EngineWorker, ABatchBehindAContextTakesWhatWasPredictedAndReadsItsWeightsOnce) {
+  const auto load = [](EngineWorker& worker, const Cell& cell) {
+    const PlanReport plan = worker.plan(cell);
+    return std::pair{plan, worker.load({})};
+  };
+  const auto make = [] {
+    return EngineWorker({"auto", 1}, [](std::string_view, const BackendOptions&) {
+      return ChosenDevice{make_backend("reference", {}), ""};
+    });
+  };
+  for (const Precision precision : {Precision::fp16, Precision::int8, Precision::nf4}) {
+    EngineWorker one = make(), many = make();
+    const Cell single = tiny_cell(precision);
+    Cell cell = single;
+    cell.test.depth = 6;
+    cell.test.batch = 5;
+    cell.prompt = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19};
+    for (int i = 0; i < 30; ++i) cell.context.push_back(40 + i);
+    const CellLoad single_load = load(one, single).second;
+    const auto [plan, loaded] = load(many, cell);
+    EXPECT_EQ(loaded.kv_position_bytes, single_load.kv_position_bytes);
+    const size_t embedding_row = static_cast<size_t>(plan.shape.hidden) * sizeof(f16);
+    EXPECT_EQ(loaded.token_weight_bytes, single_load.token_weight_bytes + 4 * embedding_row);
+    many.fill_context(cell.context);
+    const GenerateReport report = many.generate(cell.prompt, cell.test.new_tokens, {});
+    EXPECT_EQ(report.run.sequences, 5);
+    EXPECT_EQ(report.run.context_tokens, 6);
+    EXPECT_EQ(report.run.new_tokens(), cell.test.new_tokens);
+    EXPECT_EQ(many.memory().end_use.bytes, plan.predicted.bytes);
+    const size_t cache = 5 * (6 + 3 + 4) * loaded.kv_position_bytes, rounded_up = plan.predicted[Use::kv_cache];
+    EXPECT_GE(rounded_up, cache);
+    EXPECT_LT(rounded_up, cache + 2 * 256 * static_cast<size_t>(plan.shape.layers));
+  }
+}
+
 #if defined(QB_HAS_CUDA_EMULATOR)
 TEST(EngineWorker, TheLedgerOfAGpuAddsUpAndIsWholeBeforeTheFirstToken) {
   for (const Precision precision : {Precision::fp16, Precision::int8, Precision::nf4}) {
     EngineWorker worker({"auto", 1}, [](std::string_view, const BackendOptions&) {
       return ChosenDevice{make_test_backend(kEmulatedCuda), ""};
     });
-    const Cell cell = tiny_cell(precision);
+    Cell cell = tiny_cell(precision);
+    cell.test.depth = cell.test.batch = 2;
+    cell.prompt = {5, 6, 7, 8, 9, 10};
     const PlanReport plan = worker.plan(cell);
     ASSERT_TRUE(plan.device.gpu);
     EXPECT_EQ(plan.device.gpu->uuid, "GPU-emulated");
     EXPECT_EQ(plan.engine, "graph");
     worker.load({});
     const MemoryReport before = worker.memory();
+    worker.fill_context(std::vector<int32_t>{1, 2, 3, 4});
     worker.generate(cell.prompt, cell.test.new_tokens, {});
     const MemoryReport after = worker.memory();
 

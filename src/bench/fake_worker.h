@@ -36,7 +36,8 @@ class FakeWorker : public Worker {
   }
 
   DeviceReport device() override { return {device_, ""}; }
-  PlanReport plan(const Cell&) override {
+  PlanReport plan(const Cell& cell) override {
+    test_ = cell.test;
     PlanReport r;
     r.shape.architecture = "FakeForCausalLM";
     r.shape.layers = 4;
@@ -58,14 +59,17 @@ class FakeWorker : public Worker {
     r.weight_form = "fake";
     return r;
   }
+  void fill_context(std::span<const int32_t> context) override { context_.assign(context.begin(), context.end()); }
   // Prefill takes a tenth, the decode steps share the rest.
   GenerateReport generate(std::span<const int32_t> prompt, int new_tokens, std::span<const int32_t>) override {
     GenerateReport r;
     r.run.total_ns = latency_ns();
-    r.run.prompt_tokens = static_cast<int>(prompt.size());
+    r.run.sequences = test_.batch;
+    r.run.context_tokens = static_cast<int>(context_.size()) / test_.batch;
+    r.run.prompt_tokens = static_cast<int>(prompt.size()) / test_.batch;
     int64_t at = r.run.total_ns / 10;
     r.run.spans.push_back({Phase::prefill, Clock::host, 0, at});
-    for (int i = 0; i < new_tokens; ++i) r.run.tokens.push_back(100 + i);
+    for (int i = 0; i < test_.batch * new_tokens; ++i) r.run.tokens.push_back(100 + i);
     for (int i = 1; i < new_tokens; ++i) {
       const int64_t end = r.run.total_ns / 10 + (r.run.total_ns - r.run.total_ns / 10) * i / (new_tokens - 1);
       r.run.spans.push_back({Phase::decode, Clock::host, at, end});
@@ -86,6 +90,8 @@ class FakeWorker : public Worker {
   }
   ReadSample probe() override { return {0, 40e9, "fake"}; }
 
+  Test test_;
+  std::vector<int32_t> context_;  // as it was filled
   MemoryUse use_ = [] {
     MemoryUse use;
     use[Use::weights] = 2'000'000;

@@ -129,6 +129,9 @@ class Group {
     const std::string label = v.cell->label();
     v.data.load = v.worker->load(
         [&](double done) { hooks_.progress->status(fmt::format("{}: loading {:.0f} %", label, 100 * done)); });
+    if (v.cell->context.empty()) return;
+    hooks_.progress->status(fmt::format("{}: filling the context with {} tokens", label, v.cell->context.size()));
+    v.worker->fill_context(v.cell->context);
   }
 
   RunSample generate(Visit& v) {

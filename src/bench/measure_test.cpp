@@ -38,6 +38,10 @@ class Measure : public testing::Test {
       test_->note("load " + name_);
       return FakeWorker::load(progress);
     }
+    void fill_context(std::span<const int32_t> context) override {
+      test_->note("fill " + name_);
+      FakeWorker::fill_context(context);
+    }
     GenerateReport generate(std::span<const int32_t> prompt, int n, std::span<const int32_t> stop) override {
       test_->note(name_);
       GenerateReport report = FakeWorker::generate(prompt, n, stop);
@@ -202,6 +206,28 @@ TEST_F(Measure, WhatDoesNotFitTogetherIsLoadedAVisit) {
     EXPECT_EQ(data.runs.size(), 2u);
     EXPECT_EQ(std::count(log_.begin(), log_.end(), "load " + name), 3) << "warm-up, then once a visit";
   }
+}
+
+TEST_F(Measure, AContextIsFilledOnceAProcessBeforeItsFirstRun) {
+  cells_.resize(1);
+  cells_[0].test.depth = 3;
+  cells_[0].context = {7, 8, 9};
+  options_.runs = 1;
+  const auto steps = [&] {
+    std::vector<std::string> of_cell;
+    for (const std::string& what : log_) {
+      if (what != "probe" && (of_cell.empty() || of_cell.back() != what)) of_cell.push_back(what);
+    }
+    return of_cell;
+  };
+  run();
+  EXPECT_THAT(steps(), ElementsAre("load fp16", "fill fp16", "fp16"));
+  EXPECT_EQ(done_["fp16"].runs[0].report.run.context_tokens, 3);
+  log_.clear();
+  weights_ = size_t{4} << 30;
+  available_ = int64_t{4500} << 20;  // room for the cell, but none to spare
+  run();
+  EXPECT_THAT(steps(), ElementsAre("load fp16", "fill fp16", "fp16", "load fp16", "fill fp16", "fp16"));
 }
 
 TEST_F(Measure, WhatDoesNotFitAtAllIsRefusedWithTheFigures) {

@@ -40,10 +40,12 @@ std::optional<double> prefill_ns(const Run& run) {
 }
 
 double total_ns(const RunSample& s) { return static_cast<double>(s.report.run.total_ns); }
-double new_tokens(const RunSample& s) { return static_cast<double>(s.report.run.tokens.size()); }
+// Of each sequence: a batch makes one token of each in a step, so that is what a latency is of.
+double new_tokens(const RunSample& s) { return s.report.run.new_tokens(); }
+double sequences(const RunSample& s) { return s.report.run.sequences; }
 
 std::optional<double> read_share(const RunSample& s, const CellData& d) {
-  const auto bytes = bytes_per_token(s, d), step_ns = decode_step_ns(s.report.run);
+  const auto bytes = bytes_per_step(s, d), step_ns = decode_step_ns(s.report.run);
   if (!bytes || !step_ns || *step_ns <= 0) return std::nullopt;
   if (!s.read_before || !s.read_after) return std::nullopt;
   const double read_rate = (*s.read_before + *s.read_after) / 2;
@@ -70,13 +72,20 @@ constexpr std::array kRunMetrics{
               [](const RunSample& s, const CellData&) { return tail_quantile(decode_steps_ns(s.report.run), 0.95); }},
     RunMetric{"prefill_tokens_per_second", Unit::per_second, Better::higher,
               [](const RunSample& s, const CellData&) {
-                return per_second(s.report.run.prompt_tokens, prefill_ns(s.report.run));
+                return per_second(sequences(s) * s.report.run.prompt_tokens, prefill_ns(s.report.run));
               }},
-    RunMetric{"decode_tokens_per_second", Unit::per_second, Better::higher,
-              [](const RunSample& s, const CellData&) { return per_second(1, decode_step_ns(s.report.run)); }},
-    RunMetric{"tokens_per_second", Unit::per_second, Better::higher,
-              [](const RunSample& s, const CellData&) { return per_second(new_tokens(s), total_ns(s)); }},
-    RunMetric{"bytes_per_token", Unit::bytes, Better::lower, bytes_per_token},
+    RunMetric{
+        "decode_tokens_per_second", Unit::per_second, Better::higher,
+        [](const RunSample& s, const CellData&) { return per_second(sequences(s), decode_step_ns(s.report.run)); }},
+    RunMetric{
+        "tokens_per_second", Unit::per_second, Better::higher,
+        [](const RunSample& s, const CellData&) { return per_second(sequences(s) * new_tokens(s), total_ns(s)); }},
+    RunMetric{"bytes_per_token", Unit::bytes, Better::lower,
+              [](const RunSample& s, const CellData& d) -> std::optional<double> {
+                const auto bytes = bytes_per_step(s, d);
+                if (!bytes) return std::nullopt;
+                return *bytes / sequences(s);
+              }},
     RunMetric{kReadShare, Unit::fraction, Better::higher, read_share},
 };
 
@@ -133,17 +142,17 @@ std::span<const CellMetric> cell_metrics() { return kCellMetrics; }
 
 std::optional<double> decode_step_ns(const Run& run) {
   const Span* prefill = find_span(run, Phase::prefill);
-  if (!prefill || run.tokens.size() < 2 || run.spans.back().phase != Phase::decode) return std::nullopt;
-  return static_cast<double>(run.spans.back().end_ns - prefill->end_ns) / static_cast<double>(run.tokens.size() - 1);
+  if (!prefill || run.new_tokens() < 2 || run.spans.back().phase != Phase::decode) return std::nullopt;
+  return static_cast<double>(run.spans.back().end_ns - prefill->end_ns) / (run.new_tokens() - 1);
 }
 
-std::optional<double> bytes_per_token(const RunSample& sample, const CellData& data) {
+std::optional<double> bytes_per_step(const RunSample& sample, const CellData& data) {
   const Run& run = sample.report.run;
-  if (!data.load || run.tokens.size() < 2) return std::nullopt;
-  // Step i of 1 … n − 1 attends to prompt + i positions.
-  const double mean_context = run.prompt_tokens + static_cast<double>(run.tokens.size()) / 2;
+  if (!data.load || run.new_tokens() < 2) return std::nullopt;
+  // Step i of 1 … n − 1 attends to context + prompt + i positions of each sequence.
+  const double mean_context = run.context_tokens + run.prompt_tokens + run.new_tokens() / 2.0;
   return static_cast<double>(data.load->token_weight_bytes) +
-         mean_context * static_cast<double>(data.load->kv_position_bytes);
+         run.sequences * mean_context * static_cast<double>(data.load->kv_position_bytes);
 }
 
 std::vector<Summary> summarize(const CellData& data) {

@@ -29,9 +29,11 @@ std::span<const CellMetric> cell_metrics();
 // All metrics of a cell that have a value, over its timed runs.
 std::vector<Summary> summarize(const CellData& data);
 
-// Bytes that one decode step of this run reads on average: weights, and K/V at the mean context of the timed steps.
-std::optional<double> bytes_per_token(const RunSample& sample, const CellData& data);
-// Mean time of a decode step: (T(n new tokens) − T(1)) / (n − 1), from the end of prefill to the last token.
+// Bytes that one decode step of this run reads on average: weights once, and K/V of all sequences at the mean context
+// of the timed steps.
+std::optional<double> bytes_per_step(const RunSample& sample, const CellData& data);
+// Mean time of a decode step, which makes a token of each sequence: (T(n new tokens) − T(1)) / (n − 1), from the end of
+// prefill to the last token.
 std::optional<double> decode_step_ns(const Run& run);
 
 }  // namespace quantbench

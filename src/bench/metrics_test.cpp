@@ -63,6 +63,27 @@ TEST(Metrics, ShareOfReadPeakIsWeightsAndMeanContextOverTheNeighbouringRate) {
   EXPECT_NEAR(find(all, "read_share")->median, 20.325 / 40, 1e-12);
 }
 
+// The same times, but of three sequences behind ten tokens each.
+TEST(Metrics, OfABatchCountAllSequencesInRatesAndStepsInLatencies) {
+  CellData data = some_data(10);
+  for (RunSample& s : data.runs) {
+    s.report.run.sequences = 3;
+    s.report.run.context_tokens = 10;
+    s.report.run.tokens.assign(15, 1);
+  }
+  const auto all = summarize(data);
+  EXPECT_DOUBLE_EQ(find(all, "total_latency")->median, 180e6);
+  EXPECT_DOUBLE_EQ(find(all, "latency_per_token")->median, 36e6);
+  EXPECT_DOUBLE_EQ(find(all, "inter_token_median")->median, 20e6);
+  EXPECT_DOUBLE_EQ(find(all, "prefill_tokens_per_second")->median, 3 * 40) << "the context is not timed";
+  EXPECT_DOUBLE_EQ(find(all, "decode_tokens_per_second")->median, 3 * 50);
+  EXPECT_NEAR(find(all, "tokens_per_second")->median, 15 / 0.18, 1e-9);
+  // Weights once; three caches of 10 + 6.5 positions.
+  EXPECT_DOUBLE_EQ(*bytes_per_step(data.runs[0], data), 449.5e6);
+  EXPECT_DOUBLE_EQ(find(all, "bytes_per_token")->median, 449.5e6 / 3);
+  EXPECT_NEAR(find(all, "read_share")->median, 449.5e6 / 20e-3 / 40e9, 1e-12);
+}
+
 TEST(Metrics, ShareNeedsBothNeighbours) {
   CellData data = some_data(10);
   data.runs[3].read_after.reset();

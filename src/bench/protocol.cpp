@@ -108,6 +108,8 @@ json to_json(const Cell& c) {
           {"kind", static_cast<int>(c.test.kind)},
           {"prompt_tokens", c.test.prompt_tokens},
           {"new_tokens", c.test.new_tokens},
+          {"depth", c.test.depth},
+          {"batch", c.test.batch},
           {"device", c.engine.device},
           {"threads", c.engine.threads},
           {"engine", c.engine.engine}};
@@ -126,6 +128,8 @@ Cell cell_from(const json& j) {
   c.test.kind = static_cast<TestKind>(j.at("kind").get<int>());
   c.test.prompt_tokens = j.at("prompt_tokens");
   c.test.new_tokens = j.at("new_tokens");
+  c.test.depth = j.at("depth");
+  c.test.batch = j.at("batch");
   c.engine.device = j.at("device");
   c.engine.threads = j.at("threads");
   c.engine.engine = j.at("engine");
@@ -185,6 +189,8 @@ json to_json(const GenerateReport& r) {
   json j{{"spans", spans},
          {"tokens", r.run.tokens},
          {"prompt_tokens", r.run.prompt_tokens},
+         {"context_tokens", r.run.context_tokens},
+         {"sequences", r.run.sequences},
          {"total_ns", r.run.total_ns},
          {"finite", r.run.finite}};
   if (r.other_cpu) j["other_cpu"] = *r.other_cpu;
@@ -198,6 +204,8 @@ GenerateReport generate_from(const json& j) {
   }
   r.run.tokens = j.at("tokens").get<std::vector<int32_t>>();
   r.run.prompt_tokens = j.at("prompt_tokens");
+  r.run.context_tokens = j.at("context_tokens");
+  r.run.sequences = j.at("sequences");
   r.run.total_ns = j.at("total_ns");
   r.run.finite = j.at("finite");
   if (j.contains("other_cpu")) r.other_cpu = j.at("other_cpu").get<double>();
@@ -268,6 +276,10 @@ json answer(Worker& worker, const json& request) {
       last = done;
       say({{"event", "progress"}, {"done", done}});
     }));
+  }
+  if (op == "fill") {
+    worker.fill_context(request.at("context").get<std::vector<int32_t>>());
+    return json::object();
   }
   if (op == "generate") {
     const auto prompt = request.at("prompt").get<std::vector<int32_t>>();

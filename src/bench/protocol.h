@@ -1,5 +1,5 @@
 // The language between the parent and a worker process: one JSON object a line.
-//   request  {"op": "device" | "plan" | "load" | "generate" | "probe" | "memory" | "quit", …}
+//   request  {"op": "device" | "plan" | "load" | "fill" | "generate" | "probe" | "memory" | "quit", …}
 //   answer   {"event": "result", …} or {"event": "error", "kind", "text"}, after any number of {"event": "progress", …}
 // A worker exits with 0 on "quit" and when its input ends.
 #pragma once
@@ -25,6 +25,9 @@ class Worker {
   virtual DeviceReport device() = 0;  // needs no plan; the device is kept for probe()
   virtual PlanReport plan(const Cell& cell) = 0;
   virtual CellLoad load(const OnProgress& progress) = 0;
+  // Puts ids [batch, depth] into the cache, before every prompt from now on; not a part of any run.
+  virtual void fill_context(std::span<const int32_t> context) = 0;
+  // prompt: [batch, prompt tokens]
   virtual GenerateReport generate(std::span<const int32_t> prompt, int new_tokens,
                                   std::span<const int32_t> stop_at) = 0;
   virtual MemoryReport memory() = 0;

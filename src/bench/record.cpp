@@ -100,6 +100,8 @@ RecordView view_of(const Record& record) {
   v.kind = cell.at("kind");
   v.prompt_tokens = cell.at("prompt_tokens");
   v.new_tokens = cell.at("new_tokens");
+  v.depth = cell.at("depth");
+  v.batch = cell.at("batch");
   const Record& outcome = record.at("outcome");
   v.status = outcome.at("status");
   v.error = text_or(outcome, "error");
@@ -136,9 +138,13 @@ std::string file_name_part(const std::string& name) {
 std::string write_record(const Record& record, const std::string& folder) {
   os::make_directories(folder);
   const RecordView v = view_of(record);
+  std::string test = v.test;  // "tg64 @ d512 b8"
+  for (size_t at = 0; (at = test.find_first_of(" @", at)) != std::string::npos;) {
+    test.replace(at, test.find_first_not_of(" @", at) - at, "_");
+  }
   // Two models of a sweep may share the last part of their names: a number keeps the files apart.
   for (int copy = 1;; ++copy) {
-    std::string path = fmt::format("{}/{}_{}_{}{}.json", folder, file_name_part(v.model), v.precision, v.test,
+    std::string path = fmt::format("{}/{}_{}_{}{}.json", folder, file_name_part(v.model), v.precision, test,
                                    copy == 1 ? "" : fmt::format("_{}", copy));
     if (os::exists(path)) continue;
     os::write_file_atomically(path, to_text(record));

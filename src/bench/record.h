@@ -23,11 +23,11 @@ std::string to_text(const Record& record);
 // What reports need of a record, typed. Members that a record lacks stay empty.
 struct RecordView {
   std::string model, precision, precision_long, test, kind;
-  int prompt_tokens = 0, new_tokens = 0;
+  int prompt_tokens = 0, new_tokens = 0, depth = 0, batch = 1;
   std::string status, error, stop_reason;
   Stamp stamp;
   std::optional<std::string> response_text;
-  std::vector<int32_t> response_ids;
+  std::vector<int32_t> response_ids;  // of all sequences, one after another
   bool random_weights = false;
   bool in_cache = false;  // what a token reads fits into the last-level cache: a share of DRAM bandwidth says nothing
   std::vector<Summary> metrics;

@@ -99,8 +99,8 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
           {"kind", name_of(cell.test.kind)},
           {"prompt_tokens", cell.test.prompt_tokens},
           {"new_tokens", cell.test.new_tokens},
-          {"depth", 0},
-          {"batch", 1},
+          {"depth", cell.test.depth},
+          {"batch", cell.test.batch},
           {"stop_at_eos", !cell.stop_at.empty()},
           {"engine", data.plan ? data.plan->engine : "none"},
           {"placement", placement}};
@@ -115,7 +115,7 @@ Record run_part(const RunSample& sample, Outlier outlier) {
           {"place", sample.place < 0 ? Record(nullptr) : Record(sample.place)},
           {"total_ns", run.total_ns},
           {"prompt_tokens", run.prompt_tokens},
-          {"new_tokens", run.tokens.size()},
+          {"new_tokens", run.new_tokens()},
           {"output_sha256", hash_of(run.tokens)},
           {"finite", run.finite},
           {"outlier", outlier == Outlier::none   ? "none"
@@ -173,25 +173,26 @@ Record memory_part(const CellData& data) {
   return part;
 }
 
-std::optional<double> first_bytes_per_token(const CellData& data) {
-  return data.runs.empty() ? std::nullopt : bytes_per_token(data.runs.front(), data);
+std::optional<double> first_bytes_per_step(const CellData& data) {
+  return data.runs.empty() ? std::nullopt : bytes_per_step(data.runs.front(), data);
 }
 
-// Whether what a token reads fits into the last-level cache, so that it need not come from memory.
+// Whether what a step reads fits into the last-level cache, so that it need not come from memory.
 bool in_cache(const CellData& data, const Environment& e) {
   if (!data.load) return false;
-  const auto read = first_bytes_per_token(data).value_or(static_cast<double>(data.load->token_weight_bytes));
+  const auto read = first_bytes_per_step(data).value_or(static_cast<double>(data.load->token_weight_bytes));
   const bool on_gpu = data.plan && data.plan->device.gpu;
   return read < static_cast<double>(on_gpu ? data.plan->device.gpu->cache_bytes
                                            : static_cast<size_t>(e.last_level_cache_bytes));
 }
 
-Record cost_part(const CellData& data, const Environment& e) {
+Record cost_part(const Cell& cell, const CellData& data, const Environment& e) {
   if (!data.load) return nullptr;
-  const std::optional<double> bytes = first_bytes_per_token(data);
+  const std::optional<double> bytes = first_bytes_per_step(data);
   return {{"token_weight_bytes", data.load->token_weight_bytes},
           {"kv_position_bytes", data.load->kv_position_bytes},
-          {"bytes_per_token", or_null(bytes)},
+          {"bytes_per_token", bytes ? Record(*bytes / cell.test.batch) : Record(nullptr)},
+          {"bytes_per_step", or_null(bytes)},
           {"in_last_level_cache", in_cache(data, e)}};
 }
 
@@ -237,7 +238,8 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
   const Stamp stamp = judge(cell, data, sweep.options, sweep.build);
   const RunSample* shown = !data.runs.empty() ? &data.runs.front() : data.cold ? &*data.cold : nullptr;
   const std::vector<int32_t> response = shown ? shown->report.run.tokens : std::vector<int32_t>{};
-  const Record text = facts.decode && shown ? Record(facts.decode(response)) : Record(nullptr);
+  const auto of_first = response.begin() + (shown ? shown->report.run.new_tokens() : 0);
+  const Record text = facts.decode && shown ? Record(facts.decode({response.begin(), of_first})) : Record(nullptr);
   return {{"schema", "quantbench.record"},
           {"schema_version", kRecordVersion},
           {"started_utc", sweep.started_utc},
@@ -253,12 +255,15 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
             {"error", data.outcome.status == Status::ok ? Record(nullptr) : Record(data.outcome.error)},
             {"error_kind", data.outcome.status == Status::ok ? Record(nullptr) : Record(name_of(data.outcome.kind))}}},
           {"protocol", protocol_part(data, sweep.options)},
-          {"prompt", {{"text", or_null(facts.prompt_text)}, {"ids", cell.prompt}}},
+          {"prompt",
+           {{"text", or_null(facts.prompt_text)},
+            {"ids", cell.prompt},
+            {"context_sha256", cell.context.empty() ? Record(nullptr) : Record(hash_of(cell.context))}}},
           {"response", {{"text", text}, {"ids", response}, {"sha256", hash_of(response)}}},
           {"load", data.load ? Record{{"time_ns", data.load->load_ns}, {"resident", use_part(data.load->resident)}}
                              : Record(nullptr)},
           {"memory", memory_part(data)},
-          {"cost", cost_part(data, sweep.environment)},
+          {"cost", cost_part(cell, data, sweep.environment)},
           {"metrics", metrics_part(summarize(data), in_cache(data, sweep.environment))},
           {"cold", data.cold ? run_part(*data.cold, Outlier::none) : Record(nullptr)},
           {"warmup", runs_part(data.warmup, false)},

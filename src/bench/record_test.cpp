@@ -26,15 +26,17 @@ struct Made {
   Record record() const { return make_record(cell, data, sweep, facts); }
 };
 
-Made measured() {
+Made measured(int depth = 0, int batch = 1) {
   Made m;
   m.cell.model.name = "org/Some-Model 1B";
   m.cell.precision = Precision::int8;
-  m.cell.test = {TestKind::generation, 3, 6};
-  m.cell.prompt = {1, 2, 3};
+  m.cell.test = {TestKind::generation, 3, 6, depth, batch};
+  for (int i = 0; i < 3 * batch; ++i) m.cell.prompt.push_back(i + 1);
+  m.cell.context.assign(static_cast<size_t>(depth * batch), 9);
   FakeWorker worker;
   m.data.plan = worker.plan(m.cell);
   m.data.load = worker.load({});
+  worker.fill_context(m.cell.context);
   m.data.memory = worker.memory();
   RunSample run;
   run.report = worker.generate(m.cell.prompt, 6, {});
@@ -78,6 +80,30 @@ TEST(Record, OfFailedCellsFitsTheSchemaAtEveryStage) {
   m.cell.model.random_weights = true;
   m.facts = {};
   EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
+}
+
+TEST(Record, OfABatchBehindAContextFitsTheSchemaAndCountsASequencesTokens) {
+  const Record record = measured(5, 4).record();
+  EXPECT_THAT(JsonSchema(schema_file()).check(json::parse(to_text(record))), IsEmpty());
+  const Record& cell = record["cell"];
+  EXPECT_EQ(cell["test"], "p3+n6 @ d5 b4");
+  EXPECT_EQ(cell["prompt_tokens"], 3);
+  EXPECT_EQ(cell["new_tokens"], 6);
+  EXPECT_EQ(cell["depth"], 5);
+  EXPECT_EQ(cell["batch"], 4);
+  EXPECT_EQ(record["prompt"]["ids"].size(), 12u);
+  EXPECT_EQ(record["prompt"]["context_sha256"], hash_of(std::vector<int32_t>(20, 9)));
+  EXPECT_EQ(record["response"]["ids"].size(), 24u);
+  EXPECT_EQ(record["response"]["text"], "an answer of 6 ids") << "the first sequence's";
+  EXPECT_EQ(record["runs"][0]["new_tokens"], 6);
+  EXPECT_EQ(record["outcome"]["stamp"], "VALID");
+  // 2 MB of weights, and 1,000 bytes for each of 4 · (5 + 3 + 6 / 2) positions.
+  EXPECT_EQ(record["cost"]["bytes_per_step"], 2'044'000.0);
+  EXPECT_EQ(record["cost"]["bytes_per_token"], 511'000.0);
+  const RecordView v = view_of(record);
+  EXPECT_EQ(v.depth, 5);
+  EXPECT_EQ(v.batch, 4);
+  EXPECT_TRUE(measured().record()["prompt"]["context_sha256"].is_null());
 }
 
 TEST(Record, TheSchemaTestCanFail) {
@@ -221,6 +247,7 @@ TEST_F(RecordFile, IsNamedAfterItsCellAndNeverOverwritten) {
   const Record record = measured().record();
   EXPECT_EQ(write_record(record, folder_), folder_ + "/some-model_1b_int8_p3+n6.json");
   EXPECT_EQ(write_record(record, folder_), folder_ + "/some-model_1b_int8_p3+n6_2.json");
+  EXPECT_EQ(write_record(measured(5, 4).record(), folder_), folder_ + "/some-model_1b_int8_p3+n6_d5_b4.json");
   EXPECT_EQ(json::parse(os::read_file(folder_ + "/some-model_1b_int8_p3+n6.json", 1 << 20)),
             json::parse(to_text(record)));
 }

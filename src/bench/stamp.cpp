@@ -24,7 +24,7 @@ class Judge {
 };
 
 void judge_outputs(const Cell& cell, const CellData& data, Judge& judge) {
-  const auto wanted = static_cast<size_t>(cell.test.new_tokens);
+  const auto wanted = static_cast<size_t>(cell.test.batch) * static_cast<size_t>(cell.test.new_tokens);
   const bool exact = cell.stop_at.empty();
   const auto differs = [&](const RunSample& s) { return s.report.run.tokens != data.runs.front().report.run.tokens; };
   const auto miscounts = [&](const RunSample& s) { return exact && s.report.run.tokens.size() != wanted; };

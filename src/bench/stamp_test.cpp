@@ -56,6 +56,16 @@ TEST_F(StampTest, TooFewTokensAreInvalidUnlessGenerationMayStop) {
   EXPECT_THAT(stamp().reasons, Contains(HasSubstr("not comparable")));
 }
 
+TEST_F(StampTest, EverySequenceOfABatchMustHaveItsTokens) {
+  cell_.test.batch = 2;
+  EXPECT_EQ(stamp().kind, StampKind::invalid);
+  for (RunSample& run : data_.runs) {
+    run.report.run.sequences = 2;
+    run.report.run.tokens = {7, 8, 9, 7, 8, 9};
+  }
+  EXPECT_EQ(stamp().kind, StampKind::valid);
+}
+
 TEST_F(StampTest, NonFiniteLogitsAreInvalidWhateverWeightsMayBe) {
   cell_.model.allow_nonfinite = true;
   EXPECT_EQ(stamp().kind, StampKind::flagged) << "odd weights that do no harm";

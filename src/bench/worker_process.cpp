@@ -49,6 +49,9 @@ PlanReport WorkerProcess::plan(const Cell& cell) {
 CellLoad WorkerProcess::load(const OnProgress& progress) {
   return protocol::load_from(ask({{"op", "load"}}, "loading", progress));
 }
+void WorkerProcess::fill_context(std::span<const int32_t> context) {
+  ask({{"op", "fill"}, {"context", std::vector<int32_t>(context.begin(), context.end())}}, "filling the context");
+}
 GenerateReport WorkerProcess::generate(std::span<const int32_t> prompt, int new_tokens,
                                        std::span<const int32_t> stop_at) {
   const json request{{"op", "generate"},

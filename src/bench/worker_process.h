@@ -26,6 +26,7 @@ class WorkerProcess final : public Worker {
   DeviceReport device() override;
   PlanReport plan(const Cell& cell) override;
   CellLoad load(const OnProgress& progress) override;
+  void fill_context(std::span<const int32_t> context) override;
   GenerateReport generate(std::span<const int32_t> prompt, int new_tokens, std::span<const int32_t> stop_at) override;
   MemoryReport memory() override;
   ReadSample probe() override;

@@ -20,6 +20,14 @@ Cell a_cell() {
   cell.prompt = {1, 2, 3};
   return cell;
 }
+Cell a_batch() {
+  Cell cell = a_cell();
+  cell.test.depth = 2;
+  cell.test.batch = 4;
+  cell.prompt.assign(12, 1);
+  cell.context.assign(8, 2);
+  return cell;
+}
 
 Error failure_of(const std::string& mode, double timeout_s = 60) {
   WorkerProcess worker({QB_FAKE_WORKER, {mode}, timeout_s});
@@ -34,12 +42,25 @@ Error failure_of(const std::string& mode, double timeout_s = 60) {
 }
 
 TEST(Protocol, CarriesACellUnchanged) {
-  const Cell cell = a_cell();
+  const Cell cell = a_batch();
   const Cell back = protocol::cell_from(protocol::json::parse(protocol::to_json(cell).dump()));
   EXPECT_EQ(back.model.name, cell.model.name);
   EXPECT_EQ(back.model.weight_seed, cell.model.weight_seed);
   EXPECT_EQ(back.precision, cell.precision);
-  EXPECT_EQ(back.test.name(), "p3+n5");
+  EXPECT_EQ(back.test.name(), "p3+n5 @ d2 b4");
+}
+
+TEST(WorkerProcess, FillsTheContextBeforeRunsOfEverySequence) {
+  WorkerProcess worker({QB_FAKE_WORKER, {"healthy"}, 60});
+  worker.plan(a_batch());
+  worker.load({});
+  worker.fill_context(a_batch().context);
+  const quantbench::Run run = worker.generate(a_batch().prompt, 5, {}).run;
+  EXPECT_EQ(run.sequences, 4);
+  EXPECT_EQ(run.context_tokens, 2);
+  EXPECT_EQ(run.prompt_tokens, 3);
+  EXPECT_EQ(run.new_tokens(), 5);
+  EXPECT_EQ(run.tokens.size(), 20u);
 }
 
 TEST(Protocol, CarriesADeviceAndItsMemoryUnchanged) {

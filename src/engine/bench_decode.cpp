@@ -2,7 +2,8 @@
 // read bandwidth measured right before and after each round, prefill flop/s beside OpenBLAS's sgemm (where it was found
 // at build time). docs/performance.md quotes this program.
 //
-//   bench_decode [--model-id meta-llama/Llama-3.2-1B,microsoft/phi-2] [--precision fp16,int8,4bit] [--rounds 12] …
+//   bench_decode [--model-id meta-llama/Llama-3.2-1B,microsoft/phi-2] [--precision fp16,int8,4bit] [-b 1,8] [-d 0,512]
+//   …
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
@@ -29,6 +30,7 @@ struct Options {
   std::string device = "cpu", isa = "auto", engine = "auto", check_with;
   int threads = 0, rounds = 12, new_tokens = 17, prompt = 8, prefill = 512, prefill_rounds = 5, outliers = 0,
       checked = 0;
+  std::vector<int> batches{1}, depths{0};
   size_t read_bytes = size_t{1} << 30;
 };
 
@@ -115,6 +117,19 @@ std::vector<int32_t> some_ids(int count, int vocab) {
   return ids;
 }
 
+double relative_error(std::span<const float> found, std::span<const float> expected) {
+  double difference = 0, square = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    difference += (found[i] - expected[i]) * (found[i] - expected[i]);
+    square += expected[i] * expected[i];
+  }
+  return std::sqrt(difference / square);
+}
+
+double most_error(Precision precision) {
+  return precision == Precision::int8 ? 5e-2 : 1e-2;  // int8: an activation's code may fall the other way
+}
+
 // The engine's logits, one token a step, beside those of the graph engine, and beside its own of a second run: nothing
 // is timed that does not agree.
 void check_engine(const std::string& id, Precision precision, const Options& o) {
@@ -137,12 +152,7 @@ void check_engine(const std::string& id, Precision precision, const Options& o) 
   int same = 0;
   for (size_t row = 0; row < static_cast<size_t>(o.checked); ++row) {
     const std::span<const float> a(found[0].data() + row * vocab, vocab), b(expected[0].data() + row * vocab, vocab);
-    double difference = 0, square = 0;
-    for (size_t i = 0; i < vocab; ++i) {
-      difference += (a[i] - b[i]) * (a[i] - b[i]);
-      square += b[i] * b[i];
-    }
-    const double error = std::sqrt(difference / square);
+    const double error = relative_error(a, b);
     if (!(error <= worst)) worst = error;
     same += std::max_element(a.begin(), a.end()) - a.begin() == std::max_element(b.begin(), b.end()) - b.begin();
   }
@@ -152,61 +162,93 @@ void check_engine(const std::string& id, Precision precision, const Options& o) 
                   "second run is {}",
                   o.checked, o.check_with.empty() ? "the graph engine" : beside, worst, same,
                   repeats ? "the same to the bit" : "DIFFERENT"));
-  const double most = precision == Precision::int8 ? 5e-2 : 1e-2;  // int8: an activation's code may fall the other way
-  if (!(worst <= most) || !repeats)
+  if (!(worst <= most_error(precision)) || !repeats)
     fail(ErrorKind::internal, "{}: the engine's logits are wrong; nothing is timed", id);
 }
 
-void measure(const std::string& id, Precision precision, const Options& o) {
-  if (o.checked > 0) check_engine(id, precision, o);
-  const Loaded loaded(id, precision, o, o.engine);
-  Backend* const backend = loaded.backend.get();
-  Model* const model = loaded.model.get();
-  const Plan& plan = loaded.plan;
-  const StateShape shape{.rows = std::max(o.prefill, o.prompt),
-                         .logit_rows = 1,
-                         .sequences = 1,
-                         .positions = std::max(o.prefill + 1, o.prompt + o.new_tokens)};
-  Session session(*backend, *model, shape);
-  const auto probe = backend->read_probe(o.read_bytes);
-  print(fmt::format("{} {}: {}, {}, {} threads; {:.2f} GB resident, made in {:.1f} s; reads with {}", id,
-                    long_name_of(precision), backend->device().name, backend->device().features,
-                    backend->device().threads, static_cast<double>(loaded.report.resident.total()) / 1e9,
-                    static_cast<double>(loaded.report.duration_ns) / 1e9, probe->kernel()));
+// Every sequence's logits in the batch, one token a step, beside those of the sequence alone; behind `depth` tokens.
+// LLM.int8 takes an outlier column of one sequence apart for all, so there sequences that are alike, whose outliers are
+// those of each, are looked at as well.
+void check_batch(const Loaded& loaded, const std::string& id, Precision precision, int depth, int batch) {
+  constexpr int kTokens = 4;
+  constexpr double kMostWithOthersOutliers = 0.1;  // seen: 0.04; another sequence's logits are off by more than 1
+  const int vocab = loaded.model->shape().vocab;
+  const size_t each = static_cast<size_t>(depth) + kTokens;
+  // ids [sequences, each], the context first.
+  const auto logits = [&](std::span<const int32_t> ids, int sequences) {
+    std::vector<int32_t> context, own;
+    for (auto left = ids; !left.empty(); left = left.subspan(each)) {
+      context.insert(context.end(), left.begin(), left.begin() + depth);
+      own.insert(own.end(), left.begin() + depth, left.begin() + depth + kTokens);
+    }
+    Session session(*loaded.backend, *loaded.model, session_shape(sequences, depth, kTokens, 0));
+    session.fill_context(context);
+    return session.logits(own, true);
+  };
+  const auto check = [&](bool alike, double most) {
+    std::vector<int32_t> ids = some_ids(batch * (depth + kTokens), vocab);
+    for (size_t i = each; alike && i < ids.size(); ++i) ids[i] = ids[i - each];
+    const std::vector<float> together = logits(ids, batch);
+    std::vector<float> alone;
+    double worst = 0;
+    for (size_t s = 0; s < static_cast<size_t>(batch); ++s) {
+      if (s == 0 || !alike) alone = logits(std::span(ids).subspan(s * each, each), 1);
+      const double error = relative_error({together.data() + s * alone.size(), alone.size()}, alone);
+      if (!(error <= worst)) worst = error;
+    }
+    print(fmt::format("  {} {}sequences beside each of them alone: {}", batch, alike ? "equal " : "",
+                      worst == 0 ? "the same to the bit" : fmt::format("relative error at most {:.1e}", worst)));
+    if (!(worst <= most)) fail(ErrorKind::internal, "{}: the batch's logits are wrong; nothing is timed", id);
+  };
+  const bool int8 = precision == Precision::int8;
+  check(false, int8 ? kMostWithOthersOutliers : most_error(precision));
+  if (int8) check(true, most_error(precision));
+}
 
-  const std::vector<int32_t> ids = some_ids(shape.rows, model->shape().vocab);
-  const std::span<const int32_t> all(ids);
+// Rounds of read, decode, read.
+void measure_decode(const Loaded& loaded, const std::string& id, Precision precision, int depth, int batch,
+                    ReadProbe& probe, const Options& o) {
+  if (batch > 1) check_batch(loaded, id, precision, depth, batch);
+  const int vocab = loaded.model->shape().vocab;
+  Session session(*loaded.backend, *loaded.model, session_shape(batch, depth, o.prompt, o.new_tokens));
+  session.fill_context(some_ids(batch * depth, vocab));
+  const std::vector<int32_t> ids = some_ids(batch * o.prompt, vocab);
   const int steps = o.new_tokens - 1;  // the first token comes out of the prefill
-  const int context = o.prompt + (steps + 1) / 2;
-  const auto bytes = static_cast<double>(cost_of(plan.tape, context).total().bytes());
+  const int context = depth + o.prompt + (steps + 1) / 2;
+  const auto bytes = static_cast<double>(cost_of(decode_shapes(*loaded.model, batch), context).total().bytes());
 
-  const auto decode = [&] {
-    const Run run = session.generate(all.first(static_cast<size_t>(o.prompt)), {.max_new_tokens = o.new_tokens});
+  const auto steps_per_second = [&] {
+    const Run run = session.generate(ids, {.max_new_tokens = o.new_tokens});
     if (!run.finite)
       fail(ErrorKind::internal, "{} {}: logits are not finite, so nothing is timed", id, name_of(precision));
     return static_cast<double>(steps) * 1e9 / static_cast<double>(run.spans.back().end_ns - run.spans.front().end_ns);
   };
-  if (o.rounds > 0) decode();
+  steps_per_second();  // the first of a size
   std::vector<double> rates, shares, reads;
   for (int round = 0; round < o.rounds; ++round) {
-    const double before = probe->measure(), rate = decode(), after = probe->measure();
+    const double before = probe.measure(), rate = steps_per_second(), after = probe.measure();
     rates.push_back(rate);
     reads.push_back((before + after) / 2);
     shares.push_back(rate * bytes / reads.back());
   }
   const auto [low, high] = std::minmax_element(shares.begin(), shares.end());
-  if (o.rounds > 0) {
-    print(
-        fmt::format("  decode: {:.2f} tokens/s, {:.3f} GB a token, {:.1f} GB/s of {:.1f} read: {:.1f} % (median of {} "
-                    "rounds, {:.1f} to {:.1f})",
-                    median(rates), bytes / 1e9, median(rates) * bytes / 1e9, median(reads) / 1e9, 100 * median(shares),
-                    o.rounds, 100 * *low, 100 * *high));
-  }
+  std::string what;
+  if (depth > 0) what += fmt::format(" @ d{}", depth);
+  if (batch > 1) what += fmt::format(" b{}", batch);
+  print(
+      fmt::format("  decode{}: {:.2f} tokens/s, {:.3f} GB a step, {:.1f} GB/s of {:.1f} read: {:.1f} % (median of {} "
+                  "rounds, {:.1f} to {:.1f})",
+                  what, batch * median(rates), bytes / 1e9, median(rates) * bytes / 1e9, median(reads) / 1e9,
+                  100 * median(shares), o.rounds, 100 * *low, 100 * *high));
+}
 
-  if (o.prefill_rounds == 0) return;
+void measure_prefill(const Loaded& loaded, const std::string& id, Precision precision, const Options& o) {
+  Backend* const backend = loaded.backend.get();
+  Session session(*backend, *loaded.model, session_shape(1, 0, o.prefill, 1));
+  const std::vector<int32_t> ids = some_ids(o.prefill, loaded.model->shape().vocab);
   const bool is_cpu = backend->device().backend == "cpu";
   const auto prefill_seconds = [&] {
-    const Run run = session.generate(all.first(static_cast<size_t>(o.prefill)), {.max_new_tokens = 1});
+    const Run run = session.generate(ids, {.max_new_tokens = 1});
     if (!run.finite)
       fail(ErrorKind::internal, "{} {}: logits are not finite, so nothing is timed", id, name_of(precision));
     return static_cast<double>(run.spans.front().end_ns) * 1e-9;
@@ -214,7 +256,7 @@ void measure(const std::string& id, Precision precision, const Options& o) {
   prefill_seconds();  // the first of a size
   std::optional<Sgemm> sgemm;
   if (is_cpu) sgemm.emplace(backend->device().threads);
-  const double flops = prefill_flops(*model, o.prefill);
+  const double flops = prefill_flops(*loaded.model, o.prefill);
   std::vector<double> seconds, blas, ratios;
   for (int round = 0; round < o.prefill_rounds; ++round) {
     const double before = sgemm ? sgemm->measure() : 0;
@@ -230,6 +272,27 @@ void measure(const std::string& id, Precision precision, const Options& o) {
       flops / median(seconds) / 1e12);
   if (sgemm) text += fmt::format("; sgemm {:.3f}: {:.0f} %", median(blas) / 1e12, 100 * median(ratios));
   print(text);
+}
+
+void measure(const std::string& id, Precision precision, const Options& o) {
+  if (o.checked > 0) check_engine(id, precision, o);
+  const Loaded loaded(id, precision, o, o.engine);
+  const DeviceInfo& device = loaded.backend->device();
+  const auto probe = loaded.backend->read_probe(o.read_bytes);
+  if (!probe && o.rounds > 0) {
+    fail(ErrorKind::usage, "the {} backend makes no claim on speed; --rounds 0 leaves decoding out", device.backend);
+  }
+  print(fmt::format("{} {}: {}, {}, {} threads; {:.2f} GB resident, made in {:.1f} s{}", id, long_name_of(precision),
+                    device.name, device.features, device.threads,
+                    static_cast<double>(loaded.report.resident.total()) / 1e9,
+                    static_cast<double>(loaded.report.duration_ns) / 1e9,
+                    probe ? fmt::format("; reads with {}", probe->kernel()) : ""));
+  for (const int depth : o.depths) {
+    for (const int batch : o.batches) {
+      if (o.rounds > 0) measure_decode(loaded, id, precision, depth, batch, *probe, o);
+    }
+  }
+  if (o.prefill_rounds > 0) measure_prefill(loaded, id, precision, o);
 }
 
 int bench(int argc, char** argv) {
@@ -248,6 +311,12 @@ int bench(int argc, char** argv) {
   app.add_option("--rounds", o.rounds, "of read, decode, read")->check(CLI::Range(0, 1000));
   app.add_option("-n,--new-tokens", o.new_tokens, "a round")->check(CLI::Range(2, 4096));
   app.add_option("-p,--prompt", o.prompt, "tokens before those")->check(CLI::Range(1, 4096));
+  app.add_option("-d,--depth", o.depths, "tokens in the context before that; several by commas")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1 << 20));
+  app.add_option("-b,--batch", o.batches, "sequences side by side; several by commas")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 32));
   app.add_option("--prefill", o.prefill, "tokens of a prefill")->check(CLI::Range(1, 4096));
   app.add_option("--prefill-rounds", o.prefill_rounds, "0: none")->check(CLI::Range(0, 1000));
   app.add_option("--outlier-channels", o.outliers, "channels above LLM.int8's threshold")->check(CLI::Range(0, 4096));

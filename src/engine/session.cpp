@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <numeric>
 
 #include "core/error.h"
 #include "core/os.h"
@@ -23,28 +22,54 @@ std::string_view name_of(Phase phase) {
 
 std::string_view name_of(Clock clock) { return clock == Clock::host ? "host" : "device"; }
 
+StateShape session_shape(int sequences, int context, int prompt, int new_tokens) {
+  const int together = std::clamp(kPromptRows / std::max(prompt, 1), 1, sequences);
+  return {.rows = std::max({together * prompt, std::min(context, kContextRows), sequences}),
+          .logit_rows = sequences,
+          .sequences = sequences,
+          .positions = context + prompt + new_tokens};
+}
+
 struct Session::Parts {
+  // Tokens of some sequences that one call of forward takes.
+  struct Piece {
+    int first_sequence, sequences, first_token, tokens;
+    int rows() const { return sequences * tokens; }
+    struct Place {
+      size_t sequence, token;  // counted from the first of each
+    };
+    // All but the last of each sequence in their order, so that rows with the same keys lie together; then the last of
+    // each, so that the head takes those alone.
+    Place place_of(size_t row) const {
+      const size_t each = static_cast<size_t>(tokens) - 1, others = static_cast<size_t>(sequences) * each;
+      return row < others ? Place{row / each, row % each} : Place{row - others, each};
+    }
+  };
+
   Backend& backend;
   Model& model;
   StateShape shape;
   RunBuffers buffers;
-  std::vector<int32_t> positions, sequences;  // 0, 1, 2 …; all 0
-  std::vector<float> looked_at;               // logits on the host, [vocab]
+  std::vector<int32_t> token, position, sequence;  // of each row of a call, on their way to the device
+  std::vector<float> looked_at;                    // logits on the host, [sequences, vocab]
+  std::vector<int32_t> history;                    // on the host, [sequences, positions]
   std::unique_ptr<Program> step;
   Sampling step_sampling;
   std::unique_ptr<Lookout> lookout;  // made with the first generation that is watched
   bool has_stops = false;            // on the device
+  int context_tokens = 0;
 
   Parts(Backend& b, Model& m, const StateShape& s)
       : backend(b),
         model(m),
         shape(s),
         buffers(b, m.shape(), s),
-        positions(static_cast<size_t>(s.positions)),
-        sequences(static_cast<size_t>(s.positions)),
-        looked_at(static_cast<size_t>(m.shape().vocab)) {
-    assert(s.sequences == 1 && s.logit_rows >= 1);  // generate() is for one sequence
-    std::iota(positions.begin(), positions.end(), 0);
+        token(static_cast<size_t>(s.rows)),
+        position(token.size()),
+        sequence(token.size()),
+        looked_at(static_cast<size_t>(s.sequences) * static_cast<size_t>(m.shape().vocab)),
+        history(static_cast<size_t>(s.sequences) * static_cast<size_t>(s.positions)) {
+    assert(s.sequences >= 1 && s.rows >= s.sequences && s.logit_rows >= s.sequences);
     model.make_tables(backend, shape.positions);
     record({});
   }
@@ -59,31 +84,73 @@ struct Session::Parts {
     step_sampling = sampling;
   }
 
-  void check(std::span<const int32_t> ids, int new_tokens) const {
-    const int count = static_cast<int>(ids.size()), most = std::min(shape.rows, shape.positions - new_tokens);
-    if (ids.empty() || ids.size() > static_cast<size_t>(std::max(most, 0))) {
+  // Tokens of each sequence in ids [sequences, n]. what: "prompt" or "context"; most: tokens that there is room for.
+  int length_of(std::span<const int32_t> ids, const char* what, int most, int new_tokens) const {
+    const size_t sequences = static_cast<size_t>(shape.sequences), count = ids.size() / sequences;
+    if (ids.size() % sequences != 0) {
+      fail(ErrorKind::usage, "{} ids cannot be {}s of one length for {} sequences; give each sequence as many",
+           ids.size(), what, sequences);
+    }
+    if (count == 0 || count > static_cast<size_t>(std::max(most, 0))) {
       fail(ErrorKind::usage,
-           "the prompt has {} tokens, expected 1 to {} ({} positions in all, {} of them for new tokens); shorten the "
-           "prompt or ask for fewer new tokens",
-           count, most, shape.positions, new_tokens);
+           "the {} has {} tokens, expected 1 to {} ({} positions in all, {} of them for new tokens{}); shorten the "
+           "{} or ask for fewer new tokens",
+           what, count, most, shape.positions, new_tokens,
+           context_tokens > 0 ? fmt::format(", {} taken by the context", context_tokens) : "", what);
     }
     const int vocab = model.shape().vocab;
     for (size_t i = 0; i < ids.size(); ++i) {
       if (ids[i] >= 0 && ids[i] < vocab) continue;
       fail(ErrorKind::usage,
-           "token {} of the prompt is id {}, expected one below the vocabulary's {}; the tokenizer does not belong to "
+           "token {} of the {} is id {}, expected one below the vocabulary's {}; the tokenizer does not belong to "
            "this model",
-           i, ids[i], vocab);
+           i % count, what, ids[i], vocab);
+    }
+    return static_cast<int>(count);
+  }
+  int prompt_length(std::span<const int32_t> ids, int new_tokens) const {
+    return length_of(ids, "prompt", std::min(shape.rows, shape.positions - context_tokens - new_tokens), new_tokens);
+  }
+
+  // The piece's part of ids [sequences, length], of which the first stand at position `start`; leaves the stream in
+  // buffers.prefill.x.
+  State forward(std::span<const int32_t> ids, int length, const Piece& piece, int start) {
+    const size_t rows = static_cast<size_t>(piece.rows()), first_sequence = static_cast<size_t>(piece.first_sequence),
+                 first_token = static_cast<size_t>(piece.first_token);
+    for (size_t row = 0; row < rows; ++row) {
+      const Piece::Place place = piece.place_of(row);
+      const size_t s = first_sequence + place.sequence, t = first_token + place.token;
+      sequence[row] = static_cast<int32_t>(s);
+      position[row] = start + static_cast<int32_t>(t);
+      token[row] = ids[s * static_cast<size_t>(length) + t];
+    }
+    buffers.upload_rows(buffers.prefill.rows, {token.data(), rows}, {position.data(), rows}, {sequence.data(), rows});
+    State state = buffers.prefill.first(piece.rows());
+    model.forward(backend.ops(), state);
+    return state;
+  }
+
+  // ids [sequences, length] behind the context, as many whole sequences a call as there are rows for.
+  // after(state, piece): takes what it needs of the call's stream before the next call.
+  template <typename After>
+  void forward_all(std::span<const int32_t> ids, int length, const After& after) {
+    const int together = std::min(shape.rows / length, shape.sequences);
+    for (int first = 0; first < shape.sequences; first += together) {
+      const Piece piece{first, std::min(together, shape.sequences - first), 0, length};
+      after(forward(ids, length, piece, context_tokens), piece);
     }
   }
 
-  // All ids in one call; leaves the stream in buffers.prefill.x.
-  State forward(std::span<const int32_t> ids) {
-    const size_t count = ids.size();
-    buffers.upload_rows(buffers.prefill.rows, ids, {positions.data(), count}, {sequences.data(), count});
-    const State state = buffers.prefill.first(static_cast<int>(count));
-    model.forward(backend.ops(), state);
-    return state;
+  // Rows of the next step: the id `at(sequence)` of each, at one position.
+  template <typename At>
+  void place(int at_position, const At& at) {
+    const size_t count = static_cast<size_t>(shape.sequences);
+    for (size_t s = 0; s < count; ++s) {
+      token[s] = at(s);
+      position[s] = at_position;
+      sequence[s] = static_cast<int32_t>(s);
+    }
+    buffers.upload_rows(buffers.decode.rows, {token.data(), count}, {position.data(), count}, {sequence.data(), count});
   }
 
   bool logits_are_finite() {
@@ -105,7 +172,8 @@ struct Session::Parts {
 Session::Session(Backend& backend, Model& model, const StateShape& shape) {
   if (shape.positions > model.shape().max_positions) {
     fail(ErrorKind::usage,
-         "prompt and new tokens make {} positions, the model was made for at most {} (max_position_embeddings); "
+         "context, prompt and new tokens make {} positions, the model was made for at most {} "
+         "(max_position_embeddings); "
          "shorten the prompt or ask for fewer new tokens",
          shape.positions, model.shape().max_positions);
   }
@@ -114,31 +182,51 @@ Session::Session(Backend& backend, Model& model, const StateShape& shape) {
 Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 
+void Session::fill_context(std::span<const int32_t> ids) {
+  Parts& p = *parts_;
+  p.context_tokens = 0;
+  if (ids.empty()) return;
+  const int length = p.length_of(ids, "context", p.shape.positions, 0), at_once = std::min(kContextRows, p.shape.rows);
+  for (int s = 0; s < p.shape.sequences; ++s) {
+    for (int first = 0; first < length; first += at_once) {
+      p.forward(ids, length, {s, 1, first, std::min(at_once, length - first)}, 0);
+    }
+  }
+  p.backend.synchronize();
+  p.context_tokens = length;
+}
+
 Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& options) {
   Parts& p = *parts_;
   if (options.max_new_tokens < 1) {
     fail(ErrorKind::usage, "{} new tokens were asked for, expected at least 1", options.max_new_tokens);
   }
-  p.check(ids, options.max_new_tokens);
+  const int length = p.prompt_length(ids, options.max_new_tokens);
+  const bool is_watched = options.on_token || !options.stop_at.empty();
+  assert(!is_watched || p.shape.sequences == 1);
   const Sampling& sampling = options.sampling;
   if (sampling != p.step_sampling) p.record(sampling);
   p.set_stops(options.stop_at);
 
   Run run;
-  run.prompt_tokens = static_cast<int>(ids.size());
+  run.sequences = p.shape.sequences;
+  run.context_tokens = p.context_tokens;
+  run.prompt_tokens = length;
   run.spans.reserve(static_cast<size_t>(options.max_new_tokens));
-  run.tokens.reserve(static_cast<size_t>(options.max_new_tokens));
-  const bool is_watched = options.on_token || !options.stop_at.empty();
+  run.tokens.reserve(static_cast<size_t>(run.sequences) * static_cast<size_t>(options.max_new_tokens));
   if (is_watched) p.open_lookout();
 
   p.backend.synchronize();
   int64_t zero_ns = os::steady_now_ns();
   const auto now_ns = [&zero_ns] { return os::steady_now_ns() - zero_ns; };
-  const int32_t last_position = run.prompt_tokens - 1, sequence = 0, unset = 0;
-  p.buffers.upload_rows(p.buffers.decode.rows, {&unset, 1}, {&last_position, 1}, {&sequence, 1});
-  const State prompt = p.forward(ids);
-  p.model.head(p.backend.ops(), prompt, last_position, 1);
-  p.backend.ops().next_token(p.buffers.decode.next_token(prompt.logits.slice(0, 1)));
+  const State& decode = p.buffers.decode;
+  const int first_position = p.context_tokens + length;   // of the new tokens
+  p.place(first_position - 1, [](size_t) { return 0; });  // the ids come out of the prefill
+  p.forward_all(ids, length, [&](State prompt, const Parts::Piece& piece) {
+    prompt.logits = decode.logits.slice(piece.first_sequence, piece.sequences);
+    p.model.head(p.backend.ops(), prompt, piece.rows() - piece.sequences, piece.sequences);
+  });
+  p.backend.ops().next_token(decode.next_token(decode.logits.slice(0, run.sequences)));
   p.backend.synchronize();
   int64_t last_ns = now_ns();
   run.spans.push_back({Phase::prefill, Clock::host, 0, last_ns});
@@ -147,7 +235,7 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
   run.finite = p.logits_are_finite();
   zero_ns += now_ns() - before_look_ns;
 
-  const int32_t* const new_tokens = prompt.history + run.prompt_tokens;
+  const int32_t* const new_tokens = decode.history + first_position;  // of the first sequence
   const auto end_step = [&] {
     const int64_t end_ns = now_ns();
     run.spans.push_back({Phase::decode, Clock::host, last_ns, end_ns});
@@ -178,8 +266,13 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
     p.backend.synchronize();
     // Where steps are only asked for (a GPU), the last one is done now and not when it was asked for.
     if (run.spans.back().phase == Phase::decode) run.spans.back().end_ns = now_ns();
-    run.tokens.resize(static_cast<size_t>(options.max_new_tokens));
-    p.backend.download(run.tokens.data(), new_tokens, run.tokens.size() * sizeof(int32_t));
+    const size_t count = static_cast<size_t>(options.max_new_tokens), apart = static_cast<size_t>(p.shape.positions);
+    const size_t fetched = static_cast<size_t>(run.sequences - 1) * apart + count;
+    p.backend.download(p.history.data(), new_tokens, fetched * sizeof(int32_t));
+    run.tokens.resize(static_cast<size_t>(run.sequences) * count);
+    for (size_t s = 0; s < static_cast<size_t>(run.sequences); ++s) {
+      std::copy_n(p.history.data() + s * apart, count, run.tokens.data() + s * count);
+    }
   }
   run.total_ns = now_ns();
   run.finite = p.logits_are_finite() && run.finite;
@@ -188,26 +281,36 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
 
 std::vector<float> Session::logits(std::span<const int32_t> ids, bool step_by_step) {
   Parts& p = *parts_;
-  p.check(ids, 0);
-  const size_t vocab = p.looked_at.size();
+  const int length = p.prompt_length(ids, 0);
+  const size_t sequences = static_cast<size_t>(p.shape.sequences), tokens = static_cast<size_t>(length),
+               vocab = p.looked_at.size() / sequences;
   std::vector<float> out(ids.size() * vocab);
+  const auto keep = [&](size_t sequence, size_t token, const float* from) {
+    std::copy_n(from, vocab, out.data() + (sequence * tokens + token) * vocab);
+  };
   if (step_by_step) {
-    for (size_t i = 0; i < ids.size(); ++i) {
-      p.buffers.upload_rows(p.buffers.decode.rows, ids.subspan(i, 1), {&p.positions[i], 1}, {p.sequences.data(), 1});
+    for (size_t t = 0; t < tokens; ++t) {
+      p.place(p.context_tokens + static_cast<int>(t), [&](size_t s) { return ids[s * tokens + t]; });
       p.step->run();
       p.backend.synchronize();
-      p.backend.download(out.data() + i * vocab, p.buffers.decode.logits.data, vocab * sizeof(float));
+      p.backend.download(p.looked_at.data(), p.buffers.decode.logits.data, p.looked_at.size() * sizeof(float));
+      for (size_t s = 0; s < sequences; ++s) keep(s, t, p.looked_at.data() + s * vocab);
     }
     return out;
   }
-  const State state = p.forward(ids);
-  for (int first = 0; first < state.rows.count; first += p.shape.logit_rows) {
-    const int count = std::min(p.shape.logit_rows, state.rows.count - first);
-    p.model.head(p.backend.ops(), state, first, count);
-    p.backend.synchronize();
-    p.backend.download(out.data() + static_cast<size_t>(first) * vocab, state.logits.data,
-                       static_cast<size_t>(count) * vocab * sizeof(float));
-  }
+  std::vector<float> some(static_cast<size_t>(p.shape.logit_rows) * vocab);
+  p.forward_all(ids, length, [&](const State& state, const Parts::Piece& piece) {
+    for (int first = 0; first < piece.rows(); first += p.shape.logit_rows) {
+      const int count = std::min(p.shape.logit_rows, piece.rows() - first);
+      p.model.head(p.backend.ops(), state, first, count);
+      p.backend.synchronize();
+      p.backend.download(some.data(), state.logits.data, static_cast<size_t>(count) * vocab * sizeof(float));
+      for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+        const Parts::Piece::Place place = piece.place_of(static_cast<size_t>(first) + i);
+        keep(static_cast<size_t>(piece.first_sequence) + place.sequence, place.token, some.data() + i * vocab);
+      }
+    }
+  });
   return out;
 }
 

@@ -23,40 +23,60 @@ struct Span {
   int64_t start_ns, end_ns;  // relative to the start of the run
 };
 
-struct Run {                    // one generation
-  std::vector<Span> spans;      // prefill (up to and with the first token), then one a further token
-  std::vector<int32_t> tokens;  // the new ones
-  int prompt_tokens = 0;
-  int64_t total_ns = 0;  // host steady clock, ids in to last id on the host
-  bool finite = true;    // the logits of the first and the last step; looking at them is not timed
+struct Run {                    // one generation, of all sequences side by side
+  std::vector<Span> spans;      // prefill (up to and with the first tokens), then one a further token
+  std::vector<int32_t> tokens;  // [sequences, new tokens] the new ones
+  int prompt_tokens = 0;        // of each sequence
+  int64_t total_ns = 0;         // host steady clock, ids in to last id on the host
+  bool finite = true;           // the logits of the first and the last step; looking at them is not timed
+  int sequences = 1;
+  int context_tokens = 0;  // of each sequence, in the cache before the prompt
+
+  int new_tokens() const { return static_cast<int>(tokens.size()) / sequences; }  // of each sequence
 };
 
 constexpr int kRunAhead = 8;  // steps that a device may be ahead of the host's eyes
 struct GenerateOptions {
   int max_new_tokens = 64;
   Sampling sampling;
+  // Of one sequence only, since those of several would end at different steps:
   std::vector<int32_t> stop_at;  // end-of-sequence ids; empty: exactly max_new_tokens
   // For printing as it comes, the token that ends the sequence included. With this or stop_at, tokens are looked at
   // while the device works on up to kRunAhead steps behind them; what it makes behind the end is dropped.
   std::function<void(int32_t token)> on_token = {};
 };
 
+// Rows of one call: a context is computed so many tokens at a time, and of several sequences so many prompts together
+// as are no more rows than that. What a call takes grows with its rows (60 to 70 KB a row in models of 1 to 3 B), while
+// a byte of fp16 weights is already good for as many operations as there are rows, far more than any device wants.
+constexpr int kContextRows = 512, kPromptRows = 2048;
+
+// What a session wants for sequences of `context` tokens, then a prompt, then new tokens; each count of one sequence.
+StateShape session_shape(int sequences, int context, int prompt, int new_tokens);
+
 class Session {
  public:
   // `model` is loaded and was planned for `backend`; both outlive the session. Takes all memory that generating needs:
   // nothing is allocated after, but for some of the host's where tokens are looked at. The backend's workspace and the
   // model's RoPE tables are cut for the session made last: one made before it on the same backend must not run again.
-  // Error usage for more positions than the model was made for.
+  // shape: rows and logit_rows at least `sequences`. Error usage for more positions than the model was made for.
   Session(Backend& backend, Model& model, const StateShape& shape);
   ~Session();
   Session(Session&&) noexcept;
 
-  // ids: 1 … min(rows, positions − max_new_tokens) of them, each below vocab. Error usage with the figures otherwise.
-  // Prefill is one call of forward over all ids, so that LLM.int8's more-than-one-row rule sees the whole prompt.
+  // Puts ids [sequences, n] into the cache, whose keys and values stay: what follows begins behind them, at position n,
+  // however often it is repeated. No ids: begin at 0 again. A sequence's ids are computed kContextRows at a time and
+  // alone, so that they are the same whatever stands beside them. Error usage as for generate().
+  void fill_context(std::span<const int32_t> ids);
+
+  // ids [sequences, n]: prompts of one length, 1 … min(rows, positions − context − max_new_tokens) tokens each, every
+  // id below vocab. Error usage with the figures otherwise. As many whole prompts as fit into `rows` are one call of
+  // forward: LLM.int8's more-than-one-row rule sees them together.
   Run generate(std::span<const int32_t> ids, const GenerateOptions& options);
 
-  // Teacher-forced logits [ids, vocab] in fp32: all ids in one call of forward (the more-than-one-row rule of LLM.int8
-  // applies), or one id a step through the recorded program (the one-row rule).
+  // Teacher-forced logits [sequences, n, vocab] in fp32 of ids [sequences, n]: calls of forward as for generate() (the
+  // more-than-one-row rule of LLM.int8 applies), or one id of each sequence a step through the recorded program (the
+  // one-row rule, where there is one sequence).
   std::vector<float> logits(std::span<const int32_t> ids, bool step_by_step);
 
  private:

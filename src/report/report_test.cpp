@@ -110,6 +110,16 @@ TEST(Responses, AreGivenForEachPrecisionOrAsIds) {
   EXPECT_THAT(responses_text(views), HasSubstr("no tokenizer; ids 7 7 7 7 7 7 7 7 …"));
 }
 
+TEST(Responses, OfABatchAreThoseOfItsFirstSequence) {
+  auto views = three();
+  views.resize(1);
+  views[0].test = "p8+n2 @ d3 b32";
+  views[0].depth = 3;
+  views[0].batch = 32;
+  views[0].response_text.reset();
+  EXPECT_EQ(responses_text(views), "org/model fp16 p8+n2 @ d3 b32:\nno tokenizer; ids 7 7\n\n");
+}
+
 TEST(Responses, AreCodeInMarkdownWhateverTheyHold) {
   auto views = three();
   views.resize(1);
@@ -201,6 +211,8 @@ TEST(Csv, OwnHasAHeadingForEachColumnOfEachRow) {
   EXPECT_THAT(commas, testing::Each(commas[0]));
   EXPECT_THAT(text, HasSubstr("tokens_per_second,tokens_per_second_low,tokens_per_second_high"));
   EXPECT_THAT(text, HasSubstr("memory_peak_bytes"));
+  EXPECT_THAT(text, HasSubstr(",prompt_tokens,new_tokens,depth,batch,"));
+  EXPECT_THAT(text, HasSubstr("p8+n64,generation,8,64,0,1,ok"));
 }
 
 }  // namespace

@@ -67,13 +67,14 @@ std::vector<std::string> notes(std::span<const RecordView> views) {
 
 namespace {
 
-// What a cell said: its text, else its first ids.
+// What a cell's first sequence said: its text, else its first ids.
 std::string response(const RecordView& v) {
   if (v.response_text) return printable(*v.response_text);
   constexpr size_t kShown = 8;
+  const size_t count = v.response_ids.size() / static_cast<size_t>(v.batch);
   std::string ids;
-  for (size_t i = 0; i < v.response_ids.size() && i < kShown; ++i) ids += fmt::format(" {}", v.response_ids[i]);
-  return fmt::format("no tokenizer; ids{}{}", ids, v.response_ids.size() > kShown ? " …" : "");
+  for (size_t i = 0; i < count && i < kShown; ++i) ids += fmt::format(" {}", v.response_ids[i]);
+  return fmt::format("no tokenizer; ids{}{}", ids, count > kShown ? " …" : "");
 }
 
 // A line of backticks that ends no sooner than the text does.
@@ -91,7 +92,8 @@ std::string each_response(std::span<const RecordView> views, Format format) {
   std::string out;
   for (const RecordView& v : views) {
     if (v.kind != "generation" || v.response_ids.empty()) continue;
-    out += fmt::format("{} {}:\n", printable(v.model), v.precision) + format(response(v));
+    const std::string test = v.depth > 0 || v.batch > 1 ? fmt::format(" {}", v.test) : "";
+    out += fmt::format("{} {}{}:\n", printable(v.model), v.precision, test) + format(response(v));
   }
   return out;
 }

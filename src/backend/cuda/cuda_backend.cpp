@@ -167,7 +167,9 @@ class CudaBackend final : public Backend {
     if (engine_ == "graph" || (engine_ == "auto" && !is_bound_by_memory(step))) return 0;
     const size_t bytes = runtime_->persistent_bytes(step);
     if (bytes == 0 && engine_ == "persistent") {
-      fail(ErrorKind::device, "--engine persistent: this GPU or this model cannot run so; use --engine graph or auto");
+      fail(ErrorKind::device,
+           "--engine persistent: this GPU, this model or a batch of sequences cannot run so; use --engine graph or "
+           "auto");
     }
     return bytes;
   }

@@ -32,10 +32,6 @@ int chunk_rows(int n, int k) {
 }  // namespace
 
 WideShape wide_shape(const Tape& step, int max_rows) {
-  const void* logits = nullptr;
-  for (const Op& op : step) {
-    if (const auto* const next = std::get_if<NextToken>(&op)) logits = next->logits.data;
-  }
   WideShape shape;
   if (max_rows <= kStreamedRows) return shape;
   shape.rows = max_rows;
@@ -46,7 +42,8 @@ WideShape wide_shape(const Tape& step, int max_rows) {
     return rows_of(w->weight);
   };
   const auto raise = [](int* to, int cols) { *to = std::max(*to, cols); };
-  for (const Op& op : step) {
+  for (size_t i = 0; i < step.size(); ++i) {
+    const Op& op = step[i];
     if (const auto* const o = std::get_if<Qkv>(&op)) raise(&shape.raw_cols, add(o->wq) + add(o->wk) + add(o->wv));
     if (const auto* const o = std::get_if<Attend>(&op)) raise(&shape.attended, o->a.cols);
     if (const auto* const o = std::get_if<AddLinear>(&op)) raise(&shape.raw_cols, add(o->w));
@@ -57,7 +54,9 @@ WideShape wide_shape(const Tape& step, int max_rows) {
       raise(&shape.inner, n);
     }
     if (const auto* const o = std::get_if<Project>(&op)) {
-      if (o->y.data == logits && logits) continue;  // the head's rows are few
+      // The head: its rows are few, and its sums stand where they belong. Known by its place, since a plan made before
+      // anything is allocated has no addresses to tell it by.
+      if (i + 1 < step.size() && std::holds_alternative<NextToken>(step[i + 1])) continue;
       const int n = add(o->w);
       raise(&shape.raw_cols, n);
       raise(&shape.inner, n);
