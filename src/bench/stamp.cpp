@@ -83,8 +83,10 @@ Stamp judge(const Cell& cell, const CellData& data, const MeasureOptions& option
   judge_memory(data, judge);
   const auto runs = static_cast<int>(data.runs.size());
   if (runs < kMinRuns) {
+    // A cell that came to its end and was not told how many runs to make has fewer for one reason only.
+    const bool time_was_up = data.outcome.status == Status::ok && options.runs == 0;
     judge.flag(fmt::format("{} run{}, fewer than {}{}", runs, runs == 1 ? "" : "s", kMinRuns,
-                           options.runs == 0 ? ": the time was up; raise --max-time" : ""));
+                           time_was_up ? ": the time was up; raise --max-time" : ""));
   }
   const double width = relative_half_width(latencies_ns(data.runs));
   if (width > options.target_ci && runs >= kMinRuns) {

@@ -7,6 +7,7 @@ namespace quantbench {
 namespace {
 
 using testing::Contains;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -79,6 +80,17 @@ TEST_F(StampTest, NoisyAndShortSeriesAreFlagged) {
   EXPECT_THAT(stamp().reasons, Contains(HasSubstr("interval target missed")));
   data_.runs.resize(9);
   EXPECT_THAT(stamp().reasons, Contains("9 runs, fewer than 10: the time was up; raise --max-time"));
+}
+
+TEST_F(StampTest, ACellThatDidNotEndByItselfHadNotTooLittleTime) {
+  data_.runs.resize(4);
+  for (const Status status : {Status::interrupted, Status::failed}) {
+    data_.outcome.status = status;
+    EXPECT_THAT(stamp().reasons, ElementsAre(std::string(name_of(status)), "4 runs, fewer than 10"));
+  }
+  data_.outcome.status = Status::ok;
+  options_.runs = 4;
+  EXPECT_THAT(stamp().reasons, ElementsAre("4 runs, fewer than 10")) << "as asked";
 }
 
 TEST_F(StampTest, OtherProcessesAreFlagged) {
