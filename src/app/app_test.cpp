@@ -223,7 +223,7 @@ TEST(Run, ValuesMayStandBehindAnEqualsSignAndLookLikeFlagsInAPrompt) {
 TEST(Run, AModelThatIsRefusedIsARowAndTheOthersGoOn) {
   const TestFolder folder;
   const Result r = run({"run", "--model-id", kTiny + ",no-such/model", "--pg", "2,3", "--device", "reference", "-r",
-                        "2", "--precision", "fp16,int8", "--out", folder / "out", "-o", "jsonl"});
+                        "2", "--precision", "fp16,4bit", "--out", folder / "out", "-o", "jsonl"});
   EXPECT_EQ(r.code, exit_code(ErrorKind::hub)) << r.err;
   EXPECT_THAT(r.err, HasSubstr("2 of 4 cells failed, the first: no-such/model fp16 p2+n3"));
   const auto records = lines_of(r.out);
@@ -231,6 +231,9 @@ TEST(Run, AModelThatIsRefusedIsARowAndTheOthersGoOn) {
   for (const json& record : records) {
     expect_well_formed(record);
     const bool fine = record["cell"]["model"]["name"] == kTiny;
+    if (record["cell"]["precision"] == "4bit") {
+      EXPECT_EQ(record["cell"]["precision_long"], fine ? "NF4, double quantisation" : "NF4");
+    }
     EXPECT_EQ(record["outcome"]["status"], fine ? "ok" : "failed");
     if (!fine) {
       EXPECT_THAT(record["outcome"]["error"].get<std::string>(), HasSubstr("was not found"));
@@ -411,6 +414,7 @@ TEST(Run, ACheckpointQuantisedAlreadyRunsAsItIsStored) {
   const auto records = lines_of(r.out);
   ASSERT_THAT(records, SizeIs(1));
   EXPECT_EQ(records[0]["cell"]["precision"], "4bit");
+  EXPECT_EQ(records[0]["cell"]["precision_long"], "NF4, plain fp32 absmax");
   EXPECT_THAT(records[0]["cell"]["model"]["weight_form"].get<std::string>(), HasSubstr("plain fp32 absmax"));
 }
 

@@ -42,7 +42,7 @@ int quantize_model(const QuantizeFlags& flags) {
   });
   progress.clear();
   os::write_output(fmt::format("{}: {} linears in {}, {} file{}, {} of weights in {}\n", source.name,
-                               request.linears.size(), long_name_of(precision), result.files.size(),
+                               request.linears.size(), long_name_of(precision, true), result.files.size(),
                                result.files.size() == 1 ? "" : "s",
                                format_bytes(static_cast<double>(result.weight_bytes)), flags.output));
   return 0;

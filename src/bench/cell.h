@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,7 +48,9 @@ struct Cell {
   EngineOptions engine;
   std::vector<int32_t> prompt;   // ids, identical in every precision
   std::vector<int32_t> stop_at;  // empty: exactly test.new_tokens
-  std::string label() const;     // "Llama-3.2-1B int8 p8+n64", for messages
+  // What 4bit is in this model, for the record; nothing: it could not be opened.
+  std::optional<bool> nf4_double_quantized = {};
+  std::string label() const;  // "Llama-3.2-1B int8 p8+n64", for messages
 };
 
 }  // namespace quantbench

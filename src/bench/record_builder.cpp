@@ -93,7 +93,7 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
   }
   return {{"model", model_part(cell, data, identity)},
           {"precision", name_of(cell.precision)},
-          {"precision_long", long_name_of(cell.precision)},
+          {"precision_long", long_name_of(cell.precision, cell.nf4_double_quantized)},
           {"skipped_modules", data.plan ? Record(data.plan->skipped) : Record::array()},
           {"test", cell.test.name()},
           {"kind", name_of(cell.test.kind)},

@@ -170,7 +170,7 @@ void measure(const std::string& id, Precision precision, const Options& o) {
   Session session(*backend, *model, shape);
   const auto probe = backend->read_probe(o.read_bytes);
   print(fmt::format("{} {}: {}, {}, {} threads; {:.2f} GB resident, made in {:.1f} s; reads with {}", id,
-                    long_name_of(precision), backend->device().name, backend->device().features,
+                    long_name_of(precision, true), backend->device().name, backend->device().features,
                     backend->device().threads, static_cast<double>(loaded.report.resident.total()) / 1e9,
                     static_cast<double>(loaded.report.duration_ns) / 1e9, probe->kernel()));
 
