@@ -272,7 +272,10 @@ TEST(Run, RandomWeightsNeedNoFileAndSayNoTokenizer) {
   arguments = common;
   arguments.insert(arguments.end(), {"table", "--out", folder / "b", "-p", "5"});
   const Result table = run(arguments);
-  EXPECT_THAT(table.out, AllOf(HasSubstr("no tokenizer"), HasSubstr("p5+n6")));
+  const std::string name = kTiny + " (random)";
+  EXPECT_THAT(table.out, AllOf(HasSubstr("no tokenizer"), HasSubstr("p5+n6"), HasSubstr(name + " 4bit p5+n6: FLAGGED"),
+                               HasSubstr(name + " 4bit:\n"), HasSubstr(name + ", p5+n6: no verdict")));
+  EXPECT_THAT(table.err, AllOf(HasSubstr("measuring " + name), HasSubstr(name + " 4bit p5+n6: ")));
   // -n 0 is typed: llama-bench's rows, not the length of a generation's prompt.
   const Result rows = run({"run", "--model-id", kTiny, "--random-weights", "--device", "reference", "-r", "1", "-p",
                            "5", "-n", "0", "--precision", "fp16", "--out", folder / "c", "-o", "jsonl"});

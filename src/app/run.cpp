@@ -9,6 +9,7 @@
 #include "bench/record_builder.h"
 #include "bench/worker_process.h"
 #include "core/os.h"
+#include "report/format.h"
 #include "report/report.h"
 
 namespace quantbench {
@@ -76,7 +77,7 @@ class Sweep {
         std::string precisions;
         for (const Cell& cell : group.cells) precisions += fmt::format(" {}", name_of(cell.precision));
         const Cell& first = group.cells.front();
-        progress_.line(fmt::format("measuring {}, {}:{}", first.model.name, first.test.name(), precisions));
+        progress_.line(fmt::format("measuring {}, {}:{}", first.model.shown(), first.test.name(), precisions));
         measure(group.cells, plan_.options, hooks_, probe_);
       }
     } catch (const Error& error) {
@@ -121,7 +122,7 @@ class Sweep {
     }
     if (!first) return;
     fail(first->status == "ok" ? ErrorKind::internal : first_failure_, "{} of {} cells failed, the first: {} {} {}: {}",
-         bad, views.size(), first->model, first->precision, first->test,
+         bad, views.size(), one_line(first->shown_model()), first->precision, first->test,
          first->status == "ok" ? "INVALID: " + first->stamp.reasons.front() : first->error);
   }
 

@@ -26,9 +26,10 @@ struct Test {
 
 // Where weights come from; enough for a worker to load them.
 struct ModelSource {
-  std::string name;    // as shown and recorded: a Hub id, or the folder as given
-  std::string commit;  // of a snapshot of the Hub's cache; empty otherwise
-  std::string folder;  // of the checkpoint or configuration; may be empty with random weights of a built-in one
+  std::string name;           // as shown and recorded: a Hub id, or the folder as given
+  std::string shown() const;  // for messages: "meta-llama/Llama-3.2-1B (random)"
+  std::string commit;         // of a snapshot of the Hub's cache; empty otherwise
+  std::string folder;         // of the checkpoint or configuration; may be empty with random weights of a built-in one
   bool random_weights = false;
   uint64_t weight_seed = 0;
   int outlier_channels = 0;

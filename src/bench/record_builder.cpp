@@ -249,6 +249,7 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
            {{"status", name_of(data.outcome.status)},
             {"stamp", name_of(stamp.kind)},
             {"reasons", stamp.reasons},
+            {"flags", stamp.flags},
             {"stop_reason", data.stop_reason},
             {"error", data.outcome.status == Status::ok ? Record(nullptr) : Record(data.outcome.error)},
             {"error_kind", data.outcome.status == Status::ok ? Record(nullptr) : Record(name_of(data.outcome.kind))}}},

@@ -12,7 +12,10 @@ size_t weights_of(const MemoryUse& use) { return use[Use::weights] + use[Use::sc
 class Judge {
  public:
   void invalid(std::string reason) { add(StampKind::invalid, std::move(reason)); }
-  void flag(std::string reason) { add(StampKind::flagged, std::move(reason)); }
+  void flag(std::string reason) {
+    stamp_.flags.push_back(reason);
+    add(StampKind::flagged, std::move(reason));
+  }
   Stamp stamp() && { return std::move(stamp_); }
 
  private:

@@ -100,6 +100,14 @@ TEST_F(StampTest, OtherProcessesAreFlagged) {
   EXPECT_THAT(stamp().reasons, Contains("other processes used 40 % of the CPU"));
 }
 
+TEST_F(StampTest, FlagsAreToldFromWhatMakesACellInvalid) {
+  data_.runs[9].report.run.finite = false;
+  build_.optimized = false;
+  EXPECT_EQ(stamp().kind, StampKind::invalid);
+  EXPECT_THAT(stamp().reasons, ElementsAre("non-finite logits", HasSubstr("debug build")));
+  EXPECT_THAT(stamp().flags, ElementsAre(HasSubstr("debug build")));
+}
+
 TEST_F(StampTest, DebugBuildsAreFlagged) {
   build_.optimized = false;
   EXPECT_THAT(stamp().reasons, Contains(HasSubstr("debug build")));
