@@ -64,7 +64,7 @@ void add_quantize(CLI::App& app, Action* action) {
   text("--out", &flags->output, "folder to write: new, or empty", "DIR")->required();
   text("--threads", &flags->common.threads, "threads; 0: one per physical core", "N")->default_str("0");
   command->add_flag("--allow-nonfinite", flags->common.allow_nonfinite,
-                    "accept NaN, infinity and values beyond fp16 in weights");
+                    "accept NaN, infinity and values beyond fp16 in weights (4bit cannot hold them in a linear)");
   command->add_flag("--allow-symlinks", flags->common.allow_symlinks, "follow links that leave the model's folder");
   command->callback([flags, action, command] {
     refuse_empty_values(*command);
