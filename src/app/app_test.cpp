@@ -346,6 +346,7 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"generate", "--model-id", "a/b,c/d"}, "'a/b,c/d' names several models, and this command takes one"},
       {{"quantize", "--model-id", "a,b", "--out", "x"}, "names several models"},
       {{"generate", "--temperature", "-1"}, "--temperature"},
+      {{"generate", "--ignore-eos", "--stop-at-eos"}, "--ignore-eos"},
       {{"quantize"}, "--out"},
       {{"quantize", "--out", ""}, "--out: the value is empty; it has no default: give one"},
       {{"quantize", "--precision", "fp16", "--out", "x"}, "not quantised"}};
@@ -606,6 +607,13 @@ TEST(Run, LooksAtNoFileThatTheModelDoesNotNeed) {
   EXPECT_THAT(fifo.err, HasSubstr("expected a regular file"));
 }
 
+TEST(Run, TooFewOpenFilesAreSaidWithWhatToDo) {
+  const TestFolder folder;
+  const Result r = run(tiny_run(folder / "out"), "set -- prlimit --nofile=6 \"$@\";");  // the shell itself needs more
+  EXPECT_NE(r.code, 0);
+  EXPECT_THAT(r.err, AllOf(HasSubstr("Too many open files"), HasSubstr("ulimit -n 1024")));
+}
+
 #if !defined(__SANITIZE_ADDRESS__)  // which takes terabytes of address space for itself
 TEST(Run, ThreadsThatCannotBeStartedAreAnErrorAndNoCrash) {
   // Each thread wants address space for its stack, and there is none left.
@@ -633,6 +641,8 @@ TEST(Help, IsThereForEveryCommand) {
     EXPECT_THAT(r.out, HasSubstr(command));
     EXPECT_THAT(r.out, HasSubstr("--threads"));
   }
+  EXPECT_THAT(run({"generate", "--help"}).out,
+              AllOf(HasSubstr("--ignore-eos "), HasSubstr("--stop-at-eos "), Not(HasSubstr("{false}"))));
   const Result top = run({"--help"});
   EXPECT_EQ(top.code, 0);
   EXPECT_THAT(top.out, AllOf(HasSubstr("doctor"), HasSubstr("Exit codes"), Not(HasSubstr("worker"))));
