@@ -102,9 +102,8 @@ void add_generate(CLI::App& app, Action* action) {
   text("--temperature", &flags->temperature, "0: always the likeliest token; else sampled, the same for a seed", "T")
       ->default_str("0");
   text("--seed", &common.seed, "of the sampling", "N")->default_str("42");
-  command->add_flag("--ignore-eos,!--stop-at-eos", flags->ignore_eos,
-                    "go on at end-of-sequence; --stop-at-eos, the default, "
-                    "ends there");
+  CLI::Option* ignore_eos = command->add_flag("--ignore-eos", flags->ignore_eos, "go on at end-of-sequence");
+  command->add_flag("--stop-at-eos", common.stop_at_eos, "end there: the default")->excludes(ignore_eos);
   text("--tokenizer", &common.tokenizer, "folder or tokenizer.json to use instead of the model's own", "DIR");
   text("--device", &common.device, kDeviceHelp, "NAME")->default_str("auto");
   text("--engine", &common.engine, kEngineHelp, "NAME")->default_str("auto");
