@@ -320,6 +320,9 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"generate", "--device", "cuda:"}, "'cuda:' names no GPU"},
       {{"doctor", "--device", "cuda:-1"}, "'cuda:-1' names no GPU"},
       {{"run", "--engine", "fast"}, "--engine: expected auto, graph or persistent, found 'fast'"},
+      {{"run", "--engine", "graph", "--device", "cpu"},
+       "--engine graph: only a GPU has engines to choose from, --device cpu"},
+      {{"generate", "--engine", "persistent", "--device", "reference"}, "--device reference is none"},
       {{"generate", "--engine", ""}, "--engine: the value is empty"},
       {{"run", "--outlier-channels", "2"}, "--random-weights"},
       {{"run", "--image-path", "cat.png"}, "takes text only"},
@@ -390,6 +393,20 @@ TEST(Device, AutoGoesOnWithTheCpuWhereTheGpuIsHidden) {
   EXPECT_EQ(records[0]["devices"][0]["id"], "cpu");
   EXPECT_TRUE(records[0]["devices"][0]["gpu"].is_null());
   EXPECT_EQ(records[0]["memory"][0]["counted_by"], "resident pages");
+}
+
+TEST(Device, AnEngineAskedForIsNotIgnoredWhereAutoTakesTheCpu) {
+  const TestFolder folder;
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"run", "--model-id", kTiny, "--pg", "2,3", "--out", folder / "out"}, {"generate"}}) {
+    auto arguments = command;
+    arguments.insert(arguments.end(), {"--engine", "graph"});
+    const Result r = run(arguments, "CUDA_VISIBLE_DEVICES=''; export CUDA_VISIBLE_DEVICES;");
+    EXPECT_EQ(r.code, exit_code(ErrorKind::usage)) << r.err;
+    EXPECT_THAT(r.err, AllOf(HasSubstr("error: --engine graph: "), HasSubstr("--device auto took cpu: ")));
+    EXPECT_EQ(r.out, "");
+    EXPECT_FALSE(os::exists(folder / "out")) << "no empty folder is left";
+  }
 }
 
 TEST(Run, NeverCutsAPromptSilently) {

@@ -25,7 +25,7 @@ int generate_text(const GenerateFlags& flags) {
   const RunFlags& common = flags.common;
   if (!flags.precision.empty()) parse_precision(flags.precision);
   check_device_name(common.device);
-  check_engine(common.engine);
+  check_engine(common.engine, common.device);
   const int new_tokens = parse_count("--max-new-tokens", common.max_new_tokens, 1, kMostTokens);
   Sampling sampling;
   sampling.temperature = static_cast<float>(parse_number("--temperature", flags.temperature, 0, 100));
@@ -48,6 +48,7 @@ int generate_text(const GenerateFlags& flags) {
     progress.line(fmt::format("generating on the CPU, not the GPU: {}", chosen.passed_over));
   }
   backend = std::move(chosen.backend);
+  check_engine_acts(common.engine, backend->device(), chosen.passed_over);
   const StateShape state{.rows = static_cast<int>(ids.size()), .positions = static_cast<int>(ids.size()) + new_tokens};
   const Plan plan = backend->plan(decode_shapes(*opened.model), state.rows);
   require_memory(predict_memory(plan, *opened.model, state), backend->device());

@@ -328,7 +328,7 @@ RunPlan plan_run(const RunFlags& flags) {
   RunPlan plan;
   plan.options = measure_options(flags);
   check_device_name(flags.device);
-  check_engine(flags.engine);
+  check_engine(flags.engine, flags.device);
   const EngineOptions engine{flags.device, parse_threads(flags.threads), flags.engine};
   if (!flags.precisions.empty()) parse_precisions(flags.precisions);
   requested_tests(flags);
