@@ -1,7 +1,7 @@
 // Times every op × format of the case table at its full size, after the same case has agreed with the reference at test
 // size. Weights take turns in copies that together exceed three times the last-level cache, so that what is timed is
 // memory, not cache. Beside the time: bytes and flops a second, and the share of the read bandwidth measured around it.
-// QUANTBENCH_ISA chooses the kernels.
+// QUANTBENCH_ISA chooses the kernels. "attention" is qkv and attend together (ops_cases.h says why).
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
