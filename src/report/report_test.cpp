@@ -172,7 +172,7 @@ TEST(Verdict, InvalidCellsDoNotEnter) {
   EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: int8"));
   views[1].status = "failed";
   EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 1 of 3 precisions can be compared (int8: "
-                                          "failed, 4bit: INVALID)"));
+                                          "INVALID, failed; 4bit: INVALID)"));
 }
 
 TEST(Verdict, SaysWhyNothingCanBeCompared) {
@@ -183,7 +183,7 @@ TEST(Verdict, SaysWhyNothingCanBeCompared) {
   }
   views.pop_back();
   EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 0 of 2 precisions can be compared (fp16: "
-                                          "interrupted, int8: interrupted)"));
+                                          "INVALID, interrupted; int8: INVALID, interrupted)"));
   views = {view("fp16", 14.26, 0.1, 2.5), view("int8", 22.5, 0.1, 1.5)};
   for (Summary& s : views[1].metrics) {
     s.low = s.high = {};

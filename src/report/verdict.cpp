@@ -107,7 +107,7 @@ std::string domination(const std::vector<const RecordView*>& group) {
 
 // Why a cell cannot be compared with others; empty if it can.
 std::string obstacle(const RecordView& v) {
-  if (v.status != "ok") return v.status;
+  if (v.status != "ok") return fmt::format("{}, {}", name_of(StampKind::invalid), v.status);
   if (v.stamp.kind == StampKind::invalid) return std::string(name_of(v.stamp.kind));
   const Summary* headline = v.find(headline_metric(v));
   if (!headline) return "no figure";
@@ -133,7 +133,7 @@ std::vector<std::string> verdict(std::span<const RecordView> views) {
       if (why.empty())
         group.push_back(&v);
       else
-        left_out += fmt::format("{}{}: {}", left_out.empty() ? "" : ", ", v.precision, why);
+        left_out += fmt::format("{}{}: {}", left_out.empty() ? "" : "; ", v.precision, why);
     }
     if (cells < 2) continue;
     if (group.size() < 2) {
