@@ -18,13 +18,13 @@ struct Best {
 };
 QB_DEVICE Best better(Best a, Best b) { return b.score > a.score || (b.score == a.score && b.id < a.id) ? b : a; }
 
-// Four warps, on four schedulers, share a slot; four teams take turns at the slots, so that what a slot takes beside its
-// products is done by four warps and not by sixteen.
+// Four warps, on four schedulers, share a slot; four teams take turns at the slots, so that what a slot takes beside
+// its products is done by four warps and not by sixteen.
 constexpr int kTeams = 4, kTeamWarps = kConsumerWarps / kTeams;
 
 struct Consumer {
-  Ring ring;  // this team's next slot
-  uint32_t next_slot = 0;          // its number in the block's stream
+  Ring ring;                      // this team's next slot
+  uint32_t next_slot = 0;         // its number in the block's stream
   uint32_t slots = 0, units = 0;  // of the steps before
   Ring scales;                    // nf4: the area of the step's first unit
 };
@@ -244,7 +244,8 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     const uint32_t number = c.units + static_cast<uint32_t>(unit);
     // A warp of the team that has the unit's last slot finishes it, and that after its own part of its next one, so
     // that none waits for it.
-    const bool own = (slots - 1 - j) % kTeams == 0 && (number + number / kTeams) % kTeamWarps == static_cast<uint32_t>(quarter);
+    const bool own =
+        (slots - 1 - j) % kTeams == 0 && (number + number / kTeams) % kTeamWarps == static_cast<uint32_t>(quarter);
     float outliers = 0, row_absmax = 0;
     if (own || (kFormat == WeightFormat::int8 && row.has_outliers)) {
       int unit_of_segment = first + unit * blocks_x();
@@ -285,7 +286,8 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
         uint32_t block = static_cast<uint32_t>(item + lane / kUnitRows * kItemsOfChunk);
         const auto scale = [&] {
           const float code = as_float(load_shared_constant(codes + load_shared_byte(scales.bytes + block) * 4));
-          const float nested = as_float(load_shared_constant(scales.nested + (scales.block + block) / kNestedBlock * 4));
+          const float nested =
+              as_float(load_shared_constant(scales.nested + (scales.block + block) / kNestedBlock * 4));
           return add_rn(mul_rn(code, nested), scales.offset);
         };
         for (; chunk + 2 <= here; chunk += 2) {
