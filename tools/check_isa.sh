@@ -6,9 +6,14 @@
 #   2. an inline function of a header, compiled into a file of kernels with AVX and into another file without: the linker
 #      keeps one of the two for the whole program, perhaps the wrong one.
 #
-#   tools/check_isa.sh BUILD_FOLDER
+#   tools/check_isa.sh BUILD_FOLDER         a folder that a preset has built, such as build/release
 set -euo pipefail
-build="${1:?usage: tools/check_isa.sh BUILD_FOLDER}"
+if [ $# -ne 1 ] || [ ! -d "$1" ]; then
+  sed -n '2,9s/^# \{0,1\}//p' "$0"
+  [ $# -ne 1 ] || echo "There is no folder '$1'."
+  exit 64
+fi
+build="$1"
 if ! command -v objdump > /dev/null || ! command -v nm > /dev/null; then
   echo "skipped: objdump and nm (package binutils) are not here"
   exit 77
@@ -16,10 +21,10 @@ fi
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 
-mapfile -t objects < <(find "$build/src" -name '*.o' ! -name '*_test.cpp.o' ! -name '*_bench.cpp.o' | sort)
+mapfile -t objects < <(find "$build/src" -name '*.o' ! -name '*_test.cpp.o' ! -name '*_bench.cpp.o' 2> /dev/null | sort)
 if [ ${#objects[@]} -eq 0 ]; then
-  echo "no object files under $build/src; build first"
-  exit 1
+  echo "no object files under $build/src; build first: cmake --preset release && cmake --build --preset release"
+  exit 64
 fi
 kernels=()
 others=()

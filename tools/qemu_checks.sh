@@ -4,11 +4,22 @@
 #                                               generates the same text as this machine's AVX2 kernels
 #   tools/qemu_checks.sh refusal BUILD_FOLDER   a CPU without AVX (Nehalem) starts the program, which says what is missing
 #                                               and ends with exit code 68; nothing before that may be an illegal instruction
-# Ends with 77 (skipped) where qemu is missing or too old to know AVX2 (before 7.2).
+# BUILD_FOLDER is one that a preset has built, such as build/release. Ends with 77 (skipped) where qemu is missing or too
+# old to know AVX2 (before 7.2).
 set -euo pipefail
-check="${1:?usage: tools/qemu_checks.sh avx2|refusal BUILD_FOLDER}"
-build="${2:?usage: tools/qemu_checks.sh avx2|refusal BUILD_FOLDER}"
+usage() { sed -n '2,9s/^# \{0,1\}//p' "$0"; echo "$*"; exit 64; }
+[ $# -eq 2 ] || usage
+check="$1"
+build="$2"
 program="$build/src/app/quantbench"
+case "$check" in
+  avx2) needed=("$program" "$build/src/engine/engine_test") ;;
+  refusal) needed=("$program") ;;
+  *) usage "There is no check '$check'." ;;
+esac
+for file in "${needed[@]}"; do
+  [ -x "$file" ] || usage "There is no $file; build first: cmake --preset release && cmake --build --preset release"
+done
 
 qemu="$(command -v qemu-x86_64 || command -v qemu-x86_64-static || true)"
 if [ -z "$qemu" ]; then
@@ -65,8 +76,4 @@ refusal() {
   echo "refused with exit code 68: $(grep -h -o 'the cpu backend cannot run.*' "$scratch/out" "$scratch/err" | head -n 1)"
 }
 
-case "$check" in
-  avx2) avx2 ;;
-  refusal) refusal ;;
-  *) echo "unknown check '$check': expected avx2 or refusal"; exit 64 ;;
-esac
+"$check"

@@ -260,7 +260,7 @@ TEST(Run, ValuesMayStandBehindAnEqualsSignAndLookLikeFlagsInAPrompt) {
 TEST(Run, AModelThatIsRefusedIsARowAndTheOthersGoOn) {
   const TestFolder folder;
   const Result r = run({"run", "--model-id", kTiny + ",no-such/model", "--pg", "2,3", "--device", "reference", "-r",
-                        "2", "--precision", "fp16,int8", "--out", folder / "out", "-o", "jsonl"});
+                        "2", "--precision", "fp16,4bit", "--out", folder / "out", "-o", "jsonl"});
   EXPECT_EQ(r.code, exit_code(ErrorKind::hub)) << r.err;
   EXPECT_THAT(r.err, HasSubstr("2 of 4 cells failed, the first: no-such/model fp16 p2+n3"));
   const auto records = lines_of(r.out);
@@ -268,6 +268,9 @@ TEST(Run, AModelThatIsRefusedIsARowAndTheOthersGoOn) {
   for (const json& record : records) {
     expect_well_formed(record);
     const bool fine = record["cell"]["model"]["name"] == kTiny;
+    if (record["cell"]["precision"] == "4bit") {
+      EXPECT_EQ(record["cell"]["precision_long"], fine ? "NF4, double quantisation" : "NF4");
+    }
     EXPECT_EQ(record["outcome"]["status"], fine ? "ok" : "failed");
     if (!fine) {
       EXPECT_THAT(record["outcome"]["error"].get<std::string>(), HasSubstr("was not found"));
@@ -306,7 +309,10 @@ TEST(Run, RandomWeightsNeedNoFileAndSayNoTokenizer) {
   arguments = common;
   arguments.insert(arguments.end(), {"table", "--out", folder / "b", "-p", "5"});
   const Result table = run(arguments);
-  EXPECT_THAT(table.out, AllOf(HasSubstr("no tokenizer"), HasSubstr("p5+n6")));
+  const std::string name = kTiny + " (random)";
+  EXPECT_THAT(table.out, AllOf(HasSubstr("no tokenizer"), HasSubstr("p5+n6"), HasSubstr(name + " 4bit p5+n6: FLAGGED"),
+                               HasSubstr(name + " 4bit:\n"), HasSubstr(name + ", p5+n6: no verdict")));
+  EXPECT_THAT(table.err, AllOf(HasSubstr("measuring " + name), HasSubstr(name + " 4bit p5+n6: ")));
   // -n 0 is typed: llama-bench's rows, not the length of a generation's prompt.
   const Result rows = run({"run", "--model-id", kTiny, "--random-weights", "--device", "reference", "-r", "1", "-p",
                            "5", "-n", "0", "--precision", "fp16", "--out", folder / "c", "-o", "jsonl"});
@@ -351,6 +357,9 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"generate", "--device", "cuda:"}, "'cuda:' names no GPU"},
       {{"doctor", "--device", "cuda:-1"}, "'cuda:-1' names no GPU"},
       {{"run", "--engine", "fast"}, "--engine: expected auto, graph or persistent, found 'fast'"},
+      {{"run", "--engine", "graph", "--device", "cpu"},
+       "--engine graph: only a GPU has engines to choose from, --device cpu"},
+      {{"generate", "--engine", "persistent", "--device", "reference"}, "--device reference is none"},
       {{"generate", "--engine", ""}, "--engine: the value is empty"},
       {{"run", "--outlier-channels", "2"}, "--random-weights"},
       {{"run", "--image-path", "cat.png"}, "takes text only"},
@@ -396,6 +405,7 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"generate", "--temperature", "1", "--top-p", "90%"}, "--top-p: '90%' is not a number from 0 to 1"},
       {{"generate", "--top-k", "40"}, "--top-k chooses among several tokens, and --temperature 0"},
       {{"generate", "--top-p", "0.9"}, "--top-p chooses among several tokens"},
+      {{"generate", "--ignore-eos", "--stop-at-eos"}, "--ignore-eos"},
       {{"quantize"}, "--out"},
       {{"quantize", "--out", ""}, "--out: the value is empty; it has no default: give one"},
       {{"quantize", "--precision", "fp16", "--out", "x"}, "not quantised"}};
@@ -441,6 +451,20 @@ TEST(Device, AutoGoesOnWithTheCpuWhereTheGpuIsHidden) {
   EXPECT_EQ(records[0]["memory"][0]["counted_by"], "resident pages");
 }
 
+TEST(Device, AnEngineAskedForIsNotIgnoredWhereAutoTakesTheCpu) {
+  const TestFolder folder;
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"run", "--model-id", kTiny, "--pg", "2,3", "--out", folder / "out"}, {"generate"}}) {
+    auto arguments = command;
+    arguments.insert(arguments.end(), {"--engine", "graph"});
+    const Result r = run(arguments, "CUDA_VISIBLE_DEVICES=''; export CUDA_VISIBLE_DEVICES;");
+    EXPECT_EQ(r.code, exit_code(ErrorKind::usage)) << r.err;
+    EXPECT_THAT(r.err, AllOf(HasSubstr("error: --engine graph: "), HasSubstr("--device auto took cpu: ")));
+    EXPECT_EQ(r.out, "");
+    EXPECT_FALSE(os::exists(folder / "out")) << "no empty folder is left";
+  }
+}
+
 TEST(Run, NeverCutsAPromptSilently) {
   std::string text;
   for (int i = 0; i < 2000; ++i) text += "word ";
@@ -467,6 +491,7 @@ TEST(Run, ACheckpointQuantisedAlreadyRunsAsItIsStored) {
   const auto records = lines_of(r.out);
   ASSERT_THAT(records, SizeIs(1));
   EXPECT_EQ(records[0]["cell"]["precision"], "4bit");
+  EXPECT_EQ(records[0]["cell"]["precision_long"], "NF4, plain fp32 absmax");
   EXPECT_THAT(records[0]["cell"]["model"]["weight_form"].get<std::string>(), HasSubstr("plain fp32 absmax"));
 }
 
@@ -665,6 +690,13 @@ TEST(Run, LooksAtNoFileThatTheModelDoesNotNeed) {
   EXPECT_THAT(fifo.err, HasSubstr("expected a regular file"));
 }
 
+TEST(Run, TooFewOpenFilesAreSaidWithWhatToDo) {
+  const TestFolder folder;
+  const Result r = run(tiny_run(folder / "out"), "set -- prlimit --nofile=6 \"$@\";");  // the shell itself needs more
+  EXPECT_NE(r.code, 0);
+  EXPECT_THAT(r.err, AllOf(HasSubstr("Too many open files"), HasSubstr("ulimit -n 1024")));
+}
+
 #if !defined(__SANITIZE_ADDRESS__)  // which takes terabytes of address space for itself
 TEST(Run, ThreadsThatCannotBeStartedAreAnErrorAndNoCrash) {
   // Each thread wants address space for its stack, and there is none left.
@@ -692,6 +724,8 @@ TEST(Help, IsThereForEveryCommand) {
     EXPECT_THAT(r.out, HasSubstr(command));
     EXPECT_THAT(r.out, HasSubstr("--threads"));
   }
+  EXPECT_THAT(run({"generate", "--help"}).out,
+              AllOf(HasSubstr("--ignore-eos "), HasSubstr("--stop-at-eos "), Not(HasSubstr("{false}"))));
   const Result top = run({"--help"});
   EXPECT_EQ(top.code, 0);
   EXPECT_THAT(top.out, AllOf(HasSubstr("doctor"), HasSubstr("Exit codes"), Not(HasSubstr("worker"))));

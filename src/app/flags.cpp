@@ -31,9 +31,21 @@ const char* const kEngineHelp =
     "compute capability 9.0, one sequence), or auto (persistent for models at least 1,024 wide where card and model "
     "allow it)";
 
-void check_engine(const std::string& name) {
-  if (name == "auto" || name == "graph" || name == "persistent") return;
-  fail(ErrorKind::usage, "--engine: expected auto, graph or persistent, found '{}'", name);
+void check_engine(const std::string& name, const std::string& device) {
+  if (name != "auto" && name != "graph" && name != "persistent") {
+    fail(ErrorKind::usage, "--engine: expected auto, graph or persistent, found '{}'", name);
+  }
+  if (name == "auto" || device == "auto" || device.starts_with("cuda")) return;
+  fail(ErrorKind::usage,
+       "--engine {}: only a GPU has engines to choose from, --device {} is none; leave one of the two out", name,
+       device);
+}
+
+void check_engine_acts(const std::string& name, const DeviceInfo& device, const std::string& passed_over) {
+  if (name == "auto" || device.gpu) return;
+  fail(ErrorKind::usage,
+       "--engine {}: only a GPU has engines to choose from, and --device auto took {}: {}; leave --engine out", name,
+       device.id, passed_over.empty() ? "there is no NVIDIA GPU here" : passed_over);
 }
 
 std::vector<std::string> parse_list(const std::string& flag, const std::string& text) {

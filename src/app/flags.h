@@ -17,9 +17,11 @@ int parse_count(const std::string& flag, const std::string& text, int low, int h
 int parse_threads(const std::string& text);
 // The help of --device, the same for every command.
 extern const char* const kDeviceHelp;
-// The help of --engine, and its check. Error usage.
+// The help of --engine, and its checks: what was typed beside --device, then the device that auto stood for, which may
+// have no engines (passed_over: why it is no GPU, if there is one). Error usage.
 extern const char* const kEngineHelp;
-void check_engine(const std::string& name);
+void check_engine(const std::string& name, const std::string& device);
+void check_engine_acts(const std::string& name, const DeviceInfo& device, const std::string& passed_over);
 uint64_t parse_seed(const std::string& flag, const std::string& text);
 double parse_number(const std::string& flag, const std::string& text, double low, double high);
 // "1%" or "0.01" → 0.01. Without "%" 1 is refused, since it is as likely to mean 1 %.

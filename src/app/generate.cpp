@@ -50,7 +50,7 @@ int generate_text(const GenerateFlags& flags) {
   const RunFlags& common = flags.common;
   if (!flags.precision.empty()) parse_precision(flags.precision);
   check_device_name(common.device);
-  check_engine(common.engine);
+  check_engine(common.engine, common.device);
   const int new_tokens = parse_count("--max-new-tokens", common.max_new_tokens, 1, kMostTokens);
   const Sampling sampling = parse_sampling(flags);
   os::catch_stop_signals();
@@ -71,6 +71,7 @@ int generate_text(const GenerateFlags& flags) {
     progress.line(fmt::format("generating on the CPU, not the GPU: {}", chosen.passed_over));
   }
   backend = std::move(chosen.backend);
+  check_engine_acts(common.engine, backend->device(), chosen.passed_over);
   const StateShape state{.rows = static_cast<int>(ids.size()), .positions = static_cast<int>(ids.size()) + new_tokens};
   const Plan plan = backend->plan(decode_shapes(*opened.model), state.rows);
   require_memory(predict_memory(plan, *opened.model, state), backend->device());
@@ -133,9 +134,8 @@ void add_generate(CLI::App& app, Action* action) {
        "P")
       ->default_str("1");
   text("--seed", &common.seed, "of the sampling", "N")->default_str("42");
-  command->add_flag("--ignore-eos,!--stop-at-eos", flags->ignore_eos,
-                    "go on at end-of-sequence; --stop-at-eos, the default, "
-                    "ends there");
+  CLI::Option* ignore_eos = command->add_flag("--ignore-eos", flags->ignore_eos, "go on at end-of-sequence");
+  command->add_flag("--stop-at-eos", common.stop_at_eos, "end there: the default")->excludes(ignore_eos);
   text("--tokenizer", &common.tokenizer, "folder or tokenizer.json to use instead of the model's own", "DIR");
   text("--device", &common.device, kDeviceHelp, "NAME")->default_str("auto");
   text("--engine", &common.engine, kEngineHelp, "NAME")->default_str("auto");

@@ -22,7 +22,7 @@ void TerminalProgress::clear() {
 
 void TerminalProgress::line(const std::string& text) {
   clear();
-  std::fputs((printable(text) + "\n").c_str(), stderr);
+  std::fputs((one_line(text) + "\n").c_str(), stderr);
 }
 
 void TerminalProgress::status(const std::string& text) {
@@ -30,10 +30,10 @@ void TerminalProgress::status(const std::string& text) {
   if (now_ns - last_ns_ < (terminal_ ? kTerminalEvery_ns : kPlainEvery_ns)) return;
   last_ns_ = now_ns;
   if (!terminal_) {
-    std::fputs((printable(text) + "\n").c_str(), stderr);
+    std::fputs((one_line(text) + "\n").c_str(), stderr);
     return;
   }
-  std::string cut = printable(text);
+  std::string cut = one_line(text);
   const size_t width = static_cast<size_t>(os::terminal_columns(kStandardError)) - 1;
   if (cut.size() > width) {
     size_t end = width;

@@ -42,7 +42,7 @@ int quantize_model(const QuantizeFlags& flags) {
   });
   progress.clear();
   os::write_output(fmt::format("{}: {} linears in {}, {} file{}, {} of weights in {}\n", source.name,
-                               request.linears.size(), long_name_of(precision), result.files.size(),
+                               request.linears.size(), long_name_of(precision, true), result.files.size(),
                                result.files.size() == 1 ? "" : "s",
                                format_bytes(static_cast<double>(result.weight_bytes)), flags.output));
   return 0;
@@ -64,7 +64,7 @@ void add_quantize(CLI::App& app, Action* action) {
   text("--out", &flags->output, "folder to write: new, or empty", "DIR")->required();
   text("--threads", &flags->common.threads, "threads; 0: one per physical core", "N")->default_str("0");
   command->add_flag("--allow-nonfinite", flags->common.allow_nonfinite,
-                    "accept NaN, infinity and values beyond fp16 in weights");
+                    "accept NaN, infinity and values beyond fp16 in weights (4bit cannot hold them in a linear)");
   command->add_flag("--allow-symlinks", flags->common.allow_symlinks, "follow links that leave the model's folder");
   command->callback([flags, action, command] {
     refuse_empty_values(*command);

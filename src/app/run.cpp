@@ -9,6 +9,7 @@
 #include "bench/record_builder.h"
 #include "bench/worker_process.h"
 #include "core/os.h"
+#include "report/format.h"
 #include "report/report.h"
 
 namespace quantbench {
@@ -43,12 +44,15 @@ std::string compact_utc(std::string utc) {
 class Sweep {
  public:
   Sweep(const RunFlags& flags, RunPlan plan)
-      : plan_(std::move(plan)), device_(flags.device), zero_ns_(os::steady_now_ns()), probe_(hooks_) {
+      : plan_(std::move(plan)),
+        device_(flags.device),
+        engine_(flags.engine),
+        zero_ns_(os::steady_now_ns()),
+        probe_(hooks_) {
     facts_ = {os::utc_now(), read_environment(), build_info(), plan_.options, {}};
     folder_ = !flags.out.empty() ? flags.out
                                  : fmt::format("quantbench-results/{}-{}", compact_utc(facts_.started_utc),
                                                file_name_part(plan_.models.front().source.name));
-    os::make_directories(folder_);
     hooks_.start = [this, flags](const Cell*) { return start_worker(flags, device_); };
     hooks_.finished = [this](const Cell& cell, const CellData& data) { finished(cell, data); };
     hooks_.now = [this] { return os::steady_now_ns() - zero_ns_; };
@@ -63,6 +67,7 @@ class Sweep {
   void measure_all() {
     try {
       choose_device();
+      os::make_directories(folder_);  // before anything is measured, and not where nothing will be
       for (const PlannedGroup& group : plan_.groups) {
         group_ = &group;
         for (const RefusedCell& refused : group.refused) {
@@ -76,7 +81,7 @@ class Sweep {
         std::string precisions;
         for (const Cell& cell : group.cells) precisions += fmt::format(" {}", name_of(cell.precision));
         const Cell& first = group.cells.front();
-        progress_.line(fmt::format("measuring {}, {}:{}", first.model.name, first.test.name(), precisions));
+        progress_.line(fmt::format("measuring {}, {}:{}", first.model.shown(), first.test.name(), precisions));
         measure(group.cells, plan_.options, hooks_, probe_);
       }
     } catch (const Error& error) {
@@ -121,7 +126,7 @@ class Sweep {
     }
     if (!first) return;
     fail(first->status == "ok" ? ErrorKind::internal : first_failure_, "{} of {} cells failed, the first: {} {} {}: {}",
-         bad, views.size(), first->model, first->precision, first->test,
+         bad, views.size(), one_line(first->shown_model()), first->precision, first->test,
          first->status == "ok" ? "INVALID: " + first->stamp.reasons.front() : first->error);
   }
 
@@ -133,6 +138,7 @@ class Sweep {
                                  [](const PlannedGroup& group) { return !group.cells.empty(); });
     if (!any) return;
     const DeviceReport chosen = probe_.device();
+    check_engine_acts(engine_, chosen.device, chosen.passed_over);
     if (!chosen.passed_over.empty()) {
       progress_.line(fmt::format("measuring on the CPU, not the GPU: {}", chosen.passed_over));
     }
@@ -205,6 +211,7 @@ class Sweep {
 
   RunPlan plan_;
   std::string device_;  // as flags have it, then what it stood for
+  std::string engine_;
   SweepFacts facts_;
   std::string folder_;
   MeasureHooks hooks_;

@@ -305,6 +305,7 @@ void plan_model(const std::string& id, const RunFlags& flags, const EngineOption
     if (os::real_path(model.source.folder) != os::real_path(other.source.folder)) continue;
     fail(ErrorKind::usage, "--model-id: {} is the same folder as {}; name it once", id, other.source.name);
   }
+  const bool nf4_double_quantized = stored_form(model.source) != Prequantized::nf4_plain;
   std::vector<Precision> fine;
   std::vector<std::pair<Precision, Error>> refused;
   for (const Precision precision : wanted_precisions(flags, model.source)) {
@@ -330,6 +331,7 @@ void plan_model(const std::string& id, const RunFlags& flags, const EngineOption
     const auto cell_of = [&](Precision precision) {
       Cell cell{model.source, precision, wanted.test, engine, wanted.ids, {}, wanted.context};
       if (flags.stop_at_eos) cell.stop_at = model.shape.eos;
+      cell.nf4_double_quantized = nf4_double_quantized;
       return cell;
     };
     for (const Precision precision : fine) group.cells.push_back(cell_of(precision));
@@ -364,7 +366,7 @@ RunPlan plan_run(const RunFlags& flags) {
   RunPlan plan;
   plan.options = measure_options(flags);
   check_device_name(flags.device);
-  check_engine(flags.engine);
+  check_engine(flags.engine, flags.device);
   const EngineOptions engine{flags.device, parse_threads(flags.threads), flags.engine};
   if (!flags.precisions.empty()) parse_precisions(flags.precisions);
   requested_tests(flags);

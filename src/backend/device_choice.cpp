@@ -41,16 +41,16 @@ bool is_cuda(std::string_view name) { return name == kCuda || name.starts_with(k
 
 }  // namespace
 
-const char* const kBuiltWithoutCuda =
-    "this program was built without its CUDA backend: install NVIDIA's CUDA toolkit (nvcc 12.4 or newer), then "
-    "configure "
-    "and build again";
+std::string built_without_cuda(std::string_view missing, std::string_view remedy) {
+  return fmt::format("this program was built without its CUDA backend; CMake found: {}; {}", missing, remedy);
+}
 
 void check_device_name(std::string_view name, const DeviceSources& sources) {
   if (name == "auto") return;
   if (is_cuda(name)) {
     gpu_number(name);
-    if (!find(sources, kCuda)) fail(ErrorKind::device, "--device {}: {}; or use --device cpu", name, kBuiltWithoutCuda);
+    if (!find(sources, kCuda))
+      fail(ErrorKind::device, "--device {}: {}; or use --device cpu", name, sources.without_cuda);
     return;
   }
   if (find(sources, name)) return;
@@ -73,7 +73,7 @@ ChosenDevice choose_device(std::string_view name, const BackendOptions& options,
   }
   if (name != "auto") return {find(sources, name)->make(wanted), ""};
 
-  std::string why = kBuiltWithoutCuda;
+  std::string why = sources.without_cuda;
   if (const BackendEntry* cuda = find(sources, kCuda)) {
     try {
       return {cuda->make(wanted), ""};

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace quantbench {
@@ -32,6 +34,7 @@ struct House {
     if (built_with_cuda) add("cuda", cuda_fails);
     add("cpu", cpu_fails);
     add("reference", {});
+    all.without_cuda = built_without_cuda("there was no nvcc", "install it");
     all.gpu_is_there = [this] { return gpu_is_there; };
     return all;
   }
@@ -70,7 +73,7 @@ TEST(DeviceChoice, AutoTakesTheCpuAndSaysWhyTheGpuIsNot) {
   house.built_with_cuda = false;
   const auto [made, why] = house.choose("auto");
   EXPECT_EQ(made, "cpu");
-  EXPECT_THAT(why, HasSubstr("built without its CUDA backend"));
+  EXPECT_THAT(why, HasSubstr("built without its CUDA backend; CMake found: there was no nvcc; install it"));
 }
 
 TEST(DeviceChoice, AutoSaysNothingWhereThereIsNoGpu) {
@@ -108,8 +111,19 @@ TEST(DeviceChoice, ABuildWithoutCudaSaysSoAndWhatToDo) {
   house.built_with_cuda = false;
   const Error error = house.refused("cuda:1");
   EXPECT_EQ(error.kind(), ErrorKind::device);
-  EXPECT_THAT(error.what(), AllOf(HasSubstr("--device cuda:1: this program was built without"), HasSubstr("nvcc 12.4"),
-                                  HasSubstr("--device cpu")));
+  EXPECT_THAT(error.what(), AllOf(HasSubstr("--device cuda:1: this program was built without"),
+                                  HasSubstr("no nvcc; install it; or use --device cpu")));
+}
+
+TEST(DeviceChoice, ThisBuildKnowsWhyItHasNoCuda) {
+  const std::vector<std::string> names = backend_names();
+  if (std::find(names.begin(), names.end(), "cuda") != names.end()) GTEST_SKIP() << "it has";
+  try {
+    choose_device("cuda", {});
+    FAIL() << "nothing was refused";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::ContainsRegex("CMake found: [^;]*[a-z][^;]*; .*build again"));
+  }
 }
 
 TEST(DeviceChoice, RefusesNamesThatAreNone) {

@@ -4,6 +4,7 @@
 #include "backend/cpu/cpu.h"
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/gpu_choice.h"
+#include "backend/cuda_absence.h"
 #include "backend/device_choice.h"
 #include "backend/reference/reference.h"
 
@@ -19,6 +20,7 @@ DeviceSources sources() {
   all.backends.push_back({"cpu", make_cpu_backend});
 #endif
   all.backends.push_back({"reference", make_reference_backend});
+  all.without_cuda = built_without_cuda(QB_CUDA_MISSING, QB_CUDA_REMEDY);
   all.gpu_is_there = [] { return !cuda::installed_gpus().empty(); };
   return all;
 }
@@ -47,7 +49,7 @@ std::vector<std::string> describe_gpus() {
 #else
   std::vector<std::string> lines;
   for (const std::string& name : cuda::installed_gpus())
-    lines.push_back(fmt::format("{}: not used: {}", name, kBuiltWithoutCuda));
+    lines.push_back(fmt::format("{}: not used: {}", name, sources().without_cuda));
   if (lines.empty()) lines.push_back("no NVIDIA driver was found, and this program was built without its CUDA backend");
   return lines;
 #endif

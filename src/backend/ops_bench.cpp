@@ -2,6 +2,7 @@
 // size. Weights take turns in copies that together exceed several times the last-level cache, so that what is timed is
 // memory, not cache. Beside the time: bytes and flops a second, and the share of the read bandwidth measured around it.
 //   ops_bench [--device=cpu|cuda] [Google Benchmark's options]; QUANTBENCH_ISA chooses the CPU's kernels.
+// "attention" is qkv and attend together (ops_cases.h says why).
 #include <benchmark/benchmark.h>
 
 #include <algorithm>

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "bench/record.h"
+
 namespace quantbench {
 
 std::string_view name_of(TestKind kind) {
@@ -29,6 +31,8 @@ std::string Test::name() const {
   return name;
 }
 
-std::string Cell::label() const { return fmt::format("{} {} {}", model.name, name_of(precision), test.name()); }
+std::string ModelSource::shown() const { return shown_name(name, random_weights); }
+
+std::string Cell::label() const { return fmt::format("{} {} {}", model.shown(), name_of(precision), test.name()); }
 
 }  // namespace quantbench

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,9 +28,10 @@ struct Test {
 
 // Where weights come from; enough for a worker to load them.
 struct ModelSource {
-  std::string name;    // as shown and recorded: a Hub id, or the folder as given
-  std::string commit;  // of a snapshot of the Hub's cache; empty otherwise
-  std::string folder;  // of the checkpoint or configuration; may be empty with random weights of a built-in one
+  std::string name;           // as shown and recorded: a Hub id, or the folder as given
+  std::string shown() const;  // for messages: "meta-llama/Llama-3.2-1B (random)"
+  std::string commit;         // of a snapshot of the Hub's cache; empty otherwise
+  std::string folder;         // of the checkpoint or configuration; may be empty with random weights of a built-in one
   bool random_weights = false;
   uint64_t weight_seed = 0;
   int outlier_channels = 0;
@@ -50,7 +52,9 @@ struct Cell {
   std::vector<int32_t> prompt;  // ids [batch, prompt_tokens], identical in every precision, as are those of the context
   std::vector<int32_t> stop_at;  // empty: exactly test.new_tokens
   std::vector<int32_t> context;  // ids [batch, depth]
-  std::string label() const;     // "Llama-3.2-1B int8 p8+n64", for messages
+  // What 4bit is in this model, for the record; nothing: it could not be opened.
+  std::optional<bool> nf4_double_quantized = {};
+  std::string label() const;  // "Llama-3.2-1B int8 p8+n64", for messages
 };
 
 }  // namespace quantbench

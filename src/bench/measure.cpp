@@ -55,7 +55,8 @@ class Group {
         v.worker.reset();
         if (v.reported) continue;
         fail_visit(v, Status::interrupted,
-                   Error(ErrorKind::interrupted, fmt::format("by a signal, after {} timed runs", v.data.runs.size())));
+                   Error(ErrorKind::interrupted, fmt::format("by a signal, after {} timed run{}", v.data.runs.size(),
+                                                             v.data.runs.size() == 1 ? "" : "s")));
       }
       throw;
     }

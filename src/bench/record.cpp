@@ -84,6 +84,10 @@ std::string to_text(const Record& record) {
   return text + "\n";
 }
 
+std::string shown_name(const std::string& model, bool random_weights) {
+  return model + (random_weights ? " (random)" : "");
+}
+
 const Summary* RecordView::find(std::string_view metric) const {
   const auto found = std::find_if(metrics.begin(), metrics.end(), [&](const Summary& s) { return s.name == metric; });
   return found == metrics.end() ? nullptr : &*found;
@@ -108,6 +112,7 @@ RecordView view_of(const Record& record) {
   v.stop_reason = outcome.at("stop_reason");
   v.stamp.kind = stamp_from(outcome.at("stamp"));
   v.stamp.reasons = outcome.at("reasons").get<std::vector<std::string>>();
+  if (outcome.contains("flags")) v.stamp.flags = outcome.at("flags").get<std::vector<std::string>>();
   const Record& response = record.at("response");
   if (response.at("text").is_string()) v.response_text = response.at("text").get<std::string>();
   v.response_ids = response.at("ids").get<std::vector<int32_t>>();

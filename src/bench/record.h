@@ -20,6 +20,9 @@ constexpr int kRecordVersion = 1;
 // Objects one key a line, arrays that hold no object on one line: records can be read and compared line by line.
 std::string to_text(const Record& record);
 
+// A model as people read it: never without the word that its text means nothing.
+std::string shown_name(const std::string& model, bool random_weights);
+
 // What reports need of a record, typed. Members that a record lacks stay empty.
 struct RecordView {
   std::string model, precision, precision_long, test, kind;
@@ -33,6 +36,7 @@ struct RecordView {
   std::vector<Summary> metrics;
   uint64_t seed = 0;
   const Summary* find(std::string_view metric) const;
+  std::string shown_model() const { return shown_name(model, random_weights); }
 };
 RecordView view_of(const Record& record);
 

@@ -93,7 +93,7 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
   }
   return {{"model", model_part(cell, data, identity)},
           {"precision", name_of(cell.precision)},
-          {"precision_long", long_name_of(cell.precision)},
+          {"precision_long", long_name_of(cell.precision, cell.nf4_double_quantized)},
           {"skipped_modules", data.plan ? Record(data.plan->skipped) : Record::array()},
           {"test", cell.test.name()},
           {"kind", name_of(cell.test.kind)},
@@ -251,6 +251,7 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
            {{"status", name_of(data.outcome.status)},
             {"stamp", name_of(stamp.kind)},
             {"reasons", stamp.reasons},
+            {"flags", stamp.flags},
             {"stop_reason", data.stop_reason},
             {"error", data.outcome.status == Status::ok ? Record(nullptr) : Record(data.outcome.error)},
             {"error_kind", data.outcome.status == Status::ok ? Record(nullptr) : Record(name_of(data.outcome.kind))}}},

@@ -12,7 +12,10 @@ size_t weights_of(const MemoryUse& use) { return use[Use::weights] + use[Use::sc
 class Judge {
  public:
   void invalid(std::string reason) { add(StampKind::invalid, std::move(reason)); }
-  void flag(std::string reason) { add(StampKind::flagged, std::move(reason)); }
+  void flag(std::string reason) {
+    stamp_.flags.push_back(reason);
+    add(StampKind::flagged, std::move(reason));
+  }
   Stamp stamp() && { return std::move(stamp_); }
 
  private:
@@ -83,8 +86,10 @@ Stamp judge(const Cell& cell, const CellData& data, const MeasureOptions& option
   judge_memory(data, judge);
   const auto runs = static_cast<int>(data.runs.size());
   if (runs < kMinRuns) {
+    // A cell that came to its end and was not told how many runs to make has fewer for one reason only.
+    const bool time_was_up = data.outcome.status == Status::ok && options.runs == 0;
     judge.flag(fmt::format("{} run{}, fewer than {}{}", runs, runs == 1 ? "" : "s", kMinRuns,
-                           options.runs == 0 ? ": the time was up; raise --max-time" : ""));
+                           time_was_up ? ": the time was up; raise --max-time" : ""));
   }
   const double width = relative_half_width(latencies_ns(data.runs));
   if (width > options.target_ci && runs >= kMinRuns) {

@@ -7,6 +7,7 @@ namespace quantbench {
 namespace {
 
 using testing::Contains;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -91,11 +92,30 @@ TEST_F(StampTest, NoisyAndShortSeriesAreFlagged) {
   EXPECT_THAT(stamp().reasons, Contains("9 runs, fewer than 10: the time was up; raise --max-time"));
 }
 
+TEST_F(StampTest, ACellThatDidNotEndByItselfHadNotTooLittleTime) {
+  data_.runs.resize(4);
+  for (const Status status : {Status::interrupted, Status::failed}) {
+    data_.outcome.status = status;
+    EXPECT_THAT(stamp().reasons, ElementsAre(std::string(name_of(status)), "4 runs, fewer than 10"));
+  }
+  data_.outcome.status = Status::ok;
+  options_.runs = 4;
+  EXPECT_THAT(stamp().reasons, ElementsAre("4 runs, fewer than 10")) << "as asked";
+}
+
 TEST_F(StampTest, OtherProcessesAreFlagged) {
   for (RunSample& run : data_.runs) run.report.other_cpu = 0.05;
   EXPECT_EQ(stamp().kind, StampKind::valid);
   for (RunSample& run : data_.runs) run.report.other_cpu = 0.4;
   EXPECT_THAT(stamp().reasons, Contains("other processes used 40 % of the CPU"));
+}
+
+TEST_F(StampTest, FlagsAreToldFromWhatMakesACellInvalid) {
+  data_.runs[9].report.run.finite = false;
+  build_.optimized = false;
+  EXPECT_EQ(stamp().kind, StampKind::invalid);
+  EXPECT_THAT(stamp().reasons, ElementsAre("non-finite logits", HasSubstr("debug build")));
+  EXPECT_THAT(stamp().flags, ElementsAre(HasSubstr("debug build")));
 }
 
 TEST_F(StampTest, DebugBuildsAreFlagged) {

@@ -39,6 +39,7 @@ std::string_view name_of(StampKind kind);  // "VALID", "FLAGGED", "INVALID"
 struct Stamp {
   StampKind kind = StampKind::valid;
   std::vector<std::string> reasons;
+  std::vector<std::string> flags;  // those of them that alone would only flag
 };
 
 }  // namespace quantbench

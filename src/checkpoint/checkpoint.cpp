@@ -391,8 +391,8 @@ void check_tensors(const WeightSource& source, std::span<const ExpectedTensor> e
     text += fmt::format("{} tensor{} missing: {}", missing.size(), missing.size() == 1 ? " is" : "s are",
                         list_text(missing));
   if (!different.empty()) {
-    text += fmt::format("{}{} tensors have another shape than config.json says: {}", text.empty() ? "" : "; ",
-                        different.size(), list_text(different));
+    text += fmt::format("{}{} tensor{} another shape than config.json says: {}", text.empty() ? "" : "; ",
+                        different.size(), different.size() == 1 ? " has" : "s have", list_text(different));
   }
   fail(ErrorKind::bad_model, "{}: {}; weights and config.json must be of the same model, and complete", source.where(),
        text);

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <unordered_set>
@@ -195,6 +196,14 @@ void Writer::plan_linear(Item* item) {
   check_not_stopped();
   read_rows(source_, *item, 0, n, &weight_, pool_);
   item->offset = nf4_offset(weight_, pool_);
+  if (!std::isfinite(item->offset)) {
+    // bitsandbytes would write NaN or Infinity, which is no JSON, and read every weight of this matrix as NaN.
+    fail(ErrorKind::bad_model,
+         "{}: '{}' has NaN, infinity or a value beyond fp16, and in 4bit all scales of a matrix are stored relative to "
+         "their mean, so none of its weights would be left; take int8, where such a value costs its own row, or repair "
+         "the model",
+         source_.where(), name);
+  }
   advance(n * k);
   const auto state_bytes = static_cast<int64_t>(nf4_quant_state(item->rows(), item->cols(), item->offset).size());
   const auto blocks = static_cast<int64_t>(ceil_div(static_cast<size_t>(n * k), kNf4Block));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 
@@ -220,6 +221,28 @@ TEST_F(QuantizedWriter, RefusesAQuantisedSourceAndLinearsThatAreNoMatrices) {
               }),
               AllOf(HasSubstr("'none' is missing"), HasSubstr("'model.norm.weight' is F16 [192]")));
   EXPECT_FALSE(os::exists(folder_ / "out"));
+}
+
+TEST_F(QuantizedWriter, RefusesIn4bitWhatHasNoMeanScale) {
+  for (const float odd : {NAN, INFINITY, -INFINITY, 65520.0f}) {
+    const TestFolder model, out;
+    model.write("config.json", "{}");
+    std::vector<float> values(128, 0.5f);
+    values[70] = odd;
+    model.write("model.safetensors",
+                safetensors_bytes({{"fine.weight", "F32", "2, 64", bytes_of(std::vector<float>(128, 1))},
+                                   {"odd.weight", "F32", "2, 64", bytes_of(values)}}));
+    const auto source = Checkpoint::open(model.path(), {.allow_nonfinite = true});
+    const auto write = [&](Format format) {
+      write_quantized({*source, {"fine.weight", "odd.weight"}, {}, format, out / "out"}, pool_);
+    };
+    EXPECT_THAT(refusal([&] { write(Format::nf4); }), AllOf(HasSubstr("'odd.weight' has NaN"), HasSubstr("take int8")));
+    EXPECT_FALSE(os::exists(out / "out")) << "nothing is written";
+    write(Format::int8);
+    Int8Weights read;
+    const auto written = Checkpoint::open(out / "out", {.allow_nonfinite = true});
+    EXPECT_NO_THROW(read_int8(*written, "odd.weight", 2, 64, &read));
+  }
 }
 
 // Fails the nth call of one kind, as a full disk does.

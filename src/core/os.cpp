@@ -35,6 +35,7 @@ std::string folder_of(const std::string& path) {
   const char* advice = error == ENOSPC   ? "free some space or choose another folder"
                        : error == EACCES ? "check the permissions"
                        : error == ENOENT ? "check the path"
+                       : error == EMFILE ? kMoreOpenFiles
                                          : "check the disk and try again";
   fail(ErrorKind::disk, "cannot {} '{}': {} (errno {}); {}", doing, path, std::strerror(error), error, advice);
 }

@@ -18,6 +18,9 @@
 
 namespace quantbench::os {
 
+// What to do where there are too many open files.
+constexpr const char* kMoreOpenFiles = "allow this process more open files (ulimit -n 1024) and try again";
+
 struct FileStatus {
   int64_t bytes = 0;
   bool is_regular = false, is_directory = false, is_symlink = false;

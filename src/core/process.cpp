@@ -33,6 +33,12 @@ void on_stop_signal(int signal) {
   ::raise(signal);
 }
 
+[[noreturn]] void fail_to_start(const std::string& doing, int error) {
+  const bool files = error == EMFILE || error == ENFILE;
+  fail(ErrorKind::internal, "cannot {}: {}; {}", doing, std::strerror(error),
+       files ? kMoreOpenFiles : "end other processes or free memory, and try again");
+}
+
 void close_if_open(int* fd) {
   if (*fd >= 0) ::close(*fd);
   *fd = -1;
@@ -108,12 +114,12 @@ std::string Process::Exit::describe() const {
 Process::Process(const std::string& program, const std::vector<std::string>& arguments,
                  const std::map<std::string, std::string>& extra_environment) {
   int input[2], output[2];
-  if (::pipe2(input, O_CLOEXEC) != 0) fail(ErrorKind::internal, "cannot open a pipe: {}", std::strerror(errno));
+  if (::pipe2(input, O_CLOEXEC) != 0) fail_to_start("open a pipe", errno);
   if (::pipe2(output, O_CLOEXEC) != 0) {
     const int error = errno;
     ::close(input[0]);
     ::close(input[1]);
-    fail(ErrorKind::internal, "cannot open a pipe: {}", std::strerror(error));
+    fail_to_start("open a pipe", error);
   }
   std::vector<char*> argv{const_cast<char*>(program.c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
@@ -154,7 +160,7 @@ Process::Process(const std::string& program, const std::vector<std::string>& arg
     pid_ = -1;
     close_if_open(&to_child_);
     close_if_open(&from_child_);
-    fail(ErrorKind::internal, "cannot start '{}': {}", program, std::strerror(result));
+    fail_to_start(fmt::format("start '{}'", program), result);
   }
 }
 

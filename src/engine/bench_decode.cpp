@@ -56,9 +56,14 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// flop/s of a product of the sizes of a prefill in fp32, or 0 without OpenBLAS.
+// flop/s of a product of the sizes of a prefill in fp32; without OpenBLAS there is none.
 class Sgemm {
  public:
+#if defined(QB_OPENBLAS)
+  static constexpr bool kIsThere = true;
+#else
+  static constexpr bool kIsThere = false;
+#endif
   explicit Sgemm(int threads) {
 #if defined(QB_OPENBLAS)
     openblas_set_num_threads(threads);
@@ -255,7 +260,7 @@ void measure_prefill(const Loaded& loaded, const std::string& id, Precision prec
   };
   prefill_seconds();  // the first of a size
   std::optional<Sgemm> sgemm;
-  if (is_cpu) sgemm.emplace(backend->device().threads);
+  if (is_cpu && Sgemm::kIsThere) sgemm.emplace(backend->device().threads);
   const double flops = prefill_flops(*loaded.model, o.prefill);
   std::vector<double> seconds, blas, ratios;
   for (int round = 0; round < o.prefill_rounds; ++round) {
@@ -271,6 +276,7 @@ void measure_prefill(const Loaded& loaded, const std::string& id, Precision prec
       o.prefill, 1e3 * median(seconds), 1e3 * *least, 1e3 * *most, o.prefill_rounds, o.prefill / median(seconds),
       flops / median(seconds) / 1e12);
   if (sgemm) text += fmt::format("; sgemm {:.3f}: {:.0f} %", median(blas) / 1e12, 100 * median(ratios));
+  if (is_cpu && !sgemm) text += "; no sgemm beside it: OpenBLAS was not found when this was built (libopenblas-dev)";
   print(text);
 }
 
@@ -282,8 +288,8 @@ void measure(const std::string& id, Precision precision, const Options& o) {
   if (!probe && o.rounds > 0) {
     fail(ErrorKind::usage, "the {} backend makes no claim on speed; --rounds 0 leaves decoding out", device.backend);
   }
-  print(fmt::format("{} {}: {}, {}, {} threads; {:.2f} GB resident, made in {:.1f} s{}", id, long_name_of(precision),
-                    device.name, device.features, device.threads,
+  print(fmt::format("{} {}: {}, {}, {} threads; {:.2f} GB resident, made in {:.1f} s{}", id,
+                    long_name_of(precision, true), device.name, device.features, device.threads,
                     static_cast<double>(loaded.report.resident.total()) / 1e9,
                     static_cast<double>(loaded.report.duration_ns) / 1e9,
                     probe ? fmt::format("; reads with {}", probe->kernel()) : ""));

@@ -259,9 +259,10 @@ void check_fits(std::span<const WeightSlot> slots, const WeightSource& source) {
       strangers.size() > kMostNamed ? fmt::format(" and {} more", strangers.size() - kMostNamed) : "";
   const size_t shown = std::min(strangers.size(), kMostNamed);
   fail(ErrorKind::bad_model,
-       "{}: '{}'{} are not tensors of the model that config.json describes, and leaving them out would give wrong "
-       "text; weights and config.json must be of the same model",
-       source.where(), fmt::join(strangers.begin(), strangers.begin() + static_cast<ptrdiff_t>(shown), "', '"), more);
+       "{}: '{}'{} {} of the model that config.json describes, and leaving {} out would give wrong text; weights and "
+       "config.json must be of the same model",
+       source.where(), fmt::join(strangers.begin(), strangers.begin() + static_cast<ptrdiff_t>(shown), "', '"), more,
+       strangers.size() == 1 ? "is no tensor" : "are not tensors", strangers.size() == 1 ? "it" : "them");
 }
 
 LoadReport load(Model& model, const WeightSource& source, Backend& backend, const Plan& plan,

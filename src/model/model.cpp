@@ -11,11 +11,13 @@ std::string_view name_of(Precision precision) {
   return "?";
 }
 
-std::string_view long_name_of(Precision precision) {
+std::string_view long_name_of(Precision precision, std::optional<bool> nf4_double_quantized) {
   switch (precision) {
     case Precision::fp16: return "FP16";
     case Precision::int8: return "LLM.int8 (threshold 6.0)";
-    case Precision::nf4: return "NF4, double quantisation";
+    case Precision::nf4:
+      if (!nf4_double_quantized) return "NF4";
+      return *nf4_double_quantized ? "NF4, double quantisation" : "NF4, plain fp32 absmax";
   }
   return "?";
 }

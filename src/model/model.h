@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -13,8 +14,10 @@
 namespace quantbench {
 
 enum class Precision : uint8_t { fp16, int8, nf4 };
-std::string_view name_of(Precision precision);       // as on the command line: "fp16", "int8", "4bit"
-std::string_view long_name_of(Precision precision);  // "FP16", "LLM.int8 (threshold 6.0)", "NF4, double quantisation"
+std::string_view name_of(Precision precision);  // as on the command line: "fp16", "int8", "4bit"
+// "FP16", "LLM.int8 (threshold 6.0)", "NF4, double quantisation", "NF4, plain fp32 absmax"; "NF4" where it is not known
+// which of these two.
+std::string_view long_name_of(Precision precision, std::optional<bool> nf4_double_quantized);
 
 // How the weights will be stored; fixed when a model is made, so that a step can be planned before loading.
 struct Storage {

@@ -90,14 +90,17 @@ std::string Grid::markdown() const {
   return out;
 }
 
-std::string printable(std::string_view text) {
+namespace {
+
+// `kept`: the control characters that stay as they are.
+std::string without_controls(std::string_view text, std::string_view kept) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);
     const bool c1 = byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;
     if (c1) {  // U+0080 … U+009F, which terminals may obey
       out += fmt::format("<U+{:04X}>", static_cast<unsigned char>(text[++i]));
-    } else if ((byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7f) {
+    } else if ((byte < 0x20 && kept.find(text[i]) == std::string_view::npos) || byte == 0x7f) {
       out += fmt::format("<U+{:04X}>", byte);
     } else {
       out.push_back(text[i]);
@@ -105,5 +108,10 @@ std::string printable(std::string_view text) {
   }
   return out;
 }
+
+}  // namespace
+
+std::string printable(std::string_view text) { return without_controls(text, "\n\t"); }
+std::string one_line(std::string_view text) { return without_controls(text, ""); }
 
 }  // namespace quantbench

@@ -28,5 +28,7 @@ class Grid {
 // Text of a model on one terminal: control characters (but newline and tab) shown as their code point, so that a
 // response cannot move the cursor or change colours.
 std::string printable(std::string_view text);
+// The same for what must stay in its line or cell of a table, such as a folder's name: newline and tab too.
+std::string one_line(std::string_view text);
 
 }  // namespace quantbench

@@ -103,6 +103,23 @@ TEST(Table, FailedCellsAreRowsWithTheirReason) {
                                         "org/model 4bit p8+n64: FLAGGED: interval target missed"));
 }
 
+TEST(Table, OfAnInvalidCellOnlyWhatMakesItSoIsSaidTo) {
+  auto views = three();
+  views[0].stamp = {StampKind::invalid, {"non-finite logits", "9 runs, fewer than 10"}, {"9 runs, fewer than 10"}};
+  EXPECT_THAT(notes(views), ElementsAre("org/model fp16 p8+n64: INVALID: non-finite logits",
+                                        "org/model fp16 p8+n64: FLAGGED: 9 runs, fewer than 10"));
+}
+
+TEST(Table, ANameStaysInItsLine) {
+  auto views = three();
+  for (RecordView& v : views) v.model = "two\nlines\tand a tab";
+  views[1].stamp = {StampKind::flagged, {"a reason"}, {"a reason"}};
+  EXPECT_THAT(table_text(views), HasSubstr("two<U+000A>lines<U+0009>and a tab  fp16"));
+  EXPECT_THAT(notes(views), ElementsAre("two<U+000A>lines<U+0009>and a tab int8 p8+n64: FLAGGED: a reason"));
+  EXPECT_THAT(responses_text(views), HasSubstr("two<U+000A>lines<U+0009>and a tab fp16:\n"));
+  EXPECT_EQ(verdict(views)[0], "two<U+000A>lines<U+0009>and a tab, p8+n64:");
+}
+
 TEST(Responses, AreGivenForEachPrecisionOrAsIds) {
   auto views = three();
   EXPECT_THAT(responses_text(views), HasSubstr("org/model 4bit:\ntext of 4bit\n"));
@@ -135,6 +152,10 @@ TEST(Table, SaysWhichWeightsAreRandom) {
   for (RecordView& v : views) v.random_weights = true;
   EXPECT_THAT(table_text(views), HasSubstr("org/model (random)  fp16"));
   EXPECT_THAT(table_markdown(views), HasSubstr("| org/model (random) | int8 |"));
+  views[0].stamp = {StampKind::flagged, {"a reason"}, {"a reason"}};
+  EXPECT_THAT(notes(views), ElementsAre("org/model (random) fp16 p8+n64: FLAGGED: a reason"));
+  EXPECT_THAT(responses_text(views), HasSubstr("org/model (random) int8:\n"));
+  EXPECT_EQ(verdict(views)[0], "org/model (random), p8+n64:");
 }
 
 TEST(Verdict, NamesFastestSmallestAndWhoBeatsWhom) {
@@ -160,7 +181,26 @@ TEST(Verdict, InvalidCellsDoNotEnter) {
   views[2].stamp.kind = StampKind::invalid;
   EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: int8"));
   views[1].status = "failed";
-  EXPECT_THAT(verdict(views), ElementsAre(HasSubstr("no verdict: 1 of 3")));
+  EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 1 of 3 precisions can be compared (int8: "
+                                          "INVALID, failed; 4bit: INVALID)"));
+}
+
+TEST(Verdict, SaysWhyNothingCanBeCompared) {
+  auto views = three();
+  for (RecordView& v : views) {
+    v.status = "interrupted";
+    v.stamp.kind = StampKind::invalid;
+  }
+  views.pop_back();
+  EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 0 of 2 precisions can be compared (fp16: "
+                                          "INVALID, interrupted; int8: INVALID, interrupted)"));
+  views = {view("fp16", 14.26, 0.1, 2.5), view("int8", 22.5, 0.1, 1.5)};
+  for (Summary& s : views[1].metrics) {
+    s.low = s.high = {};
+    s.runs = 2;
+  }
+  EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 1 of 2 precisions can be compared (int8: no "
+                                          "interval from 2 runs)"));
 }
 
 TEST(Verdict, UnlikeTokenCountsAreNotCompared) {

@@ -33,8 +33,8 @@ Grid grid(std::span<const RecordView> views) {
   Grid g({"model", "precision", "size", "test", "t/s", "TTFT", "inter-token p50", "mem peak", "% read peak", "stamp"},
          {left, left, right, left, right, right, right, right, right, left});
   for (const RecordView& v : views) {
-    g.add({printable(v.model) + (v.random_weights ? " (random)" : ""), v.precision, of(v, "weight_bytes", format_bytes),
-           v.test, with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
+    g.add({one_line(v.shown_model()), v.precision, of(v, "weight_bytes", format_bytes), v.test,
+           with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
            of(v, "inter_token_median", format_ns), of(v, "memory_peak", format_bytes), read_share(v),
            v.status == "ok" ? std::string(name_of(v.stamp.kind)) : v.status});
   }
@@ -53,13 +53,15 @@ std::string table_markdown(std::span<const RecordView> views) { return grid(view
 std::vector<std::string> notes(std::span<const RecordView> views) {
   std::vector<std::string> lines;
   for (const RecordView& v : views) {
-    const std::string cell = fmt::format("{} {} {}", printable(v.model), v.precision, v.test);
+    const std::string cell = fmt::format("{} {} {}", one_line(v.shown_model()), v.precision, v.test);
     if (v.status != "ok") {
-      lines.push_back(fmt::format("{}: {}: {}", cell, v.status, printable(v.error)));
+      lines.push_back(fmt::format("{}: {}: {}", cell, v.status, one_line(v.error)));
       continue;
     }
+    const std::vector<std::string>& flags = v.stamp.flags;
     for (const std::string& reason : v.stamp.reasons) {
-      lines.push_back(fmt::format("{}: {}: {}", cell, name_of(v.stamp.kind), reason));
+      const bool only_flags = std::find(flags.begin(), flags.end(), reason) != flags.end();
+      lines.push_back(fmt::format("{}: {}: {}", cell, name_of(only_flags ? StampKind::flagged : v.stamp.kind), reason));
     }
   }
   return lines;
@@ -93,7 +95,7 @@ std::string each_response(std::span<const RecordView> views, Format format) {
   for (const RecordView& v : views) {
     if (v.kind != "generation" || v.response_ids.empty()) continue;
     const std::string test = v.depth > 0 || v.batch > 1 ? fmt::format(" {}", v.test) : "";
-    out += fmt::format("{} {}{}:\n", printable(v.model), v.precision, test) + format(response(v));
+    out += fmt::format("{} {}{}:\n", one_line(v.shown_model()), v.precision, test) + format(response(v));
   }
   return out;
 }

@@ -105,27 +105,40 @@ std::string domination(const std::vector<const RecordView*>& group) {
   return found + " (speed, time to first token, memory; not quality)";
 }
 
+// Why a cell cannot be compared with others; empty if it can.
+std::string obstacle(const RecordView& v) {
+  if (v.status != "ok") return fmt::format("{}, {}", name_of(StampKind::invalid), v.status);
+  if (v.stamp.kind == StampKind::invalid) return std::string(name_of(v.stamp.kind));
+  const Summary* headline = v.find(headline_metric(v));
+  if (!headline) return "no figure";
+  return headline->low ? "" : fmt::format("no interval from {} run{}", headline->runs, headline->runs == 1 ? "" : "s");
+}
+
 }  // namespace
 
 std::vector<std::string> verdict(std::span<const RecordView> views) {
   std::vector<std::string> lines;
   std::vector<std::string> done;  // model and test
   for (const RecordView& first : views) {
-    const std::string title = fmt::format("{}, {}", printable(first.model), first.test);
+    const std::string title = fmt::format("{}, {}", one_line(first.shown_model()), first.test);
     if (std::find(done.begin(), done.end(), title) != done.end()) continue;
     done.push_back(title);
     std::vector<const RecordView*> group;
     size_t cells = 0;
+    std::string left_out;
     for (const RecordView& v : views) {
       if (v.model != first.model || v.test != first.test) continue;
       ++cells;
-      const Summary* headline = v.find(headline_metric(v));
-      if (v.status == "ok" && v.stamp.kind != StampKind::invalid && headline && headline->low) group.push_back(&v);
+      const std::string why = obstacle(v);
+      if (why.empty())
+        group.push_back(&v);
+      else
+        left_out += fmt::format("{}{}: {}", left_out.empty() ? "" : "; ", v.precision, why);
     }
     if (cells < 2) continue;
     if (group.size() < 2) {
-      lines.push_back(
-          fmt::format("{}: no verdict: {} of {} precisions have figures with an interval", title, group.size(), cells));
+      lines.push_back(fmt::format("{}: no verdict: {} of {} precisions can be compared ({})", title, group.size(),
+                                  cells, left_out));
       continue;
     }
     const bool alike = std::all_of(group.begin(), group.end(), [&](const RecordView* v) {
