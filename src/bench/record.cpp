@@ -143,9 +143,11 @@ std::string file_name_part(const std::string& name) {
 std::string write_record(const Record& record, const std::string& folder) {
   os::make_directories(folder);
   const RecordView v = view_of(record);
-  std::string test = v.test;  // "tg64 @ d512 b8"
-  for (size_t at = 0; (at = test.find_first_of(" @", at)) != std::string::npos;) {
-    test.replace(at, test.find_first_not_of(" @", at) - at, "_");
+  std::string test;  // "tg64_d512_b8" of "tg64 @ d512 b8"
+  for (const char c : v.test) {
+    if (c == '@') continue;
+    if (c != ' ') test.push_back(c);
+    if (c == ' ' && !test.ends_with('_')) test.push_back('_');
   }
   // Two models of a sweep may share the last part of their names: a number keeps the files apart.
   for (int copy = 1;; ++copy) {
