@@ -21,8 +21,10 @@ QB_INLINE void sums(int32_t* acc, const Int8Rows& x, const int8_t* w, int k) {
   for (; j + 128 <= k; j += 128) {
     const __m512i v0 = _mm512_xor_si512(_mm512_loadu_si512(w + j), flip);
     const __m512i v1 = _mm512_xor_si512(_mm512_loadu_si512(w + j + 64), flip);
-    prefetch(w + j);
-    prefetch(w + j + 64);
+    if constexpr (kRows > 1) {  // a single row is one long stream, which the hardware follows by itself
+      prefetch(w + j);
+      prefetch(w + j + 64);
+    }
     for (int r = 0; r < kRows; ++r) {
       const int8_t* codes = x.codes + r * x.stride + j;
       a[r] = dot_u8_i8(a[r], v0, _mm512_loadu_si512(codes));
@@ -40,34 +42,6 @@ QB_INLINE void sums(int32_t* acc, const Int8Rows& x, const int8_t* w, int k) {
   }
   for (int r = 0; r < kRows; ++r) {
     acc[r * kGroup] = _mm512_reduce_add_epi32(_mm512_add_epi32(a[r], b[r])) - 128 * x.sums[r];
-  }
-}
-
-// The same for one activation row and four weight rows side by side: four streams, and every code that is loaded serves
-// four rows.
-QB_INLINE void sums_of_four(int32_t* acc, const Int8Rows& x, const int8_t* w, size_t k) {
-  const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
-  __m512i a[4][2];
-  for (auto& row : a) row[0] = row[1] = _mm512_setzero_si512();
-  const size_t whole = k / 128 * 128;
-  for (size_t j = 0; j < whole; j += 128) {
-    for (size_t u = 0; u < 2; ++u) {
-      const __m512i codes = _mm512_loadu_si512(x.codes + j + 64 * u);
-      for (size_t r = 0; r < 4; ++r) {
-        a[r][u] = dot_u8_i8(a[r][u], _mm512_xor_si512(_mm512_loadu_si512(w + r * k + j + 64 * u), flip), codes);
-      }
-    }
-  }
-  for (size_t j = whole; j < k; j += 64) {
-    const size_t left = k - j;
-    const __mmask64 mask = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
-    const __m512i codes = _mm512_loadu_si512(x.codes + j);
-    for (size_t r = 0; r < 4; ++r) {
-      a[r][0] = dot_u8_i8(a[r][0], _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, w + r * k + j), flip), codes);
-    }
-  }
-  for (size_t r = 0; r < 4; ++r) {
-    acc[r] = _mm512_reduce_add_epi32(_mm512_add_epi32(a[r][0], a[r][1])) - 128 * x.sums[0];
   }
 }
 
@@ -111,13 +85,7 @@ void products(float* y, size_t ldy, const Int8Rows& x, const Int8Weight& weight,
     const int8_t* w = weight.w + i * k;
     alignas(64) int32_t acc[kRows * kGroup];
     alignas(64) float scales[kGroup] = {}, biases[kGroup] = {};
-    int summed = 0;
-#if defined(__AVX512F__)
-    if constexpr (kRows == 1) {
-      for (; summed + 4 <= count; summed += 4) sums_of_four(acc + summed, x, w + summed * k, k);
-    }
-#endif
-    for (; summed < count; ++summed) sums<kRows>(acc + summed, x, w + summed * k, x.k);
+    for (int c = 0; c < count; ++c) sums<kRows>(acc + c, x, w + c * k, x.k);
     for (int c = 0; c < count; ++c) {
       scales[c] = weight.absmax[i + c];
       if (bias) biases[c] = bias[i + c];
