@@ -9,6 +9,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
 #include "engine/buffers.h"
+#include "engine/relative_error.h"
 #include "engine/session.h"
 #include "model/loader.h"
 #include "model/registry.h"
@@ -80,15 +81,6 @@ struct Loaded {
     return session(shape).logits(ids, steps);
   }
 };
-
-double relative_error(std::span<const float> found, std::span<const float> expected) {
-  double difference = 0, square = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    difference += (found[i] - expected[i]) * (found[i] - expected[i]);
-    square += expected[i] * expected[i];
-  }
-  return std::sqrt(difference / square);
-}
 
 struct Case {
   std::string backend;

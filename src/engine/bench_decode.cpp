@@ -14,6 +14,7 @@
 
 #include "backend/cost_ops.h"
 #include "core/os.h"
+#include "engine/relative_error.h"
 #include "engine/session.h"
 #include "model/loader.h"
 #include "model/registry.h"
@@ -120,15 +121,6 @@ std::vector<int32_t> some_ids(int count, int vocab) {
     ids[i] = static_cast<int32_t>((i * 7919 + 13) % static_cast<size_t>(vocab));
   }
   return ids;
-}
-
-double relative_error(std::span<const float> found, std::span<const float> expected) {
-  double difference = 0, square = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    difference += (found[i] - expected[i]) * (found[i] - expected[i]);
-    square += expected[i] * expected[i];
-  }
-  return std::sqrt(difference / square);
 }
 
 double most_error(Precision precision) {

@@ -30,7 +30,5 @@ struct PersistentPlan {
 std::string persistent_obstacle(const Tape& tape, size_t shared_bytes);
 // tape: one row, without an obstacle. exchange: exchange_words of device memory, or null to learn how many.
 PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_t shared_bytes, Tagged* exchange);
-// Device memory that a program takes: exchange, steps, maps and tables.
-size_t persistent_bytes(const PersistentPlan& plan, int multiprocessors);
 
 }  // namespace quantbench::QB_CUDA

@@ -82,8 +82,9 @@ struct SharedLayout {
   uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, best, consumers, steps, places,
       part_barriers, scale_barriers, barriers, bytes;
 };
-constexpr int kPartBuffers = 8;    // units whose sums wait for being finished
-constexpr int kPartArrivals = 48;  // shared by the 4, 8, 12 or 16 warps that have a part in a unit
+constexpr size_t kConsumerBytes = 64;  // of a warp's place in the stream between products
+constexpr int kPartBuffers = 8;        // units whose sums wait for being finished
+constexpr int kPartArrivals = 48;      // shared by the 4, 8, 12 or 16 warps that have a part in a unit
 constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4, int scale_bytes) {
   constexpr size_t kLanes = 32, kBytes = 256, kPieces = 16;
   SharedLayout at{};
@@ -106,7 +107,6 @@ constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4,
   at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float));
   at.sums = take(kConsumerWarps * kPieces * 2);
   at.best = take(kConsumerWarps * kUnitRows * 2 * sizeof(float));
-  constexpr size_t kConsumerBytes = 64;
   at.consumers = take(kConsumerWarps * kConsumerBytes);
   at.steps = take(2 * sizeof(Step));
   at.places = take(2 * sizeof(int));

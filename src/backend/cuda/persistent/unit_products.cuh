@@ -29,6 +29,7 @@ struct Consumer {
   uint32_t slots = 0, units = 0;  // of the steps before
   Ring scales;                    // nf4: the area of the step's first unit
 };
+static_assert(sizeof(Consumer) <= kConsumerBytes);
 
 // What a unit's outputs need beside their sums, asked for while the sums are made. Of lane i < 16: row low + i, or
 // high + i - 8; lanes from 16 on do the same as those.
@@ -77,8 +78,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
   const bool active = (thread % kWarpSize) < kUnitRows;
   float value = 0;
   if constexpr (kFormat == WeightFormat::int8) {
-    const float scaled = mul_rn(mul_rn(static_cast<float>(sum), row.absmax), ahead.absmax);
-    value = float_of_half(half_of_float(fmaf(scaled, kOutputScale, ahead.bias)));
+    value = int8_output(sum, row.absmax, ahead.absmax, ahead.bias);
     if (row.has_outliers) value = float_of_half(half_of_float(add_rn(value, outliers)));
   } else {
     value = sum + ahead.bias;
@@ -323,8 +323,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
                   const int bit = lowest_bit(mask), column = (2 * quarter + bit / 16) ^ r % 8;
                   const int code = load_shared_code(
                       row_at + static_cast<SharedAddress>(i * (8 * kChunkBytes) + column * 16 + bit % 16));
-                  const float weight =
-                      float_of_half(half_of_float(mul_rn(mul_rn(static_cast<float>(code), row_absmax), kInverse127)));
+                  const float weight = outlier_weight(code, row_absmax);
                   outliers = fmaf(float_of_half(m.pointer<uint16_t>(m.at.x)[own_item * 32 + bit]), weight, outliers);
                 }
               }
