@@ -67,6 +67,7 @@ QB_DEVICE void add_to(uint64_t* sum, uint64_t value) {
   atomicAdd(reinterpret_cast<unsigned long long*>(sum), static_cast<unsigned long long>(value));
 }
 QB_DEVICE void raise_to(uint32_t* most, uint32_t value) { atomicMax(most, value); }
+QB_DEVICE void set_bits(uint32_t* word, uint32_t bits) { atomicOr(word, bits); }
 
 // --- between the lanes of a warp: all 32 take part -------------------------------------------------------------------
 template <typename T>
@@ -84,6 +85,14 @@ QB_DEVICE T from_lane_down(T value, int lanes) {  // the last lanes keep their o
 QB_DEVICE uint32_t lanes_where(bool is) { return __ballot_sync(0xffffffffu, is); }
 QB_DEVICE bool any_lane(bool is) { return __any_sync(0xffffffffu, is) != 0; }
 QB_DEVICE void sync_warp() { __syncwarp(); }
+QB_DEVICE uint32_t warp_max(uint32_t value) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(0xffffffffu, value);
+#else
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) value = max(value, from_lane_xor(value, mask));
+  return value;
+#endif
+}
 
 // --- numbers: each rounds once, to nearest even, and is never contracted ---------------------------------------------
 using Half2 = uint32_t;  // two fp16 numbers, the first in the low half
@@ -107,6 +116,9 @@ QB_DEVICE int lowest_bit(uint32_t mask) { return __ffs(static_cast<int>(mask)) -
 QB_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 QB_DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 QB_DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+QB_DEVICE float reciprocal_rn(float x) { return __frcp_rn(x); }
+// The larger of both low and of both high halves, as whole numbers.
+QB_DEVICE uint32_t larger_halves(uint32_t a, uint32_t b) { return __vmaxu2(a, b); }
 QB_DEVICE int round_to_int(float x) { return __float2int_rn(x); }
 QB_DEVICE float power_of_two(float x) {  // 2^x to two units in the last place; 0 for -∞
   float y;

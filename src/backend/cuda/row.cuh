@@ -48,7 +48,7 @@ QB_DEVICE float normed(float x, int i, const NormFactors& f, const RowNorm& norm
 }
 
 // The factor of a row's codes: 127 · (1 / absmax), as quant/int8.h.
-QB_DEVICE float code_scale(float absmax) { return absmax > 0 ? mul_rn(127.0f, div_rn(1.0f, absmax)) : 0.0f; }
+QB_DEVICE float code_scale(float absmax) { return absmax > 0 ? mul_rn(127.0f, reciprocal_rn(absmax)) : 0.0f; }
 QB_DEVICE int8_t code_of(uint16_t half, float scale) {
   return static_cast<int8_t>(round_to_int(mul_rn(float_of_half(half), scale)));
 }

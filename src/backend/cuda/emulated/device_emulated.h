@@ -43,6 +43,7 @@ QB_DEVICE void add_to(T* sum, T value) {
   *sum += value;
 }
 QB_DEVICE void raise_to(uint32_t* most, uint32_t value) { *most = std::max(*most, value); }
+QB_DEVICE void set_bits(uint32_t* word, uint32_t bits) { *word |= bits; }
 QB_DEVICE float load_fresh(const float* p) { return *p; }
 QB_DEVICE int load_fresh(const int* p) { return *p; }
 
@@ -71,6 +72,10 @@ QB_DEVICE bool any_lane(bool is) { return lanes_where(is) != 0; }
 QB_DEVICE void sync_warp() {
   const bool nothing = false;
   exchange_bytes(&nothing, sizeof nothing);
+}
+QB_DEVICE uint32_t warp_max(uint32_t value) {
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) value = std::max(value, from_lane_xor(value, mask));
+  return value;
 }
 
 // --- numbers -------------------------------------------------------------------------------------------------------
@@ -103,6 +108,10 @@ QB_DEVICE int lowest_bit(uint32_t mask) { return __builtin_ctz(mask); }
 QB_DEVICE float mul_rn(float a, float b) { return a * b; }
 QB_DEVICE float add_rn(float a, float b) { return a + b; }
 QB_DEVICE float div_rn(float a, float b) { return a / b; }
+QB_DEVICE float reciprocal_rn(float x) { return 1 / x; }
+QB_DEVICE uint32_t larger_halves(uint32_t a, uint32_t b) {
+  return std::max(a & 0xffff, b & 0xffff) | std::max(a & 0xffff0000, b & 0xffff0000);
+}
 QB_DEVICE int round_to_int(float x) { return static_cast<int>(std::nearbyintf(x)); }
 QB_DEVICE float power_of_two(float x) { return std::exp2(x); }
 

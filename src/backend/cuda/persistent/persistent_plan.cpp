@@ -11,15 +11,28 @@
 namespace quantbench::QB_CUDA {
 namespace {
 
-constexpr int kMostSlots = 13;  // of the ring, if nothing else takes shared memory
+constexpr int kMostSlots = 32;  // of the ring
 constexpr int kMostNormed = 4096, kMostInput = 16384;
 
 int row_bytes(WeightFormat format, int k) {
   return format == WeightFormat::f16 ? 2 * k : format == WeightFormat::int8 ? k : k / 2;
 }
 
+// The largest divisor of n that is at most `most`.
+int largest_part(int n, int most) {
+  int part = std::min(n, most);
+  while (n % part != 0) --part;
+  return part;
+}
+
+bool same_row(const Step& a, const Step& b) {
+  return a.kind == StepKind::product && a.format == b.format && a.k == b.k && a.in.source == b.in.source &&
+         a.in.words == b.in.words && a.in.table == b.in.table && a.norm.weight == b.norm.weight &&
+         a.norm.bias == b.norm.bias;
+}
+
 struct Needs {  // of all steps
-  int most_k = 0, scale_bytes = 0;
+  int most_k = 0, slot_bytes = 0, scale_bytes = 0;
   bool int8 = false, nf4 = false;
 };
 
@@ -127,17 +140,20 @@ class Builder {
       segment.units = second_of_gate ? 0 : segment.w.n / (finish == Finish::gate ? kUnitRows / 2 : kUnitRows);
       s.units += segment.units;
       s.chunks = row_bytes(s.format, s.k) / kChunkBytes;
-      s.slots = (s.chunks + kSlotChunks - 1) / kSlotChunks;
-      s.slot_chunks = std::min(s.chunks, kSlotChunks);
+      s.slot_chunks = largest_part(s.chunks, kMostSlotChunks);
+      s.slots = s.chunks / s.slot_chunks;
       segment.map = static_cast<int>(plan.maps.size());
       plan.maps.push_back({segment.w.w, segment.w.n, s.chunks, s.slot_chunks, s.format == WeightFormat::f16});
     }
+    if (!plan.steps.empty()) s.same_row = same_row(plan.steps.back(), s);
     needs.most_k = std::max(needs.most_k, s.k);
+    needs.slot_bytes = std::max(needs.slot_bytes, s.slot_chunks * kPieceBytes);
     if (s.format != WeightFormat::f16) plan.format = s.format;
     needs.int8 |= s.format == WeightFormat::int8;
     if (s.format == WeightFormat::nf4) {
       needs.nf4 = true;
-      needs.scale_bytes = std::max(needs.scale_bytes, kScaleHeadBytes + kUnitRows * (s.k / 64) + 2 * kNestedBytes);
+      const int bytes = kScaleHeadBytes + kUnitRows * (s.k / 64) + 2 * kNestedBytes;
+      needs.scale_bytes = std::max(needs.scale_bytes, (bytes + kChunkBytes - 1) / kChunkBytes * kChunkBytes);
     }
     return s;
   }
@@ -153,12 +169,14 @@ class Builder {
   std::map<const void*, StepInput> inputs_;  // where a tensor's values are now
 };
 
+SharedLayout layout(int slots, const Needs& needs) {
+  return shared_layout(slots, needs.slot_bytes, needs.most_k, needs.int8, needs.nf4, needs.scale_bytes);
+}
 // The ring takes what the rest leaves; 0 where that is too little.
 int ring_slots(const Needs& needs, size_t shared_bytes) {
   constexpr int kLeastSlots = 4;
   for (int slots = kMostSlots; slots >= kLeastSlots; --slots) {
-    if (shared_layout(slots, needs.most_k, needs.int8, needs.nf4, needs.scale_bytes).bytes <= shared_bytes)
-      return slots;
+    if (layout(slots, needs).bytes <= shared_bytes) return slots;
   }
   return 0;
 }
@@ -237,12 +255,13 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   PersistentArgs& args = plan.args;
   args.step_count = static_cast<int>(plan.steps.size());
   args.nf4 = needs.nf4;
-  args.scale_bytes = (needs.scale_bytes + kChunkBytes - 1) / kChunkBytes * kChunkBytes;
-  args.slots = ring_slots({needs.most_k, args.scale_bytes, needs.int8, needs.nf4}, shared_bytes);
+  args.slot_bytes = needs.slot_bytes;
+  args.scale_bytes = needs.scale_bytes;
+  args.slots = ring_slots(needs, shared_bytes);
   // As measured on an H100 (docs/performance.md). nf4 waits for its decoding, not for the memory.
   args.slots_on_the_way = plan.format == WeightFormat::int8 ? 2 : 3;
   args.one_waits = plan.format != WeightFormat::nf4;
-  args.at = shared_layout(args.slots, needs.most_k, needs.int8, needs.nf4, args.scale_bytes);
+  args.at = layout(args.slots, needs);
   plan.shared_bytes = args.at.bytes;
   return plan;
 }

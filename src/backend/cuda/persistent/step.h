@@ -14,12 +14,13 @@ namespace quantbench::QB_CUDA {
 using Tagged = uint64_t;
 
 constexpr int kConsumerWarps = 16;
+constexpr int kFinishers = 2;        // warps that turn a unit's sums into outputs
 constexpr int kUnitRows = 16;        // outputs of a unit of work: eight rows from `low` on and eight from `high` on
 constexpr int kChunkBytes = 128;     // of a weight row; rows are whole chunks
-constexpr int kSlotChunks = 8;       // the most of a slot of the ring
-constexpr int kScaleHeadBytes = 32;  // before the scales of a unit: where they lie
+constexpr int kMostSlotChunks = 10;  // of a slot of the ring
+constexpr int kScaleHeadBytes = 16;  // before the scales of a unit: what they begin with
 constexpr int kNestedBytes = 48;     // of the nested scales of eight rows: at most 9 of them, from a whole 16 bytes on
-constexpr int kSlotBytes = kUnitRows * kChunkBytes * kSlotChunks;
+constexpr int kPieceBytes = kUnitRows * kChunkBytes;  // a chunk of each row of a unit: what a warp takes at a time
 
 enum class StepKind : uint8_t { product, attend };
 // How a step's input comes: a row of an fp16 table, tagged fp32, or tagged pairs of fp16.
@@ -49,7 +50,8 @@ struct alignas(128) Step {
   // Products.
   int k = 0;
   double inverse_k = 0;
-  int chunks = 0, slots = 0, slot_chunks = 0;  // of a unit's rows; slots · slot_chunks ≥ chunks
+  int chunks = 0, slots = 0, slot_chunks = 0;  // of a unit's rows; slots · slot_chunks = chunks
+  bool same_row = false;                       // as the product's before this one, which is still there
   int segment_count = 0;
   Segment segments[kMostJobs];
   StepInput in;   // attend: words are q, [q_heads · head_dim] floats
@@ -79,14 +81,14 @@ struct alignas(128) TensorMap {  // CUtensorMap
 
 // Where things lie in the kernel's dynamic shared memory; offsets in bytes.
 struct SharedLayout {
-  uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, best, consumers, steps, places,
-      part_barriers, scale_barriers, barriers, bytes;
+  uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, rows, best, places, steps,
+      finisher_steps, token, part_barriers, scale_barriers, barriers, bytes;
 };
-constexpr size_t kConsumerBytes = 64;  // of a warp's place in the stream between products
-constexpr int kPartBuffers = 8;        // units whose sums wait for being finished
-constexpr int kPartArrivals = 48;      // shared by the 4, 8, 12 or 16 warps that have a part in a unit
-constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4, int scale_bytes) {
-  constexpr size_t kLanes = 32, kBytes = 256, kPieces = 16;
+constexpr size_t kPlaceBytes = 32;  // of a warp's place in the stream between products
+constexpr int kPartBuffers = 8;     // units whose sums wait for being finished
+constexpr int kStepsAtOnce = 4;     // a block's finishers are fewer steps than this behind its consumers
+constexpr SharedLayout shared_layout(int slots, int slot_bytes, int most_k, bool int8, bool nf4, int scale_bytes) {
+  constexpr size_t kLanes = 32, kBytes = 256;
   SharedLayout at{};
   const size_t k = static_cast<size_t>(most_k);
   const auto take = [&at](size_t bytes) {
@@ -94,7 +96,7 @@ constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4,
     at.bytes += static_cast<uint32_t>((bytes + 127) / 128 * 128);
     return here;
   };
-  at.ring = take(static_cast<size_t>(slots) * kSlotBytes);
+  at.ring = take(static_cast<size_t>(slots) * static_cast<size_t>(slot_bytes));
   at.scales = take(nf4 ? static_cast<size_t>(slots + 1) * static_cast<size_t>(scale_bytes) : 0);
   at.table = take(nf4 ? kBytes * kLanes * sizeof(uint32_t) : 0);
   at.code = take(nf4 ? kBytes * sizeof(float) : 0);
@@ -105,12 +107,14 @@ constexpr SharedLayout shared_layout(int slots, int most_k, bool int8, bool nf4,
   at.outliers = take(int8 ? k / 8 : 0);  // a bit a column
   at.outlier_parts = take(int8 ? kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float) : 0);
   at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float));
-  at.sums = take(kConsumerWarps * kPieces * 2);
-  at.best = take(kConsumerWarps * kUnitRows * 2 * sizeof(float));
-  at.consumers = take(kConsumerWarps * kConsumerBytes);
+  at.sums = take(kConsumerWarps * 2 * sizeof(double));
+  at.rows = take(kStepsAtOnce * 2 * sizeof(float));
+  at.best = take(2 * sizeof(float));
+  at.places = take(kConsumerWarps * kPlaceBytes);
   at.steps = take(2 * sizeof(Step));
-  at.places = take(2 * sizeof(int));
-  at.part_barriers = take(2 * kPartBuffers * sizeof(uint64_t));
+  at.finisher_steps = take(static_cast<size_t>(2 * kFinishers) * sizeof(Step));
+  at.token = take(2 * sizeof(int));
+  at.part_barriers = take((2 * kPartBuffers + 1) * sizeof(uint64_t));
   at.scale_barriers = take(nf4 ? static_cast<size_t>(slots + 1) * sizeof(uint64_t) : 0);
   at.barriers = take(2 * static_cast<size_t>(slots) * sizeof(uint64_t));
   return at;
@@ -121,8 +125,8 @@ struct PersistentArgs {
   int step_count = 0;
   const TensorMap* maps = nullptr;
   uint32_t epoch = 0;
-  int slots = 0;             // of the ring
-  int slots_on_the_way = 0;  // at most, of those
+  int slots = 0, slot_bytes = 0;  // of the ring
+  int slots_on_the_way = 0;       // at most, of those
   // Whether one lane of a warp waits for the last of its words before all lanes look at theirs: fewer looks leave more
   // of the memory to the weights, and cost one more way there and back.
   bool one_waits = false;

@@ -1,362 +1,283 @@
-// The products of a step, unit by unit, and what becomes of their sums.
+// The products of a step by the consumer warps: what arrives in the ring times the row, summed up unit by unit for
+// those that finish them (finish_units.cuh).
 #pragma once
 
-#include <cmath>
 #include <type_traits>
 
 #include "backend/cuda/finish.cuh"
 #include "backend/cuda/persistent/input_row.cuh"
 #include "backend/cuda/persistent/weight_stream.cuh"
-#include "backend/sampling.h"
 
 #if defined(QB_HOPPER)
 namespace quantbench::QB_CUDA::persistent {
 
-struct Best {
-  float score = -INFINITY;
-  int32_t id = 0;
-};
-QB_DEVICE Best better(Best a, Best b) { return b.score > a.score || (b.score == a.score && b.id < a.id) ? b : a; }
-
-// Four warps, on four schedulers, share a slot; four teams take turns at the slots, so that what a slot takes beside
-// its products is done by four warps and not by sixteen.
-constexpr int kTeams = 4, kTeamWarps = kConsumerWarps / kTeams;
-
-// A warp's place in the block's stream. Between products it lies in shared memory, where it takes no registers.
-struct Consumer {
-  Ring ring;                      // this team's next slot
-  uint32_t next_slot = 0;         // its number in the block's stream
-  uint32_t slots = 0, units = 0;  // of the steps before
-  Ring scales;                    // nf4: the area of the step's first unit
-};
-static_assert(sizeof(Consumer) <= kConsumerBytes);
-
-// What a unit's outputs need beside their sums, asked for while the sums are made. Of lane i < 16: row low + i, or
-// high + i - 8; lanes from 16 on do the same as those.
-struct Ahead {
-  int n = 0;
-  int segment = -1;  // -1: no unit waits for being finished
-  bool rotates = false;
-  float bias = 0, absmax = 0;
-  float first = 0, second = 0;  // add: what is added to; where it rotates: cos and sin
-};
+// A block's stream is pieces, one after the other: a chunk of each of a unit's sixteen rows. Piece i of a step is warp
+// i mod 16's, so that all warps have a part in a unit whatever its shape; and a warp's sums of one unit are a part.
 template <WeightFormat kFormat>
-QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, const Wait& wait, int segment, const Tile& tile) {
-  const int thread = thread_index();
-  const int i = (thread % kWarpSize) % kUnitRows;
-  const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : segment];
-  Ahead ahead;
-  ahead.segment = segment;
-  ahead.rotates = tile.rotates;
-  const int n = ahead.n = i < 8 ? tile.low + i : tile.high + i - 8;
-  if (own.bias) ahead.bias = own.bias[n];
-  if constexpr (kFormat == WeightFormat::int8) ahead.absmax = own.w.absmax[n];
-  if (s.finish == Finish::add) {
-    ahead.first = s.old.source == Source::table
-                      ? float_of_half(s.old.table[static_cast<size_t>(*m.token()) * own.w.n + n]) * s.old.scale
-                      : as_float(wait_word(wait, s.old.words + n));
-  }
-  if (tile.rotates) {
-    const int half = s.rotation.dims / 2;
-    const size_t angle = static_cast<size_t>(*m.position()) * half + tile.low % s.kv.head_dim + i % 8;
-    ahead.first = s.rotation.cos[angle];
-    ahead.second = s.rotation.sin[angle];
-  }
-  return ahead;
+using SumOf = std::conditional_t<kFormat == WeightFormat::int8, int32_t, float>;
+QB_DEVICE int parts_of_unit(int chunks) { return chunks < kConsumerWarps ? chunks : kConsumerWarps; }
+constexpr int kArrivals = kConsumerWarps;  // at a barrier for which as many or fewer warps come; one comes for the rest
+
+// A unit's place among those whose sums wait for being finished, and when it is free for this one.
+struct PartPlace {
+  int buffer;
+  uint32_t parity;
+};
+QB_DEVICE PartPlace part_place(uint32_t unit) {
+  return {static_cast<int>(unit % kPartBuffers), unit / kPartBuffers % 2};
+}
+QB_DEVICE SharedAddress part_barrier(const Shared& m, const PartPlace& place) {
+  return m.part_barriers() + static_cast<SharedAddress>(place.buffer) * kSlotBarriers;
+}
+// [16 parts][16 rows]
+template <typename Sum>
+QB_DEVICE Sum* parts_at(const Shared& m, uint32_t offset, const PartPlace& place) {
+  return m.pointer<Sum>(offset) + place.buffer * (kConsumerWarps * kUnitRows);
 }
 
-QB_DEVICE_CALL float noisy_score(float logit, float temperature, uint64_t seed, int position, int id) {
-  return sampling_score(logit, temperature, seed, position, id);
-}
+// Where the block's stream stands at a step's start. Between products it lies in shared memory, where it takes no
+// registers.
+struct Place {
+  Ring ring;
+  uint32_t units = 0;  // of the steps before
+  int scale_area = 0;  // nf4: of the step's first unit
+  uint32_t scale_parity = 0;
+  uint32_t row_there = 0;  // whether the product before this one left its row
+};
+static_assert(sizeof(Place) <= kPlaceBytes);
 
-// By one warp.
-template <WeightFormat kFormat, typename Sum>
-QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step& s, const Ahead& ahead, Sum sum,
-                           float outliers, const Int8Row& row) {
-  const int thread = thread_index();
-  const int i = (thread % kWarpSize) % kUnitRows, n = ahead.n;
-  const bool active = (thread % kWarpSize) < kUnitRows;
-  float value = 0;
-  if constexpr (kFormat == WeightFormat::int8) {
-    value = int8_output(sum, row.absmax, ahead.absmax, ahead.bias);
-    if (row.has_outliers) value = float_of_half(half_of_float(add_rn(value, outliers)));
-  } else {
-    value = sum + ahead.bias;
+// A lane's share of a piece: what it holds of the sums of rows lane / 4 and lane / 4 + 8. fp16, int8: of lanes 0, 4, 8
+// … alone. nf4: all four lanes' are to be added up.
+template <WeightFormat kFormat>
+struct PieceSums {
+  SumOf<kFormat> acc[2][4] = {};  // so that no product waits for the one before
+  QB_DEVICE SumOf<kFormat> low() const { return acc[0][0] + acc[1][0]; }
+  QB_DEVICE SumOf<kFormat> high() const { return acc[0][2] + acc[1][2]; }
+};
+template <>
+struct PieceSums<WeightFormat::nf4> {
+  float low_sum = 0, high_sum = 0;
+  QB_DEVICE float low() const {
+    const float half = low_sum + from_lane_xor(low_sum, 1);
+    return half + from_lane_xor(half, 2);
   }
-  switch (s.finish) {
-    case Finish::store: {
-      value = activate(value, s.act);
-      if (s.logits) {
-        if (!active) return;
-        s.logits[n] = value;
-        Best* const best = m.pointer<Best>(m.at.best) + (thread / kWarpSize) * kUnitRows + i;
-        const float score = a.temperature > 0 ? noisy_score(value, a.temperature, a.seed, *m.position(), n) : value;
-        *best = better(*best, {score, n});
-        return;
-      }
-      const float next = from_lane_down(value, 1);
-      if (active && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
-      return;
-    }
-    case Finish::add:
-      if (active) put_word(s.out + n, tagged(bits_of_float(ahead.first + value), a.epoch));
-      return;
-    case Finish::gate: {
-      const float up = from_lane_down(value, 8);
-      value = activate(value, s.act) * up;
-      const float next = from_lane_down(value, 1);
-      if ((thread % kWarpSize) < 8 && i % 2 == 0) put_word(s.out + n / 2, tagged(halves(value, next), a.epoch));
-      return;
-    }
-    case Finish::qkv: {
-      if (ahead.rotates) {
-        const float other = from_lane_xor(value, 8);
-        value = i < 8 ? value * ahead.first - other * ahead.second : value * ahead.first + other * ahead.second;
-      }
-      if (!active) return;
-      Tagged* out = s.out;
-      for (int j = 0; j < ahead.segment; ++j) out += s.segments[j].w.n;
-      put_word(out + n, tagged(bits_of_float(value), a.epoch));
-      if (ahead.segment == 0) return;
-      const Cache& kv = s.kv;
-      const unsigned head_dim = static_cast<unsigned>(kv.head_dim), own_head = static_cast<unsigned>(n) / head_dim;
-      const size_t head = static_cast<size_t>(a.sequence[0]) * kv.heads + own_head;
-      (ahead.segment == 1 ? kv.k : kv.v)[(head * kv.positions + *m.position()) * head_dim + n - own_head * head_dim] =
-          half_of_float(value);
-      return;
+  QB_DEVICE float high() const {
+    const float half = high_sum + from_lane_xor(high_sum, 1);
+    return half + from_lane_xor(half, 2);
+  }
+};
+
+// from: this lane's row of the piece's first 32 bytes of each row; x: the row at the piece's chunk.
+template <WeightFormat kFormat>
+QB_DEVICE void multiply_piece(PieceSums<kFormat>& sums, SharedAddress from, const std::byte* x) {
+  constexpr int kSteps = kChunkBytes / 32;
+  uint32_t w[kSteps][4];
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) load_fragments(w[i], from ^ static_cast<SharedAddress>(i * 32));
+  const auto* const own = reinterpret_cast<const Bytes16*>(x) + lane_index() % 4;
+#pragma unroll
+  for (int i = 0; i < kSteps; i += 2) {
+    const Bytes16 b = own[i * 2];
+    if constexpr (kFormat == WeightFormat::int8) {
+      mma_s8(sums.acc[0], w[i], {b.word[0], b.word[1]});
+      mma_s8(sums.acc[1], w[i + 1], {b.word[2], b.word[3]});
+    } else {
+      mma_f16(sums.acc[0], w[i], {b.word[0], b.word[1]});
+      mma_f16(sums.acc[1], w[i + 1], {b.word[2], b.word[3]});
     }
   }
 }
 
-constexpr int kItemsOfChunk = 4;  // 32 bytes of each of 16 rows, of each warp of a team one
-constexpr SharedAddress kChunkOfRows = 8 * kChunkBytes;
-
-// A warp's items of kItems chunks. x: the row, where this lane has its part of the first item.
-template <WeightFormat kFormat, int kItems, typename Sum>
-QB_DEVICE void multiply_plain(Sum (&acc)[4], SharedAddress from, const std::byte* x) {
-  uint32_t w[kItems][4];
-  Bytes8 b[kItems];
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-    load_fragments(w[i], from + static_cast<SharedAddress>(i) * kChunkOfRows);
-    b[i] = *reinterpret_cast<const Bytes8*>(x + i * kItemsOfChunk * 32);
-  }
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-    if constexpr (kFormat == WeightFormat::int8)
-      mma_s8(acc, w[i], {b[i].word[0], b[i].word[1]});
-    else
-      mma_f16(acc, w[i], {b[i].word[0], b[i].word[1]});
-  }
+// Lane 4g + t's scales of rows g and g + 8 in block `block` of a row.
+struct TwoScales {
+  float low, high;
+};
+QB_DEVICE TwoScales unit_scales(const Shared& m, const SharedAddress area, int row_blocks, int block) {
+  const SharedAddress codes = shared_address(m.base + m.at.code);
+  const Bytes16 head = load_shared16(area);
+  const auto own = static_cast<uint32_t>(lane_index() / 4 * row_blocks + block);
+  const SharedAddress bytes = area + kScaleHeadBytes + own,
+                      nested = area + kScaleHeadBytes + static_cast<uint32_t>(kUnitRows * row_blocks);
+  const auto scale = [&](SharedAddress byte, SharedAddress from, uint32_t place, float offset) {
+    const float code = as_float(load_shared_constant(codes + load_shared_byte(byte) * 4));
+    return add_rn(mul_rn(code, as_float(load_shared_constant(from + place / kNestedBlock * 4))), offset);
+  };
+  return {scale(bytes, nested, head.word[0] + own, float_of_bits(head.word[1])),
+          scale(bytes + static_cast<uint32_t>(8 * row_blocks), nested + kNestedBytes, head.word[2] + own,
+                float_of_bits(head.word[3]))};
 }
-// scale_of_lane: for lane 16i + r, of row r of item i; asked for when the products are on their way.
-template <int kItems, typename Scale>
-QB_DEVICE void multiply_nf4(float (&acc)[4], SharedAddress from, const std::byte* x, const Scale& scale_of_lane,
-                            SharedAddress pairs) {
-  float sum[kItems][4] = {};
+// The four blocks of a piece times a row each of their own: column 2b and 2b + 1 of the right operand are the row's
+// block b, whatever block of weights meets it, so of the sums of weight block b those of column 2b count, and lane t
+// keeps block t's.
+QB_DEVICE void multiply_piece_nf4(PieceSums<WeightFormat::nf4>& sums, SharedAddress from, const std::byte* x,
+                                  const TwoScales& scales, SharedAddress pairs) {
+  constexpr int kBlocks = kChunkBytes / 32;
+  const int lane = lane_index(), t = lane % 4;
+  const auto* const own = reinterpret_cast<const Bytes16*>(x + lane / 8 * 128 + t * 32);
+  const Bytes16 b[2] = {own[0], own[1]};
+  float acc[kBlocks][4] = {};
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) {
+  for (int i = 0; i < kBlocks; ++i) {
     uint32_t w[4];
-    load_fragments(w, from + static_cast<SharedAddress>(i) * kChunkOfRows);
-    const auto* const at = reinterpret_cast<const Bytes16*>(x + i * kItemsOfChunk * 128);
+    load_fragments(w, from ^ static_cast<SharedAddress>(i * 32));
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const Bytes16 b = at[half];
-#pragma unroll
-      for (int byte = 2 * half; byte < 2 * half + 2; ++byte) {
-        const uint32_t pick = 0x80u << (8 * byte);  // that byte times 128, the size of an entry in all its copies
-        mma_f16(
-            sum[i],
-            {load_shared_constant(dot_bytes(w[0], pick, pairs)), load_shared_constant(dot_bytes(w[1], pick, pairs)),
-             load_shared_constant(dot_bytes(w[2], pick, pairs)), load_shared_constant(dot_bytes(w[3], pick, pairs))},
-            {b.word[byte % 2 * 2], b.word[byte % 2 * 2 + 1]});
-      }
+    for (int byte = 0; byte < 4; ++byte) {
+      const uint32_t pick = 0x80u << (8 * byte);  // that byte times 128, the size of an entry in all its copies
+      mma_f16(acc[i],
+              {load_shared_constant(dot_bytes(w[0], pick, pairs)), load_shared_constant(dot_bytes(w[1], pick, pairs)),
+               load_shared_constant(dot_bytes(w[2], pick, pairs)), load_shared_constant(dot_bytes(w[3], pick, pairs))},
+              {b[byte / 2].word[byte % 2 * 2], b[byte / 2].word[byte % 2 * 2 + 1]});
     }
   }
-  const int g = lane_index() / 4;
-  const float scale = scale_of_lane();
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-    acc[0] = fmaf(sum[i][0], from_lane(scale, g + kUnitRows * i), acc[0]);
-    acc[2] = fmaf(sum[i][2], from_lane(scale, g + 8 + kUnitRows * i), acc[2]);
+  const auto own_block = [t](float first, float second, float third, float fourth) {
+    return t < 2 ? (t == 0 ? first : second) : (t == 2 ? third : fourth);
+  };
+  sums.low_sum = fmaf(own_block(acc[0][0], acc[1][0], acc[2][0], acc[3][0]), scales.low, sums.low_sum);
+  sums.high_sum = fmaf(own_block(acc[0][2], acc[1][2], acc[2][2], acc[3][2]), scales.high, sums.high_sum);
+}
+
+// LLM.int8: what the row's outliers in this piece give for row lane % 16, half of the columns by each half of the warp.
+QB_DEVICE float add_outliers(const Shared& m, float sum, SharedAddress piece, int box_bytes, int chunk, float absmax) {
+  const int lane = lane_index(), r = lane % kUnitRows, half = lane / kUnitRows;
+  const SharedAddress row_at = piece + static_cast<SharedAddress>(r / 8 * box_bytes + r % 8 * kChunkBytes);
+  const auto* const masks = m.pointer<uint32_t>(m.at.outliers) + chunk * 4;
+  const auto* const x = m.pointer<uint16_t>(m.at.x) + chunk * kChunkBytes;
+#pragma unroll 1
+  for (int i = 2 * half; i < 2 * half + 2; ++i) {
+    for (uint32_t mask = masks[i]; mask != 0; mask &= mask - 1) {
+      const int bit = lowest_bit(mask), column = (2 * i + bit / 16) ^ r % 8;
+      const int code = load_shared_code(row_at + static_cast<SharedAddress>(column * 16 + bit % 16));
+      sum = fmaf(float_of_half(x[i * 32 + bit]), outlier_weight(code, absmax), sum);
+    }
   }
+  return sum;
+}
+// Of weight row lane % 16 of a unit.
+QB_DEVICE float unit_absmax(const Step& s, int unit) {
+  const int r = lane_index() % kUnitRows, segment = find_segment(s, &unit);
+  const Tile tile = tile_of(s, segment, unit);
+  return s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment]
+      .w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
 }
 
 template <WeightFormat kFormat>
 QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
-  using Sum = std::conditional_t<kFormat == WeightFormat::int8, int32_t, float>;
-  const int first = first_unit(s), units = s.units;
-  if (first >= units) return;
-  const Int8Row row = s.in.source == Source::halves ? make_row_of_halves<kFormat>(a, m, s, wait)
-                                                    : make_row_of_floats<kFormat>(a, m, s, wait);
-  Consumer c = m.pointer<Consumer>(m.at.consumers)[warp_index()];
-  const int lane = lane_index(), t = lane % 4, quarter = warp_index() % kTeamWarps;
-  const int r = lane % kUnitRows;  // whose scales this lane finds
-  const int ring_slots = a.slots, slots = s.slots;
-  const int own_units = (units - first - 1) / blocks_x() + 1;
-  const int box_bytes = 8 * kChunkBytes * s.slot_chunks;
-  const SharedAddress ring = shared_address(m.base + m.at.ring);
-  // Where this lane's row of this warp's item of a chunk lies in a slot.
-  const auto fragment = static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes +
-                                                   ((2 * quarter + lane / 16) ^ lane % 8) * 16);
-  const SharedAddress barriers = m.barriers(), part_barriers = m.part_barriers();
-  const std::byte* const x = m.base + (kFormat == WeightFormat::int8 ? m.at.codes : m.at.x);
-  const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
-  const SharedAddress codes = shared_address(m.base + m.at.code);
-  // The teams that have a slot of a unit leave their warps' sums in the order of their slots.
-  const auto unit_parts = [&] { return (slots < kTeams ? slots : kTeams) * kTeamWarps; };
-  const auto outlier_parts_of = [&](uint32_t unit) {
-    return m.pointer<float>(m.at.outlier_parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
+  using Sum = SumOf<kFormat>;
+  constexpr bool kInt8 = kFormat == WeightFormat::int8, kNf4 = kFormat == WeightFormat::nf4;
+  // What does not depend on the row comes before it: its words are waited for anyway.
+  Place place = m.pointer<Place>(m.at.places)[warp_index()];
+  const int lane = lane_index(), first = first_unit(s), own_units = own_unit_count(s, first);
+  if (own_units == 0) {
+    if (lane == 0) m.pointer<Place>(m.at.places)[warp_index()].row_there = 0;
+    return;
+  }
+  const int chunks = s.chunks, slot_chunks = s.slot_chunks;
+  int unit = warp_index() / chunks, chunk = warp_index() % chunks;
+  Ring ring = place.ring;
+  ring.skip(warp_index() / slot_chunks, a.slots);
+  int in_slot = warp_index() % slot_chunks;
+  const uint32_t first_number = place.units;
+  int scale_area = place.scale_area;
+  uint32_t scale_parity = place.scale_parity;
+  const auto skip_areas = [&](int count) {
+    for (scale_area += count; scale_area > a.slots; scale_area -= a.slots + 1) scale_parity ^= 1;
   };
-  const auto parts_of = [&](uint32_t unit) {
-    return m.pointer<Sum>(m.at.parts) + unit % kPartBuffers * (kConsumerWarps * kUnitRows);
-  };
-  Ahead ahead;
-  uint32_t waiting = 0;  // the unit that `ahead` is of
-  const auto finish = [&] {
-    const SharedAddress written = part_barriers + waiting % kPartBuffers * kSlotBarriers;
-    wait_barrier(wait, written, waiting / kPartBuffers % 2);
-    // Half of the sums by each half of the warp; then both halves, in a fixed order.
-    Sum sum = 0;
-    const int half = unit_parts() / 2 * kUnitRows, first_part = lane / kUnitRows * half + r;
-    const Sum* const own = parts_of(waiting) + first_part;
-    for (int i = 0; i < half; i += 2 * kUnitRows) sum += own[i] + own[i + kUnitRows];
-    float outliers = 0;
-    if constexpr (kFormat == WeightFormat::int8) {
-      if (row.has_outliers) {
-        const float* const own_outliers = outlier_parts_of(waiting) + first_part;
-        for (int i = 0; i < half; i += kUnitRows) outliers += own_outliers[i];
-        outliers += from_lane_xor(outliers, kUnitRows);
+  float next_absmax = 0;
+  if constexpr (kInt8) {
+    if (unit < own_units) next_absmax = unit_absmax(s, first + unit * blocks_x());
+  }
+  {
+    Place next = place;
+    const int slots = next.ring.slot + own_units * s.slots, times = slots / a.slots;
+    next.ring.slot = slots - times * a.slots;
+    next.ring.parity ^= static_cast<uint32_t>(times) & 1;
+    next.units += static_cast<uint32_t>(own_units);
+    if constexpr (kNf4) {
+      const int areas = scale_area + own_units, rounds = areas / (a.slots + 1);
+      next.scale_area = areas - rounds * (a.slots + 1);
+      next.scale_parity ^= static_cast<uint32_t>(rounds) & 1;
+    }
+    next.row_there = 1;
+    sync_warp();  // all lanes have read it
+    if (lane == 0) m.pointer<Place>(m.at.places)[warp_index()] = next;
+  }
+  if constexpr (kNf4) skip_areas(unit);
+  const int box_bytes = 8 * kChunkBytes * slot_chunks;
+  // Where this lane's row of a piece's first 32 bytes lies, from the piece on.
+  const auto fragment =
+      static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes + (lane / 16 ^ lane % 8) * 16);
+  const std::byte* const x = m.base + (kInt8 ? m.at.codes : m.at.x);
+  constexpr int kRowBytes = kNf4 ? 4 * kChunkBytes : kChunkBytes;  // of x, beside a chunk
+
+  Int8Row row{};
+  if (s.same_row && place.row_there) {
+    if constexpr (kInt8) row = *m.row(wait.step - 1);
+  } else {
+    row = make_row<kFormat>(a, m, s, wait);
+  }
+  if constexpr (kInt8) {
+    if (lane == 0) *m.row(wait.step) = row;  // the same by each warp, before its sums
+  }
+
+  PieceSums<kFormat> sums;
+  float outliers = 0, absmax = next_absmax;
+  int part = chunk;
+  while (unit < own_units) {
+    int next_unit = unit, next_chunk = chunk + kConsumerWarps;
+    for (; next_chunk >= chunks; next_chunk -= chunks) ++next_unit;
+    if constexpr (kInt8) {
+      if (row.has_outliers && next_unit != unit && next_unit < own_units)
+        next_absmax = unit_absmax(s, first + next_unit * blocks_x());
+    }
+    const SharedAddress full = m.barriers() + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
+    const SharedAddress piece = shared_address(m.base + m.at.ring) +
+                                static_cast<SharedAddress>(ring.slot * a.slot_bytes + in_slot * (kPieceBytes / 2));
+    wait_barrier(wait, full, ring.parity);
+    if constexpr (kNf4) {
+      wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(scale_area) * 8, scale_parity);
+      const SharedAddress area =
+          shared_address(m.base + m.at.scales) + static_cast<SharedAddress>(scale_area * a.scale_bytes);
+      const TwoScales scales = unit_scales(m, area, s.k / 64, chunk * 4 + lane % 4);
+      multiply_piece_nf4(sums, piece + fragment, x + chunk * kRowBytes, scales,
+                         shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4);
+    } else {
+      multiply_piece<kFormat>(sums, piece + fragment, x + chunk * kRowBytes);
+      if constexpr (kInt8) {
+        if (row.has_outliers) outliers = add_outliers(m, outliers, piece, box_bytes, chunk, absmax);
       }
     }
     sync_warp();
-    if (lane == 0) barrier_arrive(written + kEmpty);
-    finish_unit<kFormat, Sum>(a, m, s, ahead, sum + from_lane_xor(sum, kUnitRows), outliers, row);
-    ahead.segment = -1;
-  };
-  int j = static_cast<int>(c.next_slot - c.slots), unit = 0;
-  while (true) {
-    for (; j >= slots; j -= slots, ++unit) {
-      if (kFormat == WeightFormat::nf4 && unit < own_units) c.scales.next(ring_slots + 1);
-    }
-    if (unit < own_units) {
-      const uint32_t number = c.units + static_cast<uint32_t>(unit);
-      // A warp of the team that has the unit's last slot finishes it, and that after its own part of its next one, so
-      // that none waits for it. Of two such units after one another it is never the same warp.
-      const bool own =
-          (slots - 1 - j) % kTeams == 0 && (number + number / kTeams) % kTeamWarps == static_cast<uint32_t>(quarter);
-      float outliers = 0, row_absmax = 0;
-      if (own || (kFormat == WeightFormat::int8 && row.has_outliers)) {
-        int unit_of_segment = first + unit * blocks_x();
-        const int segment = find_segment(s, &unit_of_segment);
-        const Tile tile = tile_of(s, segment, unit_of_segment);
-        if (own) {
-          ahead = look_ahead<kFormat>(m, s, wait, segment, tile);
-          waiting = number;
+    if (lane == 0) barrier_arrive(full + kEmpty, in_slot == 0 ? kArrivals - slot_chunks + 1 : 1);
+    int slots_on = 0;
+    for (in_slot += kConsumerWarps; in_slot >= slot_chunks; in_slot -= slot_chunks) ++slots_on;
+    ring.skip(slots_on, a.slots);
+    if (next_unit != unit) {
+      const PartPlace at = part_place(first_number + static_cast<uint32_t>(unit));
+      const SharedAddress written = part_barrier(m, at);
+      const Sum low = sums.low(), high = sums.high();
+      sums = {};
+      wait_barrier(wait, written + kEmpty, at.parity ^ 1);
+      if (lane % 4 == 0) {
+        Sum* const to = parts_at<Sum>(m, m.at.parts, at) + part * kUnitRows + lane / 4;
+        to[0] = low;
+        to[8] = high;
+      }
+      if constexpr (kInt8) {
+        if (row.has_outliers) {
+          outliers += from_lane_xor(outliers, kUnitRows);
+          if (lane < kUnitRows) parts_at<float>(m, m.at.outlier_parts, at)[part * kUnitRows + lane] = outliers;
+          outliers = 0;
+          absmax = next_absmax;
         }
-        if constexpr (kFormat == WeightFormat::int8) {
-          const Segment& own_segment = s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment];
-          if (row.has_outliers) row_absmax = own_segment.w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
-        }
-      }
-      ScalesOfRows scales{};  // nf4: of row r
-      if constexpr (kFormat == WeightFormat::nf4) {
-        wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(c.scales.slot) * 8, c.scales.parity);
-        const SharedAddress head = shared_address(m.base + m.at.scales) +
-                                   static_cast<SharedAddress>(c.scales.slot * a.scale_bytes) +
-                                   static_cast<SharedAddress>(r / 8 * sizeof(ScalesOfRows));
-        const Bytes16 found = load_shared16(head);
-        const auto rows_before = static_cast<uint32_t>(r % 8 * (s.k / 64));
-        scales = {found.word[0] + rows_before, found.word[1], found.word[2] + rows_before,
-                  float_of_bits(found.word[3])};
-      }
-      Sum acc[4] = {};
-      const int unit_first = j;
-      for (; j < slots; j += kTeams) {
-        // Looked up here, so that they take no registers elsewhere.
-        const int slot_chunks = load_shared_int(&s.slot_chunks), chunks = load_shared_int(&s.chunks);
-        const SharedAddress full = barriers + static_cast<SharedAddress>(c.ring.slot) * kSlotBarriers;
-        wait_barrier(wait, full, c.ring.parity);
-        const int left = chunks - j * slot_chunks, here = left < slot_chunks ? left : slot_chunks;
-        const SharedAddress slot = ring + static_cast<SharedAddress>(c.ring.slot) * kSlotBytes;
-        const int item = j * slot_chunks * kItemsOfChunk + quarter;
-        int chunk = 0;
-        if constexpr (kFormat == WeightFormat::nf4) {
-          const std::byte* at = x + item * 128 + t * 32;
-          SharedAddress from = slot + fragment;
-          // Lane 16i + r: of row r in the i-th of two chunks.
-          uint32_t block = static_cast<uint32_t>(item + lane / kUnitRows * kItemsOfChunk);
-          const auto scale = [&] {
-            const float code = as_float(load_shared_constant(codes + load_shared_byte(scales.bytes + block) * 4));
-            const float nested =
-                as_float(load_shared_constant(scales.nested + (scales.block + block) / kNestedBlock * 4));
-            return add_rn(mul_rn(code, nested), scales.offset);
-          };
-          for (; chunk + 2 <= here; chunk += 2) {
-            multiply_nf4<2>(acc, from, at, scale, pairs);
-            at += 2 * kItemsOfChunk * 128;
-            from += 2 * kChunkOfRows;
-            block += 2 * kItemsOfChunk;
-          }
-          // The lanes of the chunk that is not there find a scale of another row, which is not used.
-          if (chunk < here) multiply_nf4<1>(acc, from, at, scale, pairs);
-        } else {
-          const std::byte* at = x + item * 32 + t * 8;
-          SharedAddress from = slot + fragment;
-          constexpr int kAtOnce = 4;
-          for (; chunk + kAtOnce <= here; chunk += kAtOnce) {
-            multiply_plain<kFormat, kAtOnce>(acc, from, at);
-            at += kAtOnce * kItemsOfChunk * 32;
-            from += kAtOnce * kChunkOfRows;
-          }
-          for (; chunk < here; ++chunk) {
-            multiply_plain<kFormat, 1>(acc, from, at);
-            at += kItemsOfChunk * 32;
-            from += kChunkOfRows;
-          }
-          if constexpr (kFormat == WeightFormat::int8) {
-            if (row.has_outliers) {
-              const SharedAddress row_at = slot + static_cast<SharedAddress>(r / 8 * box_bytes + r % 8 * kChunkBytes);
-              for (int i = 0; i < here; ++i) {
-                const int own_item = item + i * kItemsOfChunk;
-                for (uint32_t mask = m.pointer<uint32_t>(m.at.outliers)[own_item]; mask != 0; mask &= mask - 1) {
-                  const int bit = lowest_bit(mask), column = (2 * quarter + bit / 16) ^ r % 8;
-                  const int code = load_shared_code(
-                      row_at + static_cast<SharedAddress>(i * (8 * kChunkBytes) + column * 16 + bit % 16));
-                  const float weight = outlier_weight(code, row_absmax);
-                  outliers = fmaf(float_of_half(m.pointer<uint16_t>(m.at.x)[own_item * 32 + bit]), weight, outliers);
-                }
-              }
-            }
-          }
-        }
-        sync_warp();
-        if (lane == 0) barrier_arrive(full + kEmpty);
-        c.ring.skip(kTeams, ring_slots);
-      }
-      const SharedAddress written = part_barriers + number % kPartBuffers * kSlotBarriers;
-      wait_barrier(wait, written + kEmpty, number / kPartBuffers % 2 ^ 1);
-      const int part = unit_first * kTeamWarps + quarter;
-      if (t == 0) {
-        Sum* const to = parts_of(number) + part * kUnitRows + lane / 4;
-        to[0] = acc[0];
-        to[8] = acc[2];
-      }
-      if constexpr (kFormat == WeightFormat::int8) {
-        if (row.has_outliers && lane < kUnitRows) outlier_parts_of(number)[part * kUnitRows + lane] = outliers;
       }
       sync_warp();
-      if (lane == 0) barrier_arrive(written, kPartArrivals / unit_parts());
-      if (own) continue;
+      if (lane == 0) barrier_arrive(written, part == 0 ? kArrivals - parts_of_unit(chunks) + 1 : 1);
+      if constexpr (kNf4) skip_areas(next_unit - unit);
+      part = next_chunk;
     }
-    if (ahead.segment >= 0) finish();
-    if (unit >= own_units) break;
+    unit = next_unit;
+    chunk = next_chunk;
   }
-  c.next_slot = c.slots + static_cast<uint32_t>(unit * slots + j);
-  c.slots += static_cast<uint32_t>(own_units * slots);
-  c.units += static_cast<uint32_t>(own_units);
-  sync_warp();  // all lanes have read it
-  if (lane == 0) m.pointer<Consumer>(m.at.consumers)[warp_index()] = c;
 }
 
 }  // namespace quantbench::QB_CUDA::persistent

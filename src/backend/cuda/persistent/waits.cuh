@@ -13,6 +13,12 @@ QB_DEVICE int thread_index() { return own_thread(); }
 QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
 QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
 
+// LLM.int8: what beside the codes belongs to a row.
+struct Int8Row {
+  float absmax;
+  bool has_outliers;  // their columns are the bits set in m.outliers
+};
+
 // A barrier for full and one for empty, a slot.
 constexpr SharedAddress kSlotBarriers = 16, kEmpty = 8;
 struct Shared {
@@ -25,7 +31,10 @@ struct Shared {
   QB_DEVICE SharedAddress barriers() const { return shared_address(base + at.barriers); }
   QB_DEVICE SharedAddress scale_barriers() const { return shared_address(base + at.scale_barriers); }
   QB_DEVICE SharedAddress part_barriers() const { return shared_address(base + at.part_barriers); }
-  QB_DEVICE int* token() const { return pointer<int>(at.places); }
+  // That a finisher's best is there, behind those of the parts.
+  QB_DEVICE SharedAddress best_barrier() const { return part_barriers() + kPartBuffers * kSlotBarriers; }
+  QB_DEVICE Int8Row* row(int step) const { return pointer<Int8Row>(at.rows) + step % kStepsAtOnce; }
+  QB_DEVICE int* token() const { return pointer<int>(at.token); }
   QB_DEVICE int* position() const { return token() + 1; }
 };
 

@@ -14,9 +14,8 @@ struct Ring {
   QB_DEVICE void next(int slots) {
     if (++slot == slots) slot = 0, parity ^= 1;
   }
-  QB_DEVICE void skip(int count, int slots) {  // count ≤ slots
-    slot += count;
-    if (slot >= slots) slot -= slots, parity ^= 1;
+  QB_DEVICE void skip(int count, int slots) {
+    for (slot += count; slot >= slots; slot -= slots) parity ^= 1;
   }
 };
 
@@ -39,6 +38,9 @@ QB_DEVICE Tile tile_of(const Step& s, int segment, int unit) {
 QB_DEVICE int first_unit(const Step& s) {
   return block_x() >= s.turn ? block_x() - s.turn : block_x() - s.turn + blocks_x();
 }
+QB_DEVICE int own_unit_count(const Step& s, int first) {
+  return first < s.units ? (s.units - first - 1) / blocks_x() + 1 : 0;
+}
 QB_DEVICE int find_segment(const Step& s, int* unit) {
   int segment = 0;
   while (segment + 1 < s.segment_count && s.finish != Finish::gate && *unit >= s.segments[segment].units) {
@@ -58,13 +60,15 @@ QB_DEVICE int nested_bytes(int block, int blocks) {
 // Of a block, counted from the first block of the first scale that is there.
 QB_DEVICE int nested_offset(int block) { return block - nested_start(block) * kNestedBlock; }
 
-// What the producer leaves at the start of a unit's scales for eight of its rows, so that no warp has to find it out.
-struct alignas(16) ScalesOfRows {
-  SharedAddress bytes, nested;  // of the first row's first block; of the first nested scale
-  uint32_t block;               // the first row's first block, from the first block of that nested scale
-  float offset;
+// What the producer leaves at the start of a unit's scales, of its low and of its high rows: the first row's first
+// block, counted from the first block of the first nested scale that is there, and the offset.
+struct alignas(kScaleHeadBytes) ScaleHead {
+  uint32_t low_block;
+  float low_offset;
+  uint32_t high_block;
+  float high_offset;
 };
-static_assert(2 * sizeof(ScalesOfRows) == kScaleHeadBytes);
+static_assert(sizeof(ScaleHead) == kScaleHeadBytes);
 
 // --- the producer -----------------------------------------------------------------------------------
 // A place in this block's stream of slots: units of steps, in order.
@@ -130,19 +134,18 @@ QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
     wait_barrier({a.stuck, a.epoch, at.step}, full + kEmpty, ring.parity ^ 1);
     const Step& s = *at.s;
     const int box_bytes = 8 * kChunkBytes * s.slot_chunks, chunk = at.slot * s.slot_chunks;
-    const SharedAddress to = data + static_cast<SharedAddress>(ring.slot) * kSlotBytes;
+    const SharedAddress to = data + static_cast<SharedAddress>(ring.slot * a.slot_bytes);
     if (s.format == WeightFormat::nf4 && at.slot == 0) {
       const int row_blocks = s.k / 64, piece = 8 * row_blocks;
       const Weight &low = s.segments[at.segment].w, &high = s.segments[s.finish == Finish::gate ? 1 : at.segment].w;
       const int low_block = at.low * row_blocks, high_block = at.high * row_blocks;
       const int low_nested = nested_bytes(low_block, piece), high_nested = nested_bytes(high_block, piece);
-      auto* const head = reinterpret_cast<ScalesOfRows*>(m.base + m.at.scales + scale_area * a.scale_bytes);
+      *reinterpret_cast<ScaleHead*>(m.base + m.at.scales + scale_area * a.scale_bytes) = {
+          static_cast<uint32_t>(nested_offset(low_block)), low.offset, static_cast<uint32_t>(nested_offset(high_block)),
+          high.offset};
       const SharedAddress scales =
           scale_data + static_cast<SharedAddress>(scale_area * a.scale_bytes) + kScaleHeadBytes;
       const SharedAddress nested = scales + 2 * static_cast<SharedAddress>(piece);
-      head[0] = {scales, nested, static_cast<uint32_t>(nested_offset(low_block)), low.offset};
-      head[1] = {scales + static_cast<SharedAddress>(piece), nested + kNestedBytes,
-                 static_cast<uint32_t>(nested_offset(high_block)), high.offset};
       const SharedAddress there = m.scale_barriers() + static_cast<SharedAddress>(scale_area) * 8;
       barrier_expect(there, 2 * piece + low_nested + high_nested);
       copy_bytes(scales, low.absmax8 + low_block, piece, there);

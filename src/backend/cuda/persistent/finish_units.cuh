@@ -1,0 +1,257 @@
+// What becomes of a unit's sums, by warps of their own: they know beforehand what a unit's outputs need beside its sums
+// and where they go, so that little is left to do when the sums are there; and at the end they choose the next token.
+#pragma once
+
+#include <cmath>
+
+#include "backend/cuda/finish.cuh"
+#include "backend/cuda/persistent/unit_products.cuh"
+#include "backend/sampling.h"
+
+#if defined(QB_HOPPER)
+namespace quantbench::QB_CUDA::persistent {
+
+struct Best {
+  float score = -INFINITY;
+  int32_t id = 0;
+};
+QB_DEVICE Best better(Best a, Best b) { return b.score > a.score || (b.score == a.score && b.id < a.id) ? b : a; }
+QB_DEVICE Best best_of_warp(Best best) {
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+    best = better(best, {from_lane_xor(best.score, mask), from_lane_xor(best.id, mask)});
+  }
+  return best;
+}
+QB_DEVICE_CALL float noisy_score(float logit, float temperature, uint64_t seed, int position, int id) {
+  return sampling_score(logit, temperature, seed, position, id);
+}
+
+// What lane i's output needs beside its sum, asked for while the sums are made. Of lanes i < 16: row low + i, or
+// high + i - 8; lanes from 16 on do the same as those but for leaving it anywhere.
+struct Ahead {
+  int n = 0;
+  bool rotates = false;
+  float bias = 0, absmax = 0;
+  float first = 0, second = 0;  // where it rotates: cos and sin; add: `first` is what is added to, if from a table
+  Tagged old = 0;               // add: the word of what is added to, as it was when it was asked for
+  const Tagged* old_at = nullptr;
+  Tagged* out = nullptr;       // null: nothing is left by this lane
+  uint16_t* cached = nullptr;  // keys and values also go into the cache
+};
+template <WeightFormat kFormat>
+QB_DEVICE Ahead look_ahead(const PersistentArgs& a, const Shared& m, const Step& s, int unit) {
+  const int lane = lane_index(), i = lane % kUnitRows, segment = find_segment(s, &unit);
+  const Tile tile = tile_of(s, segment, unit);
+  const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : segment];
+  Ahead ahead;
+  ahead.rotates = tile.rotates;
+  const int n = ahead.n = i < 8 ? tile.low + i : tile.high + i - 8;
+  if (own.bias) ahead.bias = own.bias[n];
+  if constexpr (kFormat == WeightFormat::int8) ahead.absmax = own.w.absmax[n];
+  bool leaves = lane < kUnitRows;
+  int word = n;
+  switch (s.finish) {
+    case Finish::store:
+      leaves &= i % 2 == 0;
+      word = n / 2;
+      break;
+    case Finish::add:
+      if (s.old.source == Source::table) {
+        ahead.first = float_of_half(s.old.table[static_cast<size_t>(*m.token()) * own.w.n + n]) * s.old.scale;
+      } else {
+        ahead.old_at = s.old.words + n;
+        ahead.old = get_word(ahead.old_at);
+      }
+      break;
+    case Finish::gate:
+      leaves &= i < 8 && i % 2 == 0;
+      word = n / 2;
+      break;
+    case Finish::qkv: {
+      if (tile.rotates) {
+        const int half = s.rotation.dims / 2;
+        const size_t angle = static_cast<size_t>(*m.position()) * half + tile.low % s.kv.head_dim + i % 8;
+        ahead.first = s.rotation.cos[angle];
+        ahead.second = s.rotation.sin[angle];
+      }
+      for (int j = 0; j < segment; ++j) word += s.segments[j].w.n;
+      if (leaves && segment > 0) {
+        const Cache& kv = s.kv;
+        const unsigned head_dim = static_cast<unsigned>(kv.head_dim), own_head = static_cast<unsigned>(n) / head_dim;
+        const size_t head = static_cast<size_t>(a.sequence[0]) * kv.heads + own_head;
+        ahead.cached =
+            (segment == 1 ? kv.k : kv.v) + (head * kv.positions + *m.position()) * head_dim + n - own_head * head_dim;
+      }
+      break;
+    }
+  }
+  if (leaves && s.out) ahead.out = s.out + word;
+  return ahead;
+}
+
+// By one warp; lanes i and i + 16 have the same sum.
+template <WeightFormat kFormat>
+QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
+                           const Ahead& ahead, SumOf<kFormat> sum, float outliers, Best* best) {
+  float value = 0;
+  if constexpr (kFormat == WeightFormat::int8) {
+    const Int8Row row = *m.row(wait.step);
+    value = int8_output(sum, row.absmax, ahead.absmax, ahead.bias);
+    if (row.has_outliers) value = float_of_half(half_of_float(add_rn(value, outliers)));
+  } else {
+    value = sum + ahead.bias;
+  }
+  switch (s.finish) {
+    case Finish::store: {
+      value = activate(value, s.act);
+      if (s.logits) {
+        if (lane_index() >= kUnitRows) return;
+        s.logits[ahead.n] = value;
+        const float score =
+            a.temperature > 0 ? noisy_score(value, a.temperature, a.seed, *m.position(), ahead.n) : value;
+        *best = better(*best, {score, ahead.n});
+        return;
+      }
+      const float next = from_lane_down(value, 1);
+      if (ahead.out) put_word(ahead.out, tagged(halves(value, next), a.epoch));
+      return;
+    }
+    case Finish::add: {
+      float old = ahead.first;
+      if (ahead.old_at) {
+        const bool there = static_cast<uint32_t>(ahead.old >> 32) == a.epoch;
+        old = as_float(there ? static_cast<uint32_t>(ahead.old) : wait_word(wait, ahead.old_at));
+      }
+      if (ahead.out) put_word(ahead.out, tagged(bits_of_float(old + value), a.epoch));
+      return;
+    }
+    case Finish::gate: {
+      const float up = from_lane_down(value, 8);
+      value = activate(value, s.act) * up;
+      const float next = from_lane_down(value, 1);
+      if (ahead.out) put_word(ahead.out, tagged(halves(value, next), a.epoch));
+      return;
+    }
+    case Finish::qkv: {
+      if (ahead.rotates) {
+        const float other = from_lane_xor(value, 8);
+        value = lane_index() % kUnitRows < 8 ? value * ahead.first - other * ahead.second
+                                             : value * ahead.first + other * ahead.second;
+      }
+      if (ahead.out) put_word(ahead.out, tagged(bits_of_float(value), a.epoch));
+      if (ahead.cached) *ahead.cached = half_of_float(value);
+      return;
+    }
+  }
+}
+
+// Its parts in their order, every other one by each half of the warp; then both halves.
+template <typename Sum>
+QB_DEVICE Sum sum_of_parts(const Sum* parts, int count) {
+  const int lane = lane_index();
+  const Sum* const own = parts + lane;  // part lane / 16, row lane % 16
+  Sum sum = 0;
+#pragma unroll
+  for (int i = 0; i < kConsumerWarps; i += 2) {
+    if (i + lane / kUnitRows < count) sum += own[i * kUnitRows];
+  }
+  return sum + from_lane_xor(sum, kUnitRows);
+}
+
+// Finisher `own`'s units of a step: those whose number in the block's stream is its own, counted round.
+template <WeightFormat kFormat>
+QB_DEVICE void finish_step(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, int own,
+                           uint32_t first_number, int own_units, Best* best) {
+  using Sum = SumOf<kFormat>;
+  const int first = first_unit(s), parts = parts_of_unit(s.chunks);
+  const int skipped =
+      static_cast<int>((static_cast<uint32_t>(own) + kFinishers - first_number % kFinishers) % kFinishers);
+  for (int unit = skipped; unit < own_units; unit += kFinishers) {
+    const Ahead ahead = look_ahead<kFormat>(a, m, s, first + unit * blocks_x());
+    const PartPlace at = part_place(first_number + static_cast<uint32_t>(unit));
+    const SharedAddress written = part_barrier(m, at);
+    wait_barrier(wait, written, at.parity);
+    const Sum sum = sum_of_parts(parts_at<Sum>(m, m.at.parts, at), parts);
+    float outliers = 0;
+    if constexpr (kFormat == WeightFormat::int8) {
+      if (m.row(wait.step)->has_outliers) outliers = sum_of_parts(parts_at<float>(m, m.at.outlier_parts, at), parts);
+    }
+    sync_warp();
+    if (lane_index() == 0) barrier_arrive(written + kEmpty);
+    finish_unit<kFormat>(a, m, s, wait, ahead, sum, outliers, best);
+  }
+}
+
+// --- the next token -------------------------------------------------------------------------------
+// By the first finisher, of what all have found.
+QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m, Best best) {
+  const int lane = lane_index();
+  const int sequence = a.sequence[0], stop_count = a.done ? a.stops[0] : 0;
+  const bool is_done = a.done && a.done[sequence] != 0;
+  const Wait wait{a.stuck, a.epoch, a.step_count};
+  wait_barrier(wait, m.best_barrier(), 0);
+  best = better(best, *m.pointer<Best>(m.at.best));
+  if (lane == 0) {
+    put_word(a.best + 2 * block_x(), tagged(bits_of_float(best.score), a.epoch));
+    put_word(a.best + 2 * block_x() + 1, tagged(static_cast<uint32_t>(best.id), a.epoch));
+  }
+  if (block_x() != 0) return;
+  for (int i = lane; i < blocks_x(); i += kWarpSize) {
+    const TwoValues v = wait_two(wait, a.best + 2 * i);
+    best = better(best, {as_float(v.first), static_cast<int32_t>(v.second)});
+  }
+  sync_warp();
+  best = best_of_warp(best);
+  if (lane != 0 || is_done) return;
+  const int next = *m.position() + 1;
+  a.token[0] = best.id;
+  a.position[0] = next;
+  if (a.history && next < a.history_positions) {
+    a.history[static_cast<size_t>(sequence) * a.history_positions + next] = best.id;
+  }
+  if (is_among(a.stops + 1, stop_count, best.id)) a.done[sequence] = 1;
+}
+
+// Copies a step to where a warp of finishers reads it, beside the one that it is at.
+QB_DEVICE void fetch_step(const PersistentArgs& a, Step* to, int step) {
+  constexpr int kPiece = 16;
+  if (step >= a.step_count) return;
+  for (int i = lane_index() * kPiece; i < static_cast<int>(sizeof(Step)); i += kWarpSize * kPiece) {
+    copy16_async(shared_address(to) + static_cast<SharedAddress>(i),
+                 reinterpret_cast<const std::byte*>(a.steps + step) + i);
+  }
+}
+
+// Warp `own` of the finishers.
+template <WeightFormat kFormat>
+QB_DEVICE void finish(const PersistentArgs& a, const Shared& m, int own) {
+  Step* const steps = m.pointer<Step>(m.at.finisher_steps) + 2 * own;
+  Best best;
+  uint32_t number = 0;
+  fetch_step(a, steps, 0);
+  for (int i = 0; i < a.step_count; ++i) {
+    wait_for_copies();
+    sync_warp();  // the step is there, and the one before it is used up
+    fetch_step(a, steps + (i + 1) % 2, i + 1);
+    const Step& s = steps[i % 2];
+    if (s.kind != StepKind::product) continue;
+    const Wait wait{a.stuck, a.epoch, i};
+    const int own_units = own_unit_count(s, first_unit(s));
+    if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16)
+      finish_step<WeightFormat::f16>(a, m, s, wait, own, number, own_units, &best);
+    else
+      finish_step<kFormat>(a, m, s, wait, own, number, own_units, &best);
+    number += static_cast<uint32_t>(own_units);
+  }
+  if (!a.chooses) return;
+  sync_warp();
+  best = best_of_warp(best);
+  if (own == 0) return choose_token(a, m, best);
+  if (lane_index() == 0) {
+    *m.pointer<Best>(m.at.best) = best;
+    barrier_arrive(m.best_barrier());
+  }
+}
+
+}  // namespace quantbench::QB_CUDA::persistent
+#endif
