@@ -98,10 +98,14 @@ QB_DEVICE void copy_bytes(SharedAddress to, const void* from, int bytes, SharedA
 QB_DEVICE void copy16_async(SharedAddress to, const void* from) { copy16_async(shared_pointer(to), from, true); }
 QB_DEVICE void wait_for_copies() {}
 
+template <int kCount>
+QB_DEVICE void take_registers() {}
+template <int kCount>
+QB_DEVICE void leave_registers() {}
+
 // --- shared memory by address ---------------------------------------------------------------------
 QB_DEVICE void load_fragments(uint32_t (&a)[4], SharedAddress from) { load_matrices(a, shared_pointer(from)); }
-QB_DEVICE uint32_t load_shared_constant(SharedAddress from) { return load_aligned<uint32_t>(shared_pointer(from)); }
-QB_DEVICE int load_shared_int(const int* p) { return *p; }
+QB_DEVICE uint32_t load_shared(SharedAddress from) { return load_aligned<uint32_t>(shared_pointer(from)); }
 QB_DEVICE uint32_t load_shared_byte(SharedAddress from) { return load_aligned<uint8_t>(shared_pointer(from)); }
 QB_DEVICE Bytes16 load_shared16(SharedAddress from) { return load_aligned<Bytes16>(shared_pointer(from)); }
 QB_DEVICE int load_shared_code(SharedAddress from) { return load_aligned<int8_t>(shared_pointer(from)); }

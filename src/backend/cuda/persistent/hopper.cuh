@@ -93,24 +93,34 @@ QB_DEVICE void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+// --- registers ------------------------------------------------------------------------------------
+// By all threads of four warps side by side: so many a thread from here on. Only in code for 9.0 itself (sm_90a).
+template <int kCount>
+QB_DEVICE void take_registers() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+#endif
+}
+template <int kCount>
+QB_DEVICE void leave_registers() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+#endif
+}
+
 // --- shared memory by address ---------------------------------------------------------------------
 QB_DEVICE void load_fragments(uint32_t (&a)[4], SharedAddress from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
                : "r"(from));
 }
-// Not volatile, so that many can be on the way: of what does not change.
-QB_DEVICE uint32_t load_shared_constant(SharedAddress from) {
+// Volatile, so that what is loaded is on the way when it is asked for, not when the compiler finds it best.
+QB_DEVICE uint32_t load_shared(SharedAddress from) {
   uint32_t v;
-  asm("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from));
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from));
   return v;
 }
 
-QB_DEVICE int load_shared_int(const int* p) {
-  int v;
-  asm volatile("ld.shared.s32 %0, [%1];" : "=r"(v) : "r"(shared_address(p)));
-  return v;
-}
 QB_DEVICE uint32_t load_shared_byte(SharedAddress from) {
   uint32_t v;
   asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(from));
@@ -174,15 +184,12 @@ QB_DEVICE int own_thread() {
   __builtin_assume(index >= 0 && index < 1024);
   return index;
 }
-// Ends the launch with an error, after saying in stuck[0 … 3] what waited where.
-static __device__ __noinline__ void give_up(uint32_t* stuck, int what, int step) {
-  if (atomicCAS(stuck, 0u, static_cast<uint32_t>(what)) == 0u) {
-    stuck[1] = static_cast<uint32_t>(step);
-    stuck[2] = blockIdx.x;
-    stuck[3] = threadIdx.x;
-    __threadfence_system();
-  }
-  __trap();
+// Ends the launch with an error, after saying in stuck[0 … 3] what waited where. Not a call: values that live across
+// one have few registers to lie in.
+QB_DEVICE void give_up(uint32_t* stuck, int what, int step) {
+  asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};\nmembar.sys;\ntrap;" ::"l"(stuck), "r"(what),
+               "r"(step), "r"(blockIdx.x), "r"(threadIdx.x)
+               : "memory");
 }
 
 }  // namespace quantbench::QB_CUDA

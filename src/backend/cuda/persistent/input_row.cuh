@@ -22,8 +22,7 @@ QB_DEVICE void put_pair(const Shared& m, int k, Half2 pair) {
   *reinterpret_cast<Half2*>(m.base + m.at.x + (kFormat == WeightFormat::f16 ? place_f16(k) : place_nf4(k))) = pair;
 }
 
-// --- LLM.int8
-// ---------------------------------------------------------------------------------------------------------
+// --- LLM.int8 ---
 constexpr uint32_t kThresholdBits = 0x4600, kMagnitudes = 0x7fff7fff;  // 6 as fp16; of fp16 numbers, NaN the largest
 
 QB_DEVICE bool is_outlier(uint32_t half) { return (half & 0x7fff) >= kThresholdBits; }
@@ -44,47 +43,33 @@ QB_DEVICE uint32_t two_codes(Half2 pair, float scale) {
 template <int kPairs, typename There, typename First, typename Put>
 QB_DEVICE Int8Row make_codes(const Shared& m, int k, Half2 (&pairs)[kPairs], const There& is_there,
                              const First& first_of, const Put& put) {
-  const int thread = thread_index();
-  uint32_t all = 0;  // the larger of each half of the pairs
+  const auto largest = [&](const auto& of) {
+    uint32_t all = 0;  // the larger of each half of the pairs
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    if (is_there(i)) all = larger_halves(all, pairs[i] & kMagnitudes);
-  }
-  const bool own_outliers = has_outlier(all);
-  uint32_t most = (all & 0xffff) > all >> 16 ? all & 0xffff : all >> 16;
-  if (own_outliers) {
-    most = 0;
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
-      if (!is_there(i)) continue;
-      const uint32_t rest = without_outliers(pairs[i]) & kMagnitudes;
-      most = (rest & 0xffff) > most ? rest & 0xffff : most;
-      most = rest >> 16 > most ? rest >> 16 : most;
-    }
-  }
-  most = warp_max(most);
+    for (int i = 0; i < kPairs; ++i) all = larger_halves(all, of(pairs[i]) & kMagnitudes);  // 0 where there is none
+    return warp_max((all & 0xffff) > all >> 16 ? all & 0xffff : all >> 16);
+  };
+  uint32_t most = largest([](Half2 pair) { return pair; });
+  const bool warp_has = most >= kThresholdBits;
+  if (warp_has) most = largest(without_outliers) | 0x10000;
   auto* const sums = m.pointer<uint32_t>(m.at.sums);
-  const bool warp_has = any_lane(own_outliers);
-  if (thread % kWarpSize == 0) sums[thread / kWarpSize] = most | (warp_has ? 0x10000u : 0u);
+  if (lane_index() == 0) sums[warp_index()] = most;
   auto* const masks = m.pointer<uint32_t>(m.at.outliers);
-  if (thread < k / kWarpSize) masks[thread] = 0;
+  if (thread_index() < k / kWarpSize) masks[thread_index()] = 0;
   sync_consumers();
-  bool any = false;
+  uint32_t all = 0;
 #pragma unroll
   for (int w = 0; w < kConsumerWarps; w += 4) {
     const Bytes16 four = load_shared16(shared_address(sums + w));
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      any |= four.word[i] >= 0x10000;
-      most = (four.word[i] & 0xffff) > most ? four.word[i] & 0xffff : most;
-    }
+    for (int i = 0; i < 4; ++i) all = larger_halves(all, four.word[i]);
   }
-  const float absmax = float_of_half(static_cast<uint16_t>(most)), scale = code_scale(absmax);
-  if (own_outliers) {
+  const float absmax = float_of_half(static_cast<uint16_t>(all)), scale = code_scale(absmax);
+  if (warp_has) {
     auto* const x16 = m.pointer<uint16_t>(m.at.x);
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
-      if (!is_there(i) || !has_outlier(pairs[i])) continue;
+      if (!has_outlier(pairs[i])) continue;
       const int column = first_of(i);
       *reinterpret_cast<Half2*>(x16 + column) = pairs[i];
       const uint32_t bits = (is_outlier(pairs[i]) ? 1u : 0u) | (is_outlier(pairs[i] >> 16) ? 2u : 0u);
@@ -97,12 +82,62 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, Half2 (&pairs)[kPairs], con
     if (is_there(i)) put(i, two_codes(pairs[i], scale));
   }
   sync_consumers();
-  return {absmax, any};
+  return {absmax, all >= 0x10000};
 }
 
-// --- norms
-// ------------------------------------------------------------------------------------------------------------ Of all
-// consumers, the same in each.
+// --- words ---
+constexpr int kWordsAtOnce = 4;
+
+// Two words each: pair i of a row of floats, or quad i of a row of halves; this thread's are begin + 512 i.
+struct RowWords {
+  TwoWords v[kWordsAtOnce] = {};
+};
+QB_DEVICE void ask_row(const Tagged* words, int begin, int count, RowWords& row) {
+#pragma unroll
+  for (int j = 0; j < kWordsAtOnce; ++j) {
+    const int i = begin + j * kConsumers;
+    if (i < count) row.v[j] = get_two_words(words + 2 * i);
+  }
+}
+QB_DEVICE int row_word_count(const Step& s) { return s.in.source == Source::halves ? s.k / 4 : s.k / 2; }
+// Until all that were asked for are of this launch.
+QB_DEVICE void wait_row(const PersistentArgs& a, const Tagged* words, int begin, int count, const Wait& wait,
+                        RowWords& row) {
+  const auto is_missing = [&](int j) {
+    return begin + j * kConsumers < count && (static_cast<uint32_t>(row.v[j].first >> 32) != wait.epoch ||
+                                              static_cast<uint32_t>(row.v[j].second >> 32) != wait.epoch);
+  };
+  stagger();
+  for (uint32_t polls = 0;; ++polls) {
+    int missing = -1;
+#pragma unroll
+    for (int j = 0; j < kWordsAtOnce; ++j) {
+      if (is_missing(j)) missing = j;
+    }
+    if (!any_lane(missing >= 0)) return;
+    if (polls > kMostPolls) give_up(wait.stuck, 3, wait.step);
+    if (a.one_waits) {
+      const uint32_t lanes = lanes_where(missing >= 0);
+      if (lane_index() == lowest_bit(lanes)) wait_word(wait, words + 2 * (begin + missing * kConsumers));
+      sync_warp();
+    }
+#pragma unroll
+    for (int j = 0; j < kWordsAtOnce; ++j) {
+      if (is_missing(j)) row.v[j] = get_two_words(words + 2 * (begin + j * kConsumers));
+    }
+  }
+}
+
+// --- norms ---
+// Into the first-level cache, a step before it is used: weights have streamed it out of the second-level cache.
+QB_DEVICE void prefetch_norm(const RowNorm& norm, int count) {
+  constexpr int kLine = 32;  // floats
+  if (!norm.weight || thread_index() * kLine >= count) return;
+  prefetch_to_l1(norm.weight + thread_index() * kLine);
+  if (norm.bias) prefetch_to_l1(norm.bias + thread_index() * kLine);
+}
+
+// Of all consumers, the same in each.
 QB_DEVICE float sum_of_block(const Shared& m, float value) {
   float* const sums = m.pointer<float>(m.at.sums);
   value = warp_sum(value);
@@ -134,19 +169,18 @@ QB_DEVICE TwoSums sums_of_block(const Shared& m, TwoSums values) {
   return values;
 }
 
-// --- a row of floats, through the norm
-// --------------------------------------------------------------------------------
-constexpr int kMostPairs = 4;  // of a thread: k ≤ 4096
-
-// x: this thread's pairs thread + 512 i.
-QB_DEVICE void take_floats(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
-                           float (&x)[2 * kMostPairs]) {
+// --- a row of floats, through the norm ---
+// x: this thread's pairs thread + 512 i; 0 where there is none.
+template <int kPairs>
+QB_DEVICE void take_floats(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, RowWords& words,
+                           float (&x)[2 * kPairs]) {
+  static_assert(kPairs <= kWordsAtOnce);
   const int thread = thread_index(), pairs = s.k / 2;
   if (s.in.source == Source::table) {
     const auto* const from = reinterpret_cast<const Half2*>(s.in.table + static_cast<size_t>(*m.token()) * s.k);
     const float scale = s.in.scale;
 #pragma unroll
-    for (int j = 0; j < kMostPairs; ++j) {
+    for (int j = 0; j < kPairs; ++j) {
       const int p = thread + j * kConsumers;
       const Half2 pair = p < pairs ? from[p] : 0;
       x[2 * j] = half_low(pair) * scale;
@@ -154,92 +188,98 @@ QB_DEVICE void take_floats(const PersistentArgs& a, const Shared& m, const Step&
     }
     return;
   }
-  const Tagged* const words = s.in.words + 2 * thread;
-  if (a.one_waits) {
-    const int last = thread + kWarpSize <= pairs ? kWarpSize - 1 : pairs - 1 - thread;
-    if (thread % kWarpSize == 0 && thread < pairs) wait_word(wait, words + (2 * last + 1));
-    sync_warp();
-  }
-  TwoWords v[kMostPairs] = {};
+  wait_row(a, s.in.words, thread, pairs, wait, words);
 #pragma unroll
-  for (int j = 0; j < kMostPairs; ++j) {
-    if (thread + j * kConsumers < pairs) v[j] = get_two_words(words + 2 * j * kConsumers);
-  }
-#pragma unroll
-  for (int j = 0; j < kMostPairs; ++j) {
-    if (thread + j * kConsumers < pairs) wait_two(wait, words + 2 * j * kConsumers, &v[j]);
-    x[2 * j] = as_float(static_cast<uint32_t>(v[j].first));
-    x[2 * j + 1] = as_float(static_cast<uint32_t>(v[j].second));
+  for (int j = 0; j < kPairs; ++j) {
+    x[2 * j] = as_float(static_cast<uint32_t>(words.v[j].first));
+    x[2 * j + 1] = as_float(static_cast<uint32_t>(words.v[j].second));
   }
 }
 
-template <WeightFormat kFormat>
-QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
+// x · weight · factor + bias, rounded once but for the last digits of a double: in two floats each.
+struct TwoFloats {
+  float high, low;
+};
+QB_DEVICE TwoFloats two_floats(double x) {
+  const auto high = static_cast<float>(x);
+  return {high, static_cast<float>(x - high)};
+}
+QB_DEVICE float scaled(float x, float weight, TwoFloats factor) {
+  const float product = mul_rn(x, weight), rest = fmaf(x, weight, -product);
+  const float high = mul_rn(product, factor.high);
+  const float low = fmaf(product, factor.high, -high) + fmaf(product, factor.low, rest * factor.high);
+  return add_rn(high, low);
+}
+
+// k ≤ 2 · 512 · kPairs
+template <WeightFormat kFormat, int kPairs>
+QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
+                                     RowWords& words) {
   constexpr bool kInt8 = kFormat == WeightFormat::int8;
   const int thread = thread_index(), pairs = s.k / 2;
-  const bool has_norm = s.norm.weight != nullptr, has_bias = s.norm.bias != nullptr, centered = s.norm.centered;
+  const bool has_norm = s.norm.weight != nullptr, centered = s.norm.centered;
   const double inverse_k = s.inverse_k;
   const float eps = s.norm.eps;
   const auto is_there = [&](int j) { return thread + j * kConsumers < pairs; };
-  Pair weight[kMostPairs];  // asked for before the words are waited for
+  const auto pair_at = [&](const float* from, int j) {
+    return *reinterpret_cast<const Pair*>(from + 2 * (thread + j * kConsumers));
+  };
+  Pair weight[kPairs] = {};
 #pragma unroll
-  for (int j = 0; j < kMostPairs; ++j) {
-    if (!has_norm || !is_there(j)) continue;
-    weight[j] = *reinterpret_cast<const Pair*>(s.norm.weight + 2 * (thread + j * kConsumers));
+  for (int j = 0; j < kPairs; ++j) {
+    if (has_norm && is_there(j)) weight[j] = pair_at(s.norm.weight, j);
   }
-  constexpr int kLine = 32;  // floats
-  if (has_bias && thread * kLine < s.k) prefetch_to_l1(s.norm.bias + thread * kLine);
-  float x[2 * kMostPairs];
-  take_floats(a, m, s, wait, x);
-  Half2 out[kMostPairs];
+  float x[2 * kPairs];
+  take_floats<kPairs>(a, m, s, wait, words, x);
+  Half2 out[kPairs];
   if (!has_norm) {
 #pragma unroll
-    for (int j = 0; j < kMostPairs; ++j) out[j] = halves(x[2 * j], x[2 * j + 1]);
-  } else if (kInt8) {
-    // The reference's codes are found only if the norm is summed in double and rounded once.
+    for (int j = 0; j < kPairs; ++j) out[j] = halves(x[2 * j], x[2 * j + 1]);
+  } else if (centered) {  // a mean that is taken off needs the digits
+    const float* const bias_from = s.norm.bias;
     TwoSums sums{};
 #pragma unroll
-    for (int i = 0; i < 2 * kMostPairs; ++i) {
-      if (centered) sums.first += x[i];
+    for (int i = 0; i < 2 * kPairs; ++i) {
+      sums.first += x[i];
       sums.second += static_cast<double>(x[i]) * x[i];
     }
-    sums = centered ? sums_of_block<true>(m, sums) : sums_of_block<false>(m, sums);
-    const double mean = centered ? sums.first * inverse_k : 0;
-    const double factor = inverse_sqrt(sums.second * inverse_k - mean * mean + static_cast<double>(eps));
+    sums = sums_of_block<true>(m, sums);
+    const double mean = sums.first * inverse_k;
+    const double variance = sums.second * inverse_k - mean * mean + static_cast<double>(eps);
+    const double factor = kInt8 ? inverse_sqrt(variance) : 0;
+    const float mean32 = static_cast<float>(mean), factor32 = kInt8 ? 0 : inverse_sqrt(static_cast<float>(variance));
+    if (kInt8) sync_consumers();  // `sums` is read
+#pragma unroll
+    for (int j = 0; j < kPairs; ++j) {
+      out[j] = 0;
+      if (!is_there(j)) continue;
+      const Pair bias = bias_from ? pair_at(bias_from, j) : Pair{0, 0};
+      // LLM.int8 finds the reference's codes only if the norm is summed in double and rounded once.
+      out[j] = kInt8 ? halves(static_cast<float>((x[2 * j] - mean) * factor * weight[j].x + bias.x),
+                              static_cast<float>((x[2 * j + 1] - mean) * factor * weight[j].y + bias.y))
+                     : halves(fmaf((x[2 * j] - mean32) * factor32, weight[j].x, bias.x),
+                              fmaf((x[2 * j + 1] - mean32) * factor32, weight[j].y, bias.y));
+    }
+  } else if (kInt8) {
+    TwoSums sums{};
+#pragma unroll
+    for (int i = 0; i < 2 * kPairs; ++i) sums.second += static_cast<double>(x[i]) * x[i];
+    sums = sums_of_block<false>(m, sums);
+    const TwoFloats factor = two_floats(inverse_sqrt(sums.second * inverse_k + static_cast<double>(eps)));
     sync_consumers();  // `sums` is read
 #pragma unroll
-    for (int j = 0; j < kMostPairs; ++j) {
-      if (!is_there(j)) continue;
-      const Pair bias = has_bias ? *reinterpret_cast<const Pair*>(s.norm.bias + 2 * (thread + j * kConsumers)) : Pair{};
-      out[j] = halves(static_cast<float>((x[2 * j] - mean) * factor * weight[j].x + bias.x),
-                      static_cast<float>((x[2 * j + 1] - mean) * factor * weight[j].y + bias.y));
+    for (int j = 0; j < kPairs; ++j) {
+      out[j] = halves(scaled(x[2 * j], weight[j].x, factor), scaled(x[2 * j + 1], weight[j].y, factor));
     }
   } else {
-    float mean = 0, factor = 0;
-    if (centered) {  // a mean that is taken off needs the digits
-      TwoSums sums{};
+    float square = 0;
 #pragma unroll
-      for (int i = 0; i < 2 * kMostPairs; ++i) {
-        sums.first += x[i];
-        sums.second += static_cast<double>(x[i]) * x[i];
-      }
-      sums = sums_of_block<true>(m, sums);
-      const double exact_mean = sums.first * inverse_k;
-      mean = static_cast<float>(exact_mean);
-      factor = inverse_sqrt(static_cast<float>(sums.second * inverse_k - exact_mean * exact_mean) + eps);
-    } else {
-      float square = 0;
+    for (int i = 0; i < 2 * kPairs; ++i) square = fmaf(x[i], x[i], square);
 #pragma unroll
-      for (int i = 0; i < 2 * kMostPairs; ++i) square = fmaf(x[i], x[i], square);
-      factor = inverse_sqrt(fmaf(sum_of_block(m, square), static_cast<float>(inverse_k), eps));
-    }
+    for (int j = 0; j < kPairs; ++j) x[2 * j] *= weight[j].x, x[2 * j + 1] *= weight[j].y;
+    const float factor = inverse_sqrt(fmaf(sum_of_block(m, square), static_cast<float>(inverse_k), eps));
 #pragma unroll
-    for (int j = 0; j < kMostPairs; ++j) {
-      if (!is_there(j)) continue;
-      const Pair bias = has_bias ? *reinterpret_cast<const Pair*>(s.norm.bias + 2 * (thread + j * kConsumers)) : Pair{};
-      out[j] = halves(fmaf((x[2 * j] - mean) * factor, weight[j].x, bias.x),
-                      fmaf((x[2 * j + 1] - mean) * factor, weight[j].y, bias.y));
-    }
+    for (int j = 0; j < kPairs; ++j) out[j] = halves(x[2 * j] * factor, x[2 * j + 1] * factor);
   }
   if constexpr (kInt8) {
     std::byte* const codes = m.base + m.at.codes;
@@ -249,7 +289,7 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
     });
   } else {
 #pragma unroll
-    for (int j = 0; j < kMostPairs; ++j) {
+    for (int j = 0; j < kPairs; ++j) {
       if (is_there(j)) put_pair<kFormat>(m, 2 * (thread + j * kConsumers), out[j]);
     }
     sync_consumers();
@@ -257,72 +297,59 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
   }
 }
 
-// --- a row that comes as fp16
-// -----------------------------------------------------------------------------------------
-constexpr int kQuadsAtOnce = 4;
-
-// Four numbers each of this thread's: quads begin + 512 i.
-QB_DEVICE void take_quads(const PersistentArgs& a, const Tagged* words, int begin, int count, const Wait& wait,
-                          Half2 (&pairs)[2 * kQuadsAtOnce]) {
-  if (a.one_waits) {
-    const int thread = thread_index();
-    const int ahead = begin + (kQuadsAtOnce - 1) * kConsumers;
-    const int last = ahead < count ? ahead : begin;
-    if (thread % kWarpSize == 0 && last < count) wait_word(wait, words + 2 * last);
-    sync_warp();
-  }
-  TwoWords v[kQuadsAtOnce];
+// --- a row that comes as fp16 ---
+// LLM.int8: k ≤ 4 · 512 · kQuads.
+template <int kQuads>
+QB_DEVICE Int8Row make_codes_of_halves(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
+                                       RowWords& words) {
+  constexpr int kAtOnce = kQuads < kWordsAtOnce ? kQuads : kWordsAtOnce;
+  const int thread = thread_index(), count = s.k / 4;
+  Half2 pairs[2 * kQuads];
 #pragma unroll
-  for (int j = 0; j < kQuadsAtOnce; ++j) {
-    const int i = begin + j * kConsumers;
-    if (i < count) v[j] = get_two_words(words + 2 * i);
-  }
+  for (int first = 0; first < kQuads; first += kAtOnce) {
+    const int begin = thread + first * kConsumers;
+    if (first > 0) ask_row(s.in.words, begin, count, words);
+    wait_row(a, s.in.words, begin, count, wait, words);
 #pragma unroll
-  for (int j = 0; j < kQuadsAtOnce; ++j) {
-    const int i = begin + j * kConsumers;
-    if (i < count) wait_two(wait, words + 2 * i, &v[j]);
-    pairs[2 * j] = static_cast<Half2>(v[j].first);
-    pairs[2 * j + 1] = static_cast<Half2>(v[j].second);
+    for (int j = 0; j < kAtOnce; ++j) {
+      const bool there = begin + j * kConsumers < count;
+      pairs[2 * (first + j)] = there ? static_cast<Half2>(words.v[j].first) : 0;
+      pairs[2 * (first + j) + 1] = there ? static_cast<Half2>(words.v[j].second) : 0;
+    }
   }
+  std::byte* const codes = m.base + m.at.codes;
+  uint32_t first_two = 0;
+  return make_codes(
+      m, s.k, pairs, [&](int i) { return thread + i / 2 * kConsumers < count; },
+      [&](int i) { return 4 * (thread + i / 2 * kConsumers) + i % 2 * 2; },
+      [&](int i, uint32_t two) {
+        if (i % 2 == 0)
+          first_two = two;
+        else
+          *reinterpret_cast<uint32_t*>(codes + place_s8(4 * (thread + i / 2 * kConsumers))) = first_two | two << 16;
+      });
 }
 
 template <WeightFormat kFormat>
-QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
+QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
+                                     RowWords& words) {
   const int thread = thread_index(), count = s.k / 4;
-  const Tagged* const words = s.in.words;
   if constexpr (kFormat == WeightFormat::int8) {
-    constexpr int kRounds = 2;  // k ≤ 16384
-    Half2 pairs[kRounds * 2 * kQuadsAtOnce] = {};
-#pragma unroll
-    for (int round = 0; round < kRounds; ++round) {
-      const int begin = thread + round * kQuadsAtOnce * kConsumers;
-      if (begin - thread >= count) break;
-      Half2 own[2 * kQuadsAtOnce] = {};
-      take_quads(a, words, begin, count, wait, own);
-#pragma unroll
-      for (int i = 0; i < 2 * kQuadsAtOnce; ++i) pairs[round * 2 * kQuadsAtOnce + i] = own[i];
-    }
-    std::byte* const codes = m.base + m.at.codes;
-    uint32_t first_two = 0;
-    return make_codes(
-        m, s.k, pairs, [&](int i) { return thread + i / 2 * kConsumers < count; },
-        [&](int i) { return 4 * (thread + i / 2 * kConsumers) + i % 2 * 2; },
-        [&](int i, uint32_t two) {
-          if (i % 2 == 0)
-            first_two = two;
-          else
-            *reinterpret_cast<uint32_t*>(codes + place_s8(4 * (thread + i / 2 * kConsumers))) = first_two | two << 16;
-        });
+    if (count <= kConsumers) return make_codes_of_halves<1>(a, m, s, wait, words);
+    if (count <= 2 * kConsumers) return make_codes_of_halves<2>(a, m, s, wait, words);
+    if (count <= 4 * kConsumers) return make_codes_of_halves<4>(a, m, s, wait, words);
+    return make_codes_of_halves<8>(a, m, s, wait, words);
   } else {
-    for (int begin = thread; begin - thread < count; begin += kQuadsAtOnce * kConsumers) {
-      Half2 pairs[2 * kQuadsAtOnce] = {};
-      take_quads(a, words, begin, count, wait, pairs);
+    const Tagged* const from = s.in.words;
+    for (int begin = thread; begin - thread < count; begin += kWordsAtOnce * kConsumers) {
+      if (begin != thread) ask_row(from, begin, count, words);
+      wait_row(a, from, begin, count, wait, words);
 #pragma unroll
-      for (int j = 0; j < kQuadsAtOnce; ++j) {
+      for (int j = 0; j < kWordsAtOnce; ++j) {
         const int i = begin + j * kConsumers;
-        if (i >= count) continue;
-        put_pair<kFormat>(m, 4 * i, pairs[2 * j]);
-        put_pair<kFormat>(m, 4 * i + 2, pairs[2 * j + 1]);
+        if (i >= count) break;
+        put_pair<kFormat>(m, 4 * i, static_cast<Half2>(words.v[j].first));
+        put_pair<kFormat>(m, 4 * i + 2, static_cast<Half2>(words.v[j].second));
       }
     }
     sync_consumers();
@@ -330,10 +357,12 @@ QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, c
   }
 }
 
+// words: as asked for by ask_row, but for a row from a table.
 template <WeightFormat kFormat>
-QB_DEVICE Int8Row make_row(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
-  return s.in.source == Source::halves ? make_row_of_halves<kFormat>(a, m, s, wait)
-                                       : make_row_of_floats<kFormat>(a, m, s, wait);
+QB_DEVICE Int8Row make_row(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
+  if (s.in.source == Source::halves) return make_row_of_halves<kFormat>(a, m, s, wait, words);
+  return s.k <= 2 * 2 * kConsumers ? make_row_of_floats<kFormat, 2>(a, m, s, wait, words)
+                                   : make_row_of_floats<kFormat, 4>(a, m, s, wait, words);
 }
 
 }  // namespace quantbench::QB_CUDA::persistent

@@ -13,7 +13,14 @@ namespace quantbench::QB_CUDA {
 namespace persistent {
 namespace {
 
-constexpr int kThreads = (kConsumerWarps + kFinishers + 1) * kWarpSize;
+// Four warps at a time have registers in common: behind the consumers come the finishers, the producer and one that
+// does nothing. All have 96 a thread at first, of which the last four warps leave some to the others: no more than that
+// in all.
+constexpr int kOtherWarps = 4, kThreads = (kConsumerWarps + kOtherWarps) * kWarpSize;
+static_assert(kFinishers + 1 <= kOtherWarps);
+constexpr int kRegisters = 96, kConsumerRegisters = 104, kOtherRegisters = 64;
+static_assert(kConsumerWarps * kConsumerRegisters + kOtherWarps * kOtherRegisters ==
+              (kConsumerWarps + kOtherWarps) * kRegisters);  // a warp that asks for more waits for ever
 
 #if defined(QB_HOPPER)
 
@@ -79,12 +86,16 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
     if (shared_address(m.base) % 1024 != 0) give_up(a.stuck, 4, 0);
   }
   sync_block();
-  if (warp_index() < kConsumerWarps)
+  if (warp_index() < kConsumerWarps) {
+    take_registers<kConsumerRegisters>();
     consume<kFormat, kPieces>(a, m);
-  else if (warp_index() < kConsumerWarps + kFinishers)
-    finish<kFormat>(a, m, warp_index() - kConsumerWarps);
-  else if (lane_index() == 0)
-    produce(a, m);
+  } else {
+    leave_registers<kOtherRegisters>();
+    if (warp_index() < kConsumerWarps + kFinishers)
+      finish<kFormat>(a, m, warp_index() - kConsumerWarps);
+    else if (warp_index() == kConsumerWarps + kFinishers && lane_index() == 0)
+      produce(a, m);
+  }
 #endif
 }
 

@@ -145,6 +145,11 @@ class Builder {
       segment.map = static_cast<int>(plan.maps.size());
       plan.maps.push_back({segment.w.w, segment.w.n, s.chunks, s.slot_chunks, s.format == WeightFormat::f16});
     }
+    for (int warp = 0; warp < kConsumerWarps; ++warp) {
+      const auto small = [](int i) { return static_cast<uint8_t>(i); };
+      s.starts[warp] = {small(warp / s.chunks), small(warp % s.chunks), small(warp / s.slot_chunks),
+                        small(warp % s.slot_chunks)};
+    }
     if (!plan.steps.empty()) s.same_row = same_row(plan.steps.back(), s);
     needs.most_k = std::max(needs.most_k, s.k);
     needs.slot_bytes = std::max(needs.slot_bytes, s.slot_chunks * kPieceBytes);
@@ -158,7 +163,13 @@ class Builder {
     return s;
   }
   void push(Step& s) {
+    if (!plan.steps.empty() && !s.same_row) {
+      plan.steps.back().next_norm = s.norm;
+      plan.steps.back().next_norm_count = s.k;
+    }
     s.turn = turn_ % multiprocessors_;
+    s.rounds = s.units / multiprocessors_;
+    s.rest = s.units % multiprocessors_;
     turn_ += s.units;
     plan.steps.push_back(s);
   }

@@ -40,6 +40,12 @@ struct Segment {  // rows of one matrix; a step's units go through its segments 
   int units = 0;  // 0: the second matrix of a gate, which shares the units of the first
 };
 
+// Where a warp begins in a block's pieces of a step: a unit's chunk, that many slots further on, in its piece
+// `in_slot`.
+struct alignas(4) WarpStart {
+  uint8_t unit, chunk, slots, in_slot;
+};
+
 struct alignas(128) Step {
   StepKind kind = StepKind::product;
   WeightFormat format = WeightFormat::f16;
@@ -51,11 +57,15 @@ struct alignas(128) Step {
   int k = 0;
   double inverse_k = 0;
   int chunks = 0, slots = 0, slot_chunks = 0;  // of a unit's rows; slots · slot_chunks = chunks
-  bool same_row = false;                       // as the product's before this one, which is still there
+  WarpStart starts[kConsumerWarps];
+  int rounds = 0, rest = 0;  // each block has `rounds` units, the first `rest` from the turn on one more
+  bool same_row = false;     // as the product's before this one, which is still there
   int segment_count = 0;
   Segment segments[kMostJobs];
-  StepInput in;   // attend: words are q, [q_heads · head_dim] floats
-  RowNorm norm;   // of `in`; weight null: none
+  StepInput in;       // attend: words are q, [q_heads · head_dim] floats
+  RowNorm norm;       // of `in`; weight null: none
+  RowNorm next_norm;  // of the step after this one, [next_norm_count]
+  int next_norm_count = 0;
   StepInput old;  // add: what is added to
   // store, gate: [n / 2] pairs of halves; add: [n] floats; qkv: floats of q, k and v one after the other
   Tagged* out = nullptr;

@@ -39,9 +39,8 @@ QB_DEVICE Sum* parts_at(const Shared& m, uint32_t offset, const PartPlace& place
 // registers.
 struct Place {
   Ring ring;
-  uint32_t units = 0;  // of the steps before
-  int scale_area = 0;  // nf4: of the step's first unit
-  uint32_t scale_parity = 0;
+  uint32_t units = 0;      // of the steps before
+  Ring areas;              // nf4: the scales of the step's first unit
   uint32_t row_there = 0;  // whether the product before this one left its row
 };
 static_assert(sizeof(Place) <= kPlaceBytes);
@@ -94,46 +93,67 @@ struct TwoScales {
 };
 QB_DEVICE TwoScales unit_scales(const Shared& m, const SharedAddress area, int row_blocks, int block) {
   const SharedAddress codes = shared_address(m.base + m.at.code);
-  const Bytes16 head = load_shared16(area);
   const auto own = static_cast<uint32_t>(lane_index() / 4 * row_blocks + block);
-  const SharedAddress bytes = area + kScaleHeadBytes + own,
-                      nested = area + kScaleHeadBytes + static_cast<uint32_t>(kUnitRows * row_blocks);
-  const auto scale = [&](SharedAddress byte, SharedAddress from, uint32_t place, float offset) {
-    const float code = as_float(load_shared_constant(codes + load_shared_byte(byte) * 4));
-    return add_rn(mul_rn(code, as_float(load_shared_constant(from + place / kNestedBlock * 4))), offset);
+  const SharedAddress bytes = area + kScaleHeadBytes + own;
+  const SharedAddress nested = area + kScaleHeadBytes + static_cast<uint32_t>(kUnitRows * row_blocks);
+  const uint32_t low = load_shared_byte(bytes), high = load_shared_byte(bytes + static_cast<uint32_t>(8 * row_blocks));
+  const Bytes16 head = load_shared16(area);
+  const auto nested_of = [&](SharedAddress from, uint32_t place) {
+    return as_float(load_shared(from + place / kNestedBlock * 4));
   };
-  return {scale(bytes, nested, head.word[0] + own, float_of_bits(head.word[1])),
-          scale(bytes + static_cast<uint32_t>(8 * row_blocks), nested + kNestedBytes, head.word[2] + own,
-                float_of_bits(head.word[3]))};
+  const float low_nested = nested_of(nested, head.word[0] + own);
+  const float high_nested = nested_of(nested + kNestedBytes, head.word[2] + own);
+  const auto code_of_scale = [&](uint32_t byte) { return as_float(load_shared(codes + byte * 4)); };
+  return {add_rn(mul_rn(code_of_scale(low), low_nested), float_of_bits(head.word[1])),
+          add_rn(mul_rn(code_of_scale(high), high_nested), float_of_bits(head.word[3]))};
+}
+// 64 weights of each of a unit's rows as fp16, from their codes in `w`.
+struct BlockOperands {
+  uint32_t a[4][4];
+};
+QB_DEVICE BlockOperands look_up(const uint32_t (&w)[4], SharedAddress pairs) {
+  BlockOperands block;
+#pragma unroll
+  for (int byte = 0; byte < 4; ++byte) {
+    const uint32_t pick = 0x80u << (8 * byte);  // that byte times 128, the size of an entry in all its copies
+#pragma unroll
+    for (int i = 0; i < 4; ++i) block.a[byte][i] = load_shared(dot_bytes(w[i], pick, pairs));
+  }
+  return block;
 }
 // The four blocks of a piece times a row each of their own: column 2b and 2b + 1 of the right operand are the row's
 // block b, whatever block of weights meets it, so of the sums of weight block b those of column 2b count, and lane t
-// keeps block t's.
+// keeps block t's. What is looked up for a block is on the way while the one before it is multiplied; `scales` are
+// asked for then, too.
+template <typename Scales>
 QB_DEVICE void multiply_piece_nf4(PieceSums<WeightFormat::nf4>& sums, SharedAddress from, const std::byte* x,
-                                  const TwoScales& scales, SharedAddress pairs) {
+                                  const Scales& scales, SharedAddress pairs) {
   constexpr int kBlocks = kChunkBytes / 32;
   const int lane = lane_index(), t = lane % 4;
+  uint32_t w[2][4];
+  load_fragments(w[0], from);
+  load_fragments(w[1], from ^ 32);
   const auto* const own = reinterpret_cast<const Bytes16*>(x + lane / 8 * 128 + t * 32);
   const Bytes16 b[2] = {own[0], own[1]};
-  float acc[kBlocks][4] = {};
+  BlockOperands now = look_up(w[0], pairs), next;
+  TwoScales own_scales;
+  float low = 0, high = 0;
 #pragma unroll
   for (int i = 0; i < kBlocks; ++i) {
-    uint32_t w[4];
-    load_fragments(w, from ^ static_cast<SharedAddress>(i * 32));
+    if (i + 1 < kBlocks) next = look_up(w[(i + 1) % 2], pairs);
+    if (i + 2 < kBlocks) load_fragments(w[i % 2], from ^ static_cast<SharedAddress>((i + 2) * 32));
+    if (i == 1) own_scales = scales();
+    float acc[4] = {};
 #pragma unroll
     for (int byte = 0; byte < 4; ++byte) {
-      const uint32_t pick = 0x80u << (8 * byte);  // that byte times 128, the size of an entry in all its copies
-      mma_f16(acc[i],
-              {load_shared_constant(dot_bytes(w[0], pick, pairs)), load_shared_constant(dot_bytes(w[1], pick, pairs)),
-               load_shared_constant(dot_bytes(w[2], pick, pairs)), load_shared_constant(dot_bytes(w[3], pick, pairs))},
-              {b[byte / 2].word[byte % 2 * 2], b[byte / 2].word[byte % 2 * 2 + 1]});
+      mma_f16(acc, now.a[byte], {b[byte / 2].word[byte % 2 * 2], b[byte / 2].word[byte % 2 * 2 + 1]});
     }
+    low = t == i ? acc[0] : low;
+    high = t == i ? acc[2] : high;
+    now = next;
   }
-  const auto own_block = [t](float first, float second, float third, float fourth) {
-    return t < 2 ? (t == 0 ? first : second) : (t == 2 ? third : fourth);
-  };
-  sums.low_sum = fmaf(own_block(acc[0][0], acc[1][0], acc[2][0], acc[3][0]), scales.low, sums.low_sum);
-  sums.high_sum = fmaf(own_block(acc[0][2], acc[1][2], acc[2][2], acc[3][2]), scales.high, sums.high_sum);
+  sums.low_sum = fmaf(low, own_scales.low, sums.low_sum);
+  sums.high_sum = fmaf(high, own_scales.high, sums.high_sum);
 }
 
 // LLM.int8: what the row's outliers in this piece give for row lane % 16, half of the columns by each half of the warp.
@@ -160,84 +180,48 @@ QB_DEVICE float unit_absmax(const Step& s, int unit) {
       .w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
 }
 
+// This warp's pieces of a step, after the row is there. `at`: where the block's stream stood at the step's start.
 template <WeightFormat kFormat>
-QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
+QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
+                               const Place& at, int own_units, const Int8Row& row) {
   using Sum = SumOf<kFormat>;
   constexpr bool kInt8 = kFormat == WeightFormat::int8, kNf4 = kFormat == WeightFormat::nf4;
-  // What does not depend on the row comes before it: its words are waited for anyway.
-  Place place = m.pointer<Place>(m.at.places)[warp_index()];
-  const int lane = lane_index(), first = first_unit(s), own_units = own_unit_count(s, first);
-  if (own_units == 0) {
-    if (lane == 0) m.pointer<Place>(m.at.places)[warp_index()].row_there = 0;
-    return;
-  }
-  const int chunks = s.chunks, slot_chunks = s.slot_chunks;
-  int unit = warp_index() / chunks, chunk = warp_index() % chunks;
-  Ring ring = place.ring;
-  ring.skip(warp_index() / slot_chunks, a.slots);
-  int in_slot = warp_index() % slot_chunks;
-  const uint32_t first_number = place.units;
-  int scale_area = place.scale_area;
-  uint32_t scale_parity = place.scale_parity;
-  const auto skip_areas = [&](int count) {
-    for (scale_area += count; scale_area > a.slots; scale_area -= a.slots + 1) scale_parity ^= 1;
-  };
-  float next_absmax = 0;
-  if constexpr (kInt8) {
-    if (unit < own_units) next_absmax = unit_absmax(s, first + unit * blocks_x());
-  }
-  {
-    Place next = place;
-    const int slots = next.ring.slot + own_units * s.slots, times = slots / a.slots;
-    next.ring.slot = slots - times * a.slots;
-    next.ring.parity ^= static_cast<uint32_t>(times) & 1;
-    next.units += static_cast<uint32_t>(own_units);
-    if constexpr (kNf4) {
-      const int areas = scale_area + own_units, rounds = areas / (a.slots + 1);
-      next.scale_area = areas - rounds * (a.slots + 1);
-      next.scale_parity ^= static_cast<uint32_t>(rounds) & 1;
-    }
-    next.row_there = 1;
-    sync_warp();  // all lanes have read it
-    if (lane == 0) m.pointer<Place>(m.at.places)[warp_index()] = next;
-  }
-  if constexpr (kNf4) skip_areas(unit);
+  const int lane = lane_index(), chunks = s.chunks, slot_chunks = s.slot_chunks;
+  const WarpStart start = s.starts[warp_index()];
+  int unit = start.unit, chunk = start.chunk, part = chunk, in_slot = start.in_slot;
+  Ring ring = at.ring;
+  ring.skip(start.slots, a.slots);
+  Ring areas = at.areas;  // nf4
+  if constexpr (kNf4) areas.skip(unit, a.slots + 1);
   const int box_bytes = 8 * kChunkBytes * slot_chunks;
   // Where this lane's row of a piece's first 32 bytes lies, from the piece on.
   const auto fragment =
       static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes + (lane / 16 ^ lane % 8) * 16);
   const std::byte* const x = m.base + (kInt8 ? m.at.codes : m.at.x);
   constexpr int kRowBytes = kNf4 ? 4 * kChunkBytes : kChunkBytes;  // of x, beside a chunk
-
-  Int8Row row{};
-  if (s.same_row && place.row_there) {
-    if constexpr (kInt8) row = *m.row(wait.step - 1);
-  } else {
-    row = make_row<kFormat>(a, m, s, wait);
-  }
-  if constexpr (kInt8) {
-    if (lane == 0) *m.row(wait.step) = row;  // the same by each warp, before its sums
-  }
-
   PieceSums<kFormat> sums;
-  float outliers = 0, absmax = next_absmax;
-  int part = chunk;
+  float outliers = 0, absmax = 0, next_absmax = 0;
+  if constexpr (kInt8) {
+    if (row.has_outliers && unit < own_units) absmax = unit_absmax(s, first_unit(s) + unit * blocks_x());
+  }
   while (unit < own_units) {
     int next_unit = unit, next_chunk = chunk + kConsumerWarps;
     for (; next_chunk >= chunks; next_chunk -= chunks) ++next_unit;
     if constexpr (kInt8) {
       if (row.has_outliers && next_unit != unit && next_unit < own_units)
-        next_absmax = unit_absmax(s, first + next_unit * blocks_x());
+        next_absmax = unit_absmax(s, first_unit(s) + next_unit * blocks_x());
     }
     const SharedAddress full = m.barriers() + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
     const SharedAddress piece = shared_address(m.base + m.at.ring) +
                                 static_cast<SharedAddress>(ring.slot * a.slot_bytes + in_slot * (kPieceBytes / 2));
     wait_barrier(wait, full, ring.parity);
     if constexpr (kNf4) {
-      wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(scale_area) * 8, scale_parity);
-      const SharedAddress area =
-          shared_address(m.base + m.at.scales) + static_cast<SharedAddress>(scale_area * a.scale_bytes);
-      const TwoScales scales = unit_scales(m, area, s.k / 64, chunk * 4 + lane % 4);
+      const auto scales = [&] {
+        wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(areas.slot) * 8, areas.parity);
+        return unit_scales(
+            m, shared_address(m.base + m.at.scales) + static_cast<SharedAddress>(areas.slot * a.scale_bytes), s.k / 64,
+            chunk * 4 + lane % 4);
+      };
       multiply_piece_nf4(sums, piece + fragment, x + chunk * kRowBytes, scales,
                          shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4);
     } else {
@@ -252,32 +236,65 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
     for (in_slot += kConsumerWarps; in_slot >= slot_chunks; in_slot -= slot_chunks) ++slots_on;
     ring.skip(slots_on, a.slots);
     if (next_unit != unit) {
-      const PartPlace at = part_place(first_number + static_cast<uint32_t>(unit));
-      const SharedAddress written = part_barrier(m, at);
+      const PartPlace place = part_place(at.units + static_cast<uint32_t>(unit));
+      const SharedAddress written = part_barrier(m, place);
       const Sum low = sums.low(), high = sums.high();
       sums = {};
-      wait_barrier(wait, written + kEmpty, at.parity ^ 1);
+      wait_barrier(wait, written + kEmpty, place.parity ^ 1);
       if (lane % 4 == 0) {
-        Sum* const to = parts_at<Sum>(m, m.at.parts, at) + part * kUnitRows + lane / 4;
+        Sum* const to = parts_at<Sum>(m, m.at.parts, place) + part * kUnitRows + lane / 4;
         to[0] = low;
         to[8] = high;
       }
       if constexpr (kInt8) {
         if (row.has_outliers) {
           outliers += from_lane_xor(outliers, kUnitRows);
-          if (lane < kUnitRows) parts_at<float>(m, m.at.outlier_parts, at)[part * kUnitRows + lane] = outliers;
+          if (lane < kUnitRows) parts_at<float>(m, m.at.outlier_parts, place)[part * kUnitRows + lane] = outliers;
           outliers = 0;
           absmax = next_absmax;
         }
       }
       sync_warp();
       if (lane == 0) barrier_arrive(written, part == 0 ? kArrivals - parts_of_unit(chunks) + 1 : 1);
-      if constexpr (kNf4) skip_areas(next_unit - unit);
+      if constexpr (kNf4) areas.skip(next_unit - unit, a.slots + 1);
       part = next_chunk;
     }
     unit = next_unit;
     chunk = next_chunk;
   }
+}
+
+template <WeightFormat kFormat>
+QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
+  Place* const own_place = m.pointer<Place>(m.at.places) + warp_index();
+  const Place place = *own_place;
+  const int own_units = own_unit_count(s, first_unit(s));
+  if (own_units == 0) {
+    sync_warp();
+    if (lane_index() == 0) own_place->row_there = 0;
+    return;
+  }
+  const bool row_there = s.same_row && place.row_there;
+  // The row's words are asked for first; what does not depend on them comes while they are on the way.
+  RowWords words;
+  if (!row_there && s.in.source != Source::table) ask_row(s.in.words, thread_index(), row_word_count(s), words);
+  prefetch_norm(s.next_norm, s.next_norm_count);
+  Int8Row row{};
+  if (row_there)
+    row = *m.row(wait.step - 1);
+  else
+    row = make_row<kFormat>(a, m, s, wait, words);
+  if constexpr (kFormat == WeightFormat::int8) {
+    if (lane_index() == 0) *m.row(wait.step) = row;  // the same by each warp, before its sums
+  }
+  multiply_pieces<kFormat>(a, m, s, wait, place, own_units, row);
+  Place next = *own_place;
+  next.ring.skip(own_units * s.slots, a.slots);
+  if (kFormat == WeightFormat::nf4) next.areas.skip(own_units, a.slots + 1);
+  next.units += static_cast<uint32_t>(own_units);
+  next.row_there = 1;
+  sync_warp();  // all lanes have read it
+  if (lane_index() == 0) *own_place = next;
 }
 
 }  // namespace quantbench::QB_CUDA::persistent

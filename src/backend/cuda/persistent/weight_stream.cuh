@@ -38,9 +38,7 @@ QB_DEVICE Tile tile_of(const Step& s, int segment, int unit) {
 QB_DEVICE int first_unit(const Step& s) {
   return block_x() >= s.turn ? block_x() - s.turn : block_x() - s.turn + blocks_x();
 }
-QB_DEVICE int own_unit_count(const Step& s, int first) {
-  return first < s.units ? (s.units - first - 1) / blocks_x() + 1 : 0;
-}
+QB_DEVICE int own_unit_count(const Step& s, int first) { return s.rounds + (first < s.rest ? 1 : 0); }
 QB_DEVICE int find_segment(const Step& s, int* unit) {
   int segment = 0;
   while (segment + 1 < s.segment_count && s.finish != Finish::gate && *unit >= s.segments[segment].units) {
