@@ -24,8 +24,9 @@ class Phi final : public Model {
       ops.qkv({s.q, s.kv[i], s.x, &w.norm, &w.wq, &w.wk, &w.wv, rope_.rope(), s.rows});
       ops.project({s.h, s.x, &w.norm, &w.fc1, activation_});  // h = gelu(W1·n + b1), from the same n
       ops.attend({s.a, s.q, s.kv[i], scale_, s.rows});
-      ops.add_linear({s.x, s.a, &w.dense});  // x += Wo·a + bo
+      // First what does not depend on the attention, so that it need not be waited for.
       ops.add_linear({s.x, s.h, &w.fc2});    // x += W2·h + b2
+      ops.add_linear({s.x, s.a, &w.dense});  // x += Wo·a + bo
     }
   }
   void head(Ops& ops, const State& s, int first, int count) const override {

@@ -116,6 +116,7 @@ QB_DEVICE int lowest_bit(uint32_t mask) { return __ffs(static_cast<int>(mask)) -
 QB_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 QB_DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 QB_DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+QB_DEVICE float divide(float a, float b) { return __fdividef(a, b); }  // to two units in the last place; a / ∞ = 0
 QB_DEVICE float reciprocal_rn(float x) { return __frcp_rn(x); }
 // The larger of both low and of both high halves, as whole numbers.
 QB_DEVICE uint32_t larger_halves(uint32_t a, uint32_t b) { return __vmaxu2(a, b); }

@@ -108,6 +108,7 @@ QB_DEVICE int lowest_bit(uint32_t mask) { return __builtin_ctz(mask); }
 QB_DEVICE float mul_rn(float a, float b) { return a * b; }
 QB_DEVICE float add_rn(float a, float b) { return a + b; }
 QB_DEVICE float div_rn(float a, float b) { return a / b; }
+QB_DEVICE float divide(float a, float b) { return a / b; }
 QB_DEVICE float reciprocal_rn(float x) { return 1 / x; }
 QB_DEVICE uint32_t larger_halves(uint32_t a, uint32_t b) {
   return std::max(a & 0xffff, b & 0xffff) | std::max(a & 0xffff0000, b & 0xffff0000);

@@ -106,6 +106,14 @@ QB_DEVICE void leave_registers() {}
 // --- shared memory by address ---------------------------------------------------------------------
 QB_DEVICE void load_fragments(uint32_t (&a)[4], SharedAddress from) { load_matrices(a, shared_pointer(from)); }
 QB_DEVICE uint32_t load_shared(SharedAddress from) { return load_aligned<uint32_t>(shared_pointer(from)); }
+QB_DEVICE Bytes16 load_shared_fresh(SharedAddress from) {
+  pause();
+  return load_aligned<Bytes16>(shared_pointer(from));
+}
+QB_DEVICE void store_shared_last(SharedAddress to, uint32_t value) {
+  store_aligned(shared_pointer(to), value);
+  note_progress();
+}
 QB_DEVICE uint32_t load_shared_byte(SharedAddress from) { return load_aligned<uint8_t>(shared_pointer(from)); }
 QB_DEVICE Bytes16 load_shared16(SharedAddress from) { return load_aligned<Bytes16>(shared_pointer(from)); }
 QB_DEVICE int load_shared_code(SharedAddress from) { return load_aligned<int8_t>(shared_pointer(from)); }

@@ -31,13 +31,22 @@ QB_DEVICE_CALL float noisy_score(float logit, float temperature, uint64_t seed, 
 struct Ahead {
   int n = 0;
   bool rotates = false;
+  const float *bias_at = nullptr, *absmax_at = nullptr;
+  const uint16_t* table_at = nullptr;
+  const Tagged* old_at = nullptr;
   float bias = 0, absmax = 0;
   float first = 0, second = 0;  // where it rotates: cos and sin; add: `first` is what is added to, if from a table
   Tagged old = 0;               // add: the word of what is added to, as it was when it was asked for
-  const Tagged* old_at = nullptr;
-  Tagged* out = nullptr;       // null: nothing is left by this lane
-  uint16_t* cached = nullptr;  // keys and values also go into the cache
+  Tagged* out = nullptr;        // null: nothing is left by this lane
+  uint16_t* cached = nullptr;   // keys and values also go into the cache
 };
+template <WeightFormat kFormat>
+QB_DEVICE void ask_ahead(const Step& s, Ahead& ahead) {
+  if (ahead.bias_at) ahead.bias = *ahead.bias_at;
+  if constexpr (kFormat == WeightFormat::int8) ahead.absmax = *ahead.absmax_at;
+  if (ahead.old_at) ahead.old = get_word(ahead.old_at);
+  if (ahead.table_at) ahead.first = float_of_half(*ahead.table_at) * s.old.scale;
+}
 template <WeightFormat kFormat>
 QB_DEVICE Ahead look_ahead(const PersistentArgs& a, const Shared& m, const Step& s, int unit) {
   const int lane = lane_index(), i = lane % kUnitRows, segment = find_segment(s, &unit);
@@ -46,8 +55,8 @@ QB_DEVICE Ahead look_ahead(const PersistentArgs& a, const Shared& m, const Step&
   Ahead ahead;
   ahead.rotates = tile.rotates;
   const int n = ahead.n = i < 8 ? tile.low + i : tile.high + i - 8;
-  if (own.bias) ahead.bias = own.bias[n];
-  if constexpr (kFormat == WeightFormat::int8) ahead.absmax = own.w.absmax[n];
+  if (own.bias) ahead.bias_at = own.bias + n;
+  if constexpr (kFormat == WeightFormat::int8) ahead.absmax_at = own.w.absmax + n;
   bool leaves = lane < kUnitRows;
   int word = n;
   switch (s.finish) {
@@ -56,12 +65,10 @@ QB_DEVICE Ahead look_ahead(const PersistentArgs& a, const Shared& m, const Step&
       word = n / 2;
       break;
     case Finish::add:
-      if (s.old.source == Source::table) {
-        ahead.first = float_of_half(s.old.table[static_cast<size_t>(*m.token()) * own.w.n + n]) * s.old.scale;
-      } else {
+      if (s.old.source == Source::table)
+        ahead.table_at = s.old.table + static_cast<size_t>(*m.token()) * own.w.n + n;
+      else
         ahead.old_at = s.old.words + n;
-        ahead.old = get_word(ahead.old_at);
-      }
       break;
     case Finish::gate:
       leaves &= i < 8 && i % 2 == 0;
@@ -86,7 +93,20 @@ QB_DEVICE Ahead look_ahead(const PersistentArgs& a, const Shared& m, const Step&
     }
   }
   if (leaves && s.out) ahead.out = s.out + word;
+  ask_ahead<kFormat>(s, ahead);
   return ahead;
+}
+// The same `units` further on; of any step but qkv, whose units are not alike.
+template <WeightFormat kFormat>
+QB_DEVICE void move_ahead(const Step& s, int units, Ahead& ahead) {
+  const int rows = units * (s.finish == Finish::gate ? kUnitRows / 2 : kUnitRows);
+  ahead.n += rows;
+  if (ahead.bias_at) ahead.bias_at += rows;
+  if constexpr (kFormat == WeightFormat::int8) ahead.absmax_at += rows;
+  if (ahead.table_at) ahead.table_at += rows;
+  if (ahead.old_at) ahead.old_at += rows;
+  if (ahead.out) ahead.out += s.finish == Finish::add ? rows : rows / 2;
+  ask_ahead<kFormat>(s, ahead);
 }
 
 // By one warp; lanes i and i + 16 have the same sum.
@@ -146,14 +166,25 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step&
 }
 
 // Its parts in their order, every other one by each half of the warp; then both halves.
-template <typename Sum>
+template <int kLanes, typename Sum>
 QB_DEVICE Sum sum_of_parts(const Sum* parts, int count) {
   const int lane = lane_index();
-  const Sum* const own = parts + lane;  // part lane / 16, row lane % 16
+  const Sum* const own = parts + lane * kLanes;  // part lane / 16, row lane % 16
   Sum sum = 0;
+  const auto add = [&](int i) {
+    if (i + lane / kUnitRows >= count) return;
+    if constexpr (kLanes == 2) {
+      const Pair two = *reinterpret_cast<const Pair*>(own + i * kUnitRows * kLanes);
+      sum += two.x + two.y;
+    } else {
+      sum += own[i * kUnitRows];
+    }
+  };
 #pragma unroll
-  for (int i = 0; i < kConsumerWarps; i += 2) {
-    if (i + lane / kUnitRows < count) sum += own[i * kUnitRows];
+  for (int i = 0; i < kConsumerWarps / 2; i += 2) add(i);
+  if (count > kConsumerWarps / 2) {
+#pragma unroll
+    for (int i = kConsumerWarps / 2; i < kConsumerWarps; i += 2) add(i);
   }
   return sum + from_lane_xor(sum, kUnitRows);
 }
@@ -162,23 +193,28 @@ QB_DEVICE Sum sum_of_parts(const Sum* parts, int count) {
 template <WeightFormat kFormat>
 QB_DEVICE void finish_step(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, int own,
                            uint32_t first_number, int own_units, Best* best) {
-  using Sum = SumOf<kFormat>;
   const int first = first_unit(s), parts = parts_of_unit(s.chunks);
-  const int skipped =
-      static_cast<int>((static_cast<uint32_t>(own) + kFinishers - first_number % kFinishers) % kFinishers);
-  for (int unit = skipped; unit < own_units; unit += kFinishers) {
-    const Ahead ahead = look_ahead<kFormat>(a, m, s, first + unit * blocks_x());
-    const PartPlace at = part_place(first_number + static_cast<uint32_t>(unit));
-    const SharedAddress written = part_barrier(m, at);
-    wait_barrier(wait, written, at.parity);
-    const Sum sum = sum_of_parts(parts_at<Sum>(m, m.at.parts, at), parts);
+  int unit = static_cast<int>((static_cast<uint32_t>(own) + kFinishers - first_number % kFinishers) % kFinishers);
+  if (unit >= own_units) return;
+  Ahead ahead = look_ahead<kFormat>(a, m, s, first + unit * blocks_x());
+  while (true) {
+    const uint32_t number = first_number + static_cast<uint32_t>(unit);
+    const PartPlace at = part_place(number);
+    wait_barrier(wait, part_barrier(m, at), at.parity);
+    const SumOf<kFormat> sum = sum_of_parts<kLanesOfSum<kFormat>>(parts_at<kFormat>(m, at), parts);
     float outliers = 0;
     if constexpr (kFormat == WeightFormat::int8) {
-      if (m.row(wait.step)->has_outliers) outliers = sum_of_parts(parts_at<float>(m, m.at.outlier_parts, at), parts);
+      if (m.row(wait.step)->has_outliers) outliers = sum_of_parts<1>(outlier_parts_at(m, at), parts);
     }
     sync_warp();
-    if (lane_index() == 0) barrier_arrive(written + kEmpty);
+    if (lane_index() == 0) store_shared_last(shared_address(m.progress() + own), number + kFinishers);
     finish_unit<kFormat>(a, m, s, wait, ahead, sum, outliers, best);
+    unit += kFinishers;
+    if (unit >= own_units) return;
+    if (s.finish == Finish::qkv)
+      ahead = look_ahead<kFormat>(a, m, s, first + unit * blocks_x());
+    else
+      move_ahead<kFormat>(s, kFinishers * blocks_x(), ahead);
   }
 }
 
@@ -190,7 +226,7 @@ QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m, Best best)
   const bool is_done = a.done && a.done[sequence] != 0;
   const Wait wait{a.stuck, a.epoch, a.step_count};
   wait_barrier(wait, m.best_barrier(), 0);
-  best = better(best, *m.pointer<Best>(m.at.best));
+  for (int f = 1; f < kFinishers; ++f) best = better(best, m.pointer<Best>(m.at.best)[f]);
   if (lane == 0) {
     put_word(a.best + 2 * block_x(), tagged(bits_of_float(best.score), a.epoch));
     put_word(a.best + 2 * block_x() + 1, tagged(static_cast<uint32_t>(best.id), a.epoch));
@@ -248,7 +284,7 @@ QB_DEVICE void finish(const PersistentArgs& a, const Shared& m, int own) {
   best = best_of_warp(best);
   if (own == 0) return choose_token(a, m, best);
   if (lane_index() == 0) {
-    *m.pointer<Best>(m.at.best) = best;
+    m.pointer<Best>(m.at.best)[own] = best;
     barrier_arrive(m.best_barrier());
   }
 }

@@ -8,14 +8,45 @@
 #if defined(QB_HOPPER)
 namespace quantbench::QB_CUDA::persistent {
 
+// Adds up v over lanes i, i ^ 4, i ^ 8 … of the warp by halves: a lane gives away those sums that the other keeps, as
+// long as they can be halved. Returns where in v this lane's sums, the first kLeft, were at first.
+template <int kCount>
+constexpr int kLeft = kCount % 8 == 0 ? kCount / 8 : kCount / 4;
+template <int kCount>
+QB_DEVICE int sum_by_halves(float (&v)[kCount]) {
+  static_assert(kCount % 4 == 0);
+  int count = kCount, first = 0;
+#pragma unroll
+  for (int mask = 4; mask < kWarpSize; mask *= 2) {
+    const bool upper = (lane_index() & mask) != 0;
+    if (count % 2 == 0 && count > kLeft<kCount>) {
+      count /= 2;
+      first += upper ? count : 0;
+#pragma unroll
+      for (int i = 0; i < kCount / 2; ++i) {
+        if (i >= count) break;
+        const float give = upper ? v[i] : v[i + count], keep = upper ? v[i + count] : v[i];
+        v[i] = keep + from_lane_xor(give, mask);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (i < count) v[i] += from_lane_xor(v[i], mask);
+      }
+    }
+  }
+  return first;
+}
+
 // Positions [first, last) of one q head by the whole block: four lanes a position, each with every fourth piece of four
-// numbers; 128 positions at a time. A lane keeps its own softmax, and all are brought together at the end. part: where
-// what they give goes instead of into the head's output, or null where they are all.
+// numbers; 128 positions at a time. A lane keeps its own softmax, and all are brought together at the end; exponents
+// are of 2. part: where what they give goes instead of into the head's output, or null where they are all.
 template <int kPieces>
 QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequence, Wait wait, int head, int first,
                            int last, Tagged* part_out) {
   const int thread = thread_index();
   constexpr int kLanes = 4, kAtOnce = kConsumers / kLanes, kHeadDim = kPieces * 16;
+  constexpr float kLog2OfE = 1.442695041f;
   const int group = s.q_heads / s.kv.heads, kv_head = head / group;
   const int t = thread % kLanes, own = thread / kLanes;
   const size_t cache = (static_cast<size_t>(sequence) * s.kv.heads + kv_head) * s.kv.positions * kHeadDim;
@@ -41,8 +72,9 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
     own_words = wait_two(wait, from + 2 * pair);
   }
   if (part == 0) {
-    q[2 * pair] = as_float(own_words.first) * s.scale;
-    q[2 * pair + 1] = as_float(own_words.second) * s.scale;
+    const float scale = s.scale * kLog2OfE;
+    q[2 * pair] = as_float(own_words.first) * scale;
+    q[2 * pair + 1] = as_float(own_words.second) * scale;
   } else if (part < 3) {
     (part == 1 ? new_key : new_value)[pair] = halves(as_float(own_words.first), as_float(own_words.second));
   }
@@ -54,87 +86,99 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) to[i] = *reinterpret_cast<const Bytes8*>(row + (i * kLanes + t) * 2);
   };
-  float most = -INFINITY, total = 0, sum[kPieces * 4] = {};
+  constexpr int kStride = kHeadDim + 2, kWarpPositions = kWarpSize / kLanes;
+  float* const parts = scratch + 2 * kHeadDim;
+  const int positions = last - first < kAtOnce ? last - first : kAtOnce;
+  const int warps = (positions + kWarpPositions - 1) / kWarpPositions;  // the others have no position
+  if (warp_index() < warps) {
+    float most = -INFINITY, total = 0, sum[kPieces * 4] = {};
 #pragma unroll 1
-  for (int begin = first; begin < last; begin += kAtOnce, p += kAtOnce) {
-    Bytes8 key[kPieces], value[kPieces];
-    load(keys, new_key, p, key);
-    load(values, new_value, p, value);
-    float score = 0;
-    if (p < last) {
+    for (int begin = first; begin < last; begin += kAtOnce, p += kAtOnce) {
+      Bytes8 key[kPieces], value[kPieces];
+      load(keys, new_key, p, key);
+      load(values, new_value, p, value);
+      float score[2] = {};
+      if (p < last) {
 #pragma unroll
-      for (int i = 0; i < kPieces; ++i) {
-        const Quad four = load_shared_floats(shared_address(q + (i * kLanes + t) * 4));
-        score = fmaf(four.at[0], half_low(key[i].word[0]), score);
-        score = fmaf(four.at[1], half_high(key[i].word[0]), score);
-        score = fmaf(four.at[2], half_low(key[i].word[1]), score);
-        score = fmaf(four.at[3], half_high(key[i].word[1]), score);
+        for (int i = 0; i < kPieces; ++i) {
+          const Quad four = load_shared_floats(shared_address(q + (i * kLanes + t) * 4));
+          score[0] = fmaf(four.at[0], half_low(key[i].word[0]), score[0]);
+          score[1] = fmaf(four.at[1], half_high(key[i].word[0]), score[1]);
+          score[0] = fmaf(four.at[2], half_low(key[i].word[1]), score[0]);
+          score[1] = fmaf(four.at[3], half_high(key[i].word[1]), score[1]);
+        }
       }
-    }
-    score += from_lane_xor(score, 1);
-    score += from_lane_xor(score, 2);
-    if (p < last) {
-      const float now = score > most ? score : most, keep = expf(most - now), weight = expf(score - now);
-      total = fmaf(total, keep, weight);
-      most = now;
+      float all = score[0] + score[1];
+      all += from_lane_xor(all, 1);
+      all += from_lane_xor(all, 2);
+      if (p < last) {
+        const float now = all > most ? all : most, keep = power_of_two(most - now), weight = power_of_two(all - now);
+        total = fmaf(total, keep, weight);
+        most = now;
 #pragma unroll
-      for (int i = 0; i < kPieces; ++i) {
+        for (int i = 0; i < kPieces; ++i) {
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          sum[4 * i + 2 * j] = fmaf(weight, half_low(value[i].word[j]), sum[4 * i + 2 * j] * keep);
-          sum[4 * i + 2 * j + 1] = fmaf(weight, half_high(value[i].word[j]), sum[4 * i + 2 * j + 1] * keep);
+          for (int j = 0; j < 2; ++j) {
+            sum[4 * i + 2 * j] = fmaf(weight, half_low(value[i].word[j]), sum[4 * i + 2 * j] * keep);
+            sum[4 * i + 2 * j + 1] = fmaf(weight, half_high(value[i].word[j]), sum[4 * i + 2 * j + 1] * keep);
+          }
         }
       }
     }
-  }
-  // Of the eight positions of a warp, then of the warps.
-  float warp_most = most;
-  for (int mask = kLanes; mask < kWarpSize; mask *= 2) {
-    const float other = from_lane_xor(warp_most, mask);
-    warp_most = other > warp_most ? other : warp_most;
-  }
-  const float keep = most == -INFINITY ? 0.0f : expf(most - warp_most);
-  total *= keep;
-  for (int mask = kLanes; mask < kWarpSize; mask *= 2) total += from_lane_xor(total, mask);
-  constexpr int kStride = kHeadDim + 2;
-  float* const parts = scratch + 2 * kHeadDim;
-  float* const mine = parts + (thread / kWarpSize) * kStride;
+    // Of the eight positions of a warp.
+    float warp_most = most;
 #pragma unroll
-  for (int i = 0; i < kPieces * 4; ++i) {
-    float v = sum[i] * keep;
-    for (int mask = kLanes; mask < kWarpSize; mask *= 2) v += from_lane_xor(v, mask);
-    if ((thread % kWarpSize) < kLanes) mine[2 + (i / 4 * kLanes + t) * 4 + i % 4] = v;
-  }
-  if ((thread % kWarpSize) == 0) {
-    mine[0] = warp_most;
-    mine[1] = total;
+    for (int mask = kLanes; mask < kWarpSize; mask *= 2) {
+      const float other = from_lane_xor(warp_most, mask);
+      warp_most = other > warp_most ? other : warp_most;
+    }
+    const float keep = power_of_two(most - warp_most);  // a warp has a position at least; 0 of a lane without
+    total *= keep;
+#pragma unroll
+    for (int i = 0; i < kPieces * 4; ++i) sum[i] *= keep;
+#pragma unroll
+    for (int mask = kLanes; mask < kWarpSize; mask *= 2) total += from_lane_xor(total, mask);
+    float* const mine = parts + warp_index() * kStride;
+    const int from = sum_by_halves(sum);
+#pragma unroll
+    for (int i = 0; i < kLeft<kPieces * 4>; ++i) {
+      const int at = from + i;
+      mine[2 + (at / 4 * kLanes + t) * 4 + at % 4] = sum[i];  // where two lanes have it, they have the same
+    }
+    if (lane_index() == 0) {
+      mine[0] = warp_most;
+      mine[1] = total;
+    }
   }
   sync_consumers();
-  // Sixteen lanes a pair of dimensions, each with the sums of one warp.
-  for (int own_pair = thread / kConsumerWarps; own_pair < kHeadDim / 2; own_pair += kConsumers / kConsumerWarps) {
-    const float* const of_warp = parts + thread % kConsumerWarps * kStride;
-    float all_most = of_warp[0];
+  // Of the warps, a lane a dimension.
+  const int lane = lane_index();
+  if (thread < (kHeadDim + kWarpSize - 1) / kWarpSize * kWarpSize) {
+    const float* const of_warp = parts + lane % kConsumerWarps * kStride;
+    const bool is_there = lane % kConsumerWarps < warps;
+    const float own_most = is_there ? of_warp[0] : -INFINITY;
+    float all_most = own_most;
+#pragma unroll
     for (int mask = kConsumerWarps / 2; mask > 0; mask /= 2) {
       const float other = from_lane_xor(all_most, mask);
       all_most = other > all_most ? other : all_most;
     }
-    const float factor = of_warp[0] == -INFINITY ? 0.0f : expf(of_warp[0] - all_most);
-    float all = of_warp[1] * factor, first_sum = of_warp[2 + 2 * own_pair] * factor,
-          second_sum = of_warp[3 + 2 * own_pair] * factor;
-    for (int mask = kConsumerWarps / 2; mask > 0; mask /= 2) {
-      all += from_lane_xor(all, mask);
-      first_sum += from_lane_xor(first_sum, mask);
-      second_sum += from_lane_xor(second_sum, mask);
-    }
-    if (thread % kConsumerWarps == 0 && part_out) {
-      if (own_pair == 0) {
+    const float factor = power_of_two(own_most - all_most);
+    float all = is_there ? of_warp[1] * factor : 0.0f, value = 0;
+#pragma unroll
+    for (int mask = kConsumerWarps / 2; mask > 0; mask /= 2) all += from_lane_xor(all, mask);
+    const int dimension = thread < kHeadDim ? thread : kHeadDim - 1;
+#pragma unroll 4
+    for (int w = 0; w < warps; ++w) value = fmaf(parts[w * kStride + 2 + dimension], from_lane(factor, w), value);
+    const float next = from_lane_down(value, 1);
+    if (part_out) {
+      if (thread == 0) {
         put_word(part_out, tagged(bits_of_float(all_most), wait.epoch));
         put_word(part_out + 1, tagged(bits_of_float(all), wait.epoch));
       }
-      put_word(part_out + kPartHead + 2 * own_pair, tagged(bits_of_float(first_sum), wait.epoch));
-      put_word(part_out + kPartHead + 2 * own_pair + 1, tagged(bits_of_float(second_sum), wait.epoch));
-    } else if (thread % kConsumerWarps == 0) {
-      put_word(s.out + head * (kHeadDim / 2) + own_pair, tagged(halves(first_sum / all, second_sum / all), wait.epoch));
+      if (thread < kHeadDim) put_word(part_out + kPartHead + thread, tagged(bits_of_float(value), wait.epoch));
+    } else if (thread < kHeadDim && thread % 2 == 0) {
+      put_word(s.out + head * (kHeadDim / 2) + thread / 2, tagged(halves(value / all, next / all), wait.epoch));
     }
   }
   sync_consumers();  // the scratch is used up
@@ -162,7 +206,7 @@ QB_DEVICE void join_parts(const Step& s, const Wait& wait, int head, int parts) 
         wait_two(wait, from + (begin + i) * kWords, &heads[i]);
         wait_two(wait, from + (begin + i) * kWords + kPartHead + 2 * pair, &sums[i]);
         const float own = as_float(static_cast<uint32_t>(heads[i].first)), now = own > most ? own : most;
-        const float keep = expf(most - now), weight = expf(own - now);
+        const float keep = power_of_two(most - now), weight = power_of_two(own - now);
         total = total * keep + as_float(static_cast<uint32_t>(heads[i].second)) * weight;
         first = first * keep + as_float(static_cast<uint32_t>(sums[i].first)) * weight;
         second = second * keep + as_float(static_cast<uint32_t>(sums[i].second)) * weight;

@@ -121,6 +121,20 @@ QB_DEVICE uint32_t load_shared(SharedAddress from) {
   return v;
 }
 
+// What another warp of the block leaves with store_shared_last.
+QB_DEVICE Bytes16 load_shared_fresh(SharedAddress from) {
+  Bytes16 v;
+  asm volatile("ld.volatile.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+               : "r"(from)
+               : "memory");
+  return v;
+}
+// Behind everything that this thread did before.
+QB_DEVICE void store_shared_last(SharedAddress to, uint32_t value) {
+  stagger();
+  asm volatile("fence.acq_rel.cta;\nst.volatile.shared.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+}
 QB_DEVICE uint32_t load_shared_byte(SharedAddress from) {
   uint32_t v;
   asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(from));

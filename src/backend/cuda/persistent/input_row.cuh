@@ -101,26 +101,18 @@ QB_DEVICE void ask_row(const Tagged* words, int begin, int count, RowWords& row)
 }
 QB_DEVICE int row_word_count(const Step& s) { return s.in.source == Source::halves ? s.k / 4 : s.k / 2; }
 // Until all that were asked for are of this launch.
-QB_DEVICE void wait_row(const PersistentArgs& a, const Tagged* words, int begin, int count, const Wait& wait,
-                        RowWords& row) {
+QB_DEVICE void wait_row(const Tagged* words, int begin, int count, const Wait& wait, RowWords& row) {
   const auto is_missing = [&](int j) {
     return begin + j * kConsumers < count && (static_cast<uint32_t>(row.v[j].first >> 32) != wait.epoch ||
                                               static_cast<uint32_t>(row.v[j].second >> 32) != wait.epoch);
   };
   stagger();
   for (uint32_t polls = 0;; ++polls) {
-    int missing = -1;
+    bool missing = false;
 #pragma unroll
-    for (int j = 0; j < kWordsAtOnce; ++j) {
-      if (is_missing(j)) missing = j;
-    }
-    if (!any_lane(missing >= 0)) return;
+    for (int j = 0; j < kWordsAtOnce; ++j) missing |= is_missing(j);
+    if (!any_lane(missing)) return;
     if (polls > kMostPolls) give_up(wait.stuck, 3, wait.step);
-    if (a.one_waits) {
-      const uint32_t lanes = lanes_where(missing >= 0);
-      if (lane_index() == lowest_bit(lanes)) wait_word(wait, words + 2 * (begin + missing * kConsumers));
-      sync_warp();
-    }
 #pragma unroll
     for (int j = 0; j < kWordsAtOnce; ++j) {
       if (is_missing(j)) row.v[j] = get_two_words(words + 2 * (begin + j * kConsumers));
@@ -172,8 +164,7 @@ QB_DEVICE TwoSums sums_of_block(const Shared& m, TwoSums values) {
 // --- a row of floats, through the norm ---
 // x: this thread's pairs thread + 512 i; 0 where there is none.
 template <int kPairs>
-QB_DEVICE void take_floats(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, RowWords& words,
-                           float (&x)[2 * kPairs]) {
+QB_DEVICE void take_floats(const Shared& m, const Step& s, const Wait& wait, RowWords& words, float (&x)[2 * kPairs]) {
   static_assert(kPairs <= kWordsAtOnce);
   const int thread = thread_index(), pairs = s.k / 2;
   if (s.in.source == Source::table) {
@@ -188,7 +179,7 @@ QB_DEVICE void take_floats(const PersistentArgs& a, const Shared& m, const Step&
     }
     return;
   }
-  wait_row(a, s.in.words, thread, pairs, wait, words);
+  wait_row(s.in.words, thread, pairs, wait, words);
 #pragma unroll
   for (int j = 0; j < kPairs; ++j) {
     x[2 * j] = as_float(static_cast<uint32_t>(words.v[j].first));
@@ -213,8 +204,7 @@ QB_DEVICE float scaled(float x, float weight, TwoFloats factor) {
 
 // k ≤ 2 · 512 · kPairs
 template <WeightFormat kFormat, int kPairs>
-QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
-                                     RowWords& words) {
+QB_DEVICE Int8Row make_row_of_floats(const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
   constexpr bool kInt8 = kFormat == WeightFormat::int8;
   const int thread = thread_index(), pairs = s.k / 2;
   const bool has_norm = s.norm.weight != nullptr, centered = s.norm.centered;
@@ -230,7 +220,7 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
     if (has_norm && is_there(j)) weight[j] = pair_at(s.norm.weight, j);
   }
   float x[2 * kPairs];
-  take_floats<kPairs>(a, m, s, wait, words, x);
+  take_floats<kPairs>(m, s, wait, words, x);
   Half2 out[kPairs];
   if (!has_norm) {
 #pragma unroll
@@ -300,8 +290,7 @@ QB_DEVICE Int8Row make_row_of_floats(const PersistentArgs& a, const Shared& m, c
 // --- a row that comes as fp16 ---
 // LLM.int8: k ≤ 4 · 512 · kQuads.
 template <int kQuads>
-QB_DEVICE Int8Row make_codes_of_halves(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
-                                       RowWords& words) {
+QB_DEVICE Int8Row make_codes_of_halves(const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
   constexpr int kAtOnce = kQuads < kWordsAtOnce ? kQuads : kWordsAtOnce;
   const int thread = thread_index(), count = s.k / 4;
   Half2 pairs[2 * kQuads];
@@ -309,7 +298,7 @@ QB_DEVICE Int8Row make_codes_of_halves(const PersistentArgs& a, const Shared& m,
   for (int first = 0; first < kQuads; first += kAtOnce) {
     const int begin = thread + first * kConsumers;
     if (first > 0) ask_row(s.in.words, begin, count, words);
-    wait_row(a, s.in.words, begin, count, wait, words);
+    wait_row(s.in.words, begin, count, wait, words);
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       const bool there = begin + j * kConsumers < count;
@@ -331,19 +320,18 @@ QB_DEVICE Int8Row make_codes_of_halves(const PersistentArgs& a, const Shared& m,
 }
 
 template <WeightFormat kFormat>
-QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
-                                     RowWords& words) {
+QB_DEVICE Int8Row make_row_of_halves(const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
   const int thread = thread_index(), count = s.k / 4;
   if constexpr (kFormat == WeightFormat::int8) {
-    if (count <= kConsumers) return make_codes_of_halves<1>(a, m, s, wait, words);
-    if (count <= 2 * kConsumers) return make_codes_of_halves<2>(a, m, s, wait, words);
-    if (count <= 4 * kConsumers) return make_codes_of_halves<4>(a, m, s, wait, words);
-    return make_codes_of_halves<8>(a, m, s, wait, words);
+    if (count <= kConsumers) return make_codes_of_halves<1>(m, s, wait, words);
+    if (count <= 2 * kConsumers) return make_codes_of_halves<2>(m, s, wait, words);
+    if (count <= 4 * kConsumers) return make_codes_of_halves<4>(m, s, wait, words);
+    return make_codes_of_halves<8>(m, s, wait, words);
   } else {
     const Tagged* const from = s.in.words;
     for (int begin = thread; begin - thread < count; begin += kWordsAtOnce * kConsumers) {
       if (begin != thread) ask_row(from, begin, count, words);
-      wait_row(a, from, begin, count, wait, words);
+      wait_row(from, begin, count, wait, words);
 #pragma unroll
       for (int j = 0; j < kWordsAtOnce; ++j) {
         const int i = begin + j * kConsumers;
@@ -359,10 +347,10 @@ QB_DEVICE Int8Row make_row_of_halves(const PersistentArgs& a, const Shared& m, c
 
 // words: as asked for by ask_row, but for a row from a table.
 template <WeightFormat kFormat>
-QB_DEVICE Int8Row make_row(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
-  if (s.in.source == Source::halves) return make_row_of_halves<kFormat>(a, m, s, wait, words);
-  return s.k <= 2 * 2 * kConsumers ? make_row_of_floats<kFormat, 2>(a, m, s, wait, words)
-                                   : make_row_of_floats<kFormat, 4>(a, m, s, wait, words);
+QB_DEVICE Int8Row make_row(const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
+  if (s.in.source == Source::halves) return make_row_of_halves<kFormat>(m, s, wait, words);
+  return s.k <= 2 * 2 * kConsumers ? make_row_of_floats<kFormat, 2>(m, s, wait, words)
+                                   : make_row_of_floats<kFormat, 4>(m, s, wait, words);
 }
 
 }  // namespace quantbench::QB_CUDA::persistent

@@ -1,6 +1,6 @@
 // One token in one launch. Each multiprocessor has one block: a producer that streams its share of all weights of the
 // model through a ring in shared memory, as fast as memory gives them and without looking at the ops; sixteen warps
-// that multiply what arrives; and two that make outputs of their sums. Blocks meet only in the words of the exchange
+// that multiply what arrives; and three that make outputs of their sums. Blocks meet only in the words of the exchange
 // buffers (step.h).
 #include <type_traits>
 
@@ -13,9 +13,8 @@ namespace quantbench::QB_CUDA {
 namespace persistent {
 namespace {
 
-// Four warps at a time have registers in common: behind the consumers come the finishers, the producer and one that
-// does nothing. All have 96 a thread at first, of which the last four warps leave some to the others: no more than that
-// in all.
+// Four warps at a time have registers in common: behind the consumers come the finishers and the producer. All have 96
+// a thread at first, of which the last four warps leave some to the others: no more than that in all.
 constexpr int kOtherWarps = 4, kThreads = (kConsumerWarps + kOtherWarps) * kWarpSize;
 static_assert(kFinishers + 1 <= kOtherWarps);
 constexpr int kRegisters = 96, kConsumerRegisters = 104, kOtherRegisters = 64;
@@ -76,10 +75,9 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
     }
     for (int i = 0; a.nf4 && i <= a.slots; ++i) barrier_init(m.scale_barriers() + static_cast<SharedAddress>(i) * 8, 1);
     publish_barriers();
-    for (int i = 0; i < kPartBuffers; ++i) {
-      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kSlotBarriers, kArrivals);
-      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kSlotBarriers + kEmpty, 1);
-    }
+    for (int i = 0; i < kPartBuffers; ++i)
+      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * sizeof(uint64_t), kArrivals);
+    for (int i = 0; i < kFinishers; ++i) m.progress()[i] = static_cast<uint32_t>(i);
     barrier_init(m.best_barrier(), kFinishers - 1);
     *m.position() = a.position[0];
     *m.token() = a.token[0];

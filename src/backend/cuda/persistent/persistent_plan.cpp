@@ -11,7 +11,8 @@
 namespace quantbench::QB_CUDA {
 namespace {
 
-constexpr int kMostSlots = 32;  // of the ring
+constexpr int kMostSlots = 32;                        // of the ring
+constexpr int kLeastOnTheWay = 3, kMostOnTheWay = 6;  // of those
 constexpr int kMostNormed = 4096, kMostInput = 16384;
 
 int row_bytes(WeightFormat format, int k) {
@@ -33,8 +34,22 @@ bool same_row(const Step& a, const Step& b) {
 
 struct Needs {  // of all steps
   int most_k = 0, slot_bytes = 0, scale_bytes = 0;
+  int most_stride = 0;  // slots from a warp's piece to its next one
   bool int8 = false, nf4 = false;
 };
+
+Stride stride_of(const Step& s, int ring_slots) {
+  const auto small = [](int i) { return static_cast<uint8_t>(i); };
+  const auto is_odd = [](int i) { return i % 2 != 0; };
+  const int units = kConsumerWarps / s.chunks, slots = kConsumerWarps / s.slot_chunks, areas = ring_slots + 1;
+  return {.units = small(units),
+          .chunks = small(kConsumerWarps % s.chunks),
+          .slots = small(slots % ring_slots),
+          .in_slot = small(kConsumerWarps % s.slot_chunks),
+          .areas = small(units % areas),
+          .slots_flip = is_odd(slots / ring_slots),
+          .areas_flip = is_odd(units / areas)};
+}
 
 class Builder {
  public:
@@ -135,12 +150,13 @@ class Builder {
       segment.bias = linear->bias;
       s.format = segment.w.format;
       s.k = segment.w.k;
+      if (s.format != WeightFormat::f16) plan.format = s.format;
       s.inverse_k = 1.0 / s.k;
       const bool second_of_gate = finish == Finish::gate && s.segment_count == 2;
       segment.units = second_of_gate ? 0 : segment.w.n / (finish == Finish::gate ? kUnitRows / 2 : kUnitRows);
       s.units += segment.units;
       s.chunks = row_bytes(s.format, s.k) / kChunkBytes;
-      s.slot_chunks = largest_part(s.chunks, kMostSlotChunks);
+      s.slot_chunks = largest_part(s.chunks, plan.format == WeightFormat::nf4 ? kMostSlotChunks : kFewSlotChunks);
       s.slots = s.chunks / s.slot_chunks;
       segment.map = static_cast<int>(plan.maps.size());
       plan.maps.push_back({segment.w.w, segment.w.n, s.chunks, s.slot_chunks, s.format == WeightFormat::f16});
@@ -153,7 +169,7 @@ class Builder {
     if (!plan.steps.empty()) s.same_row = same_row(plan.steps.back(), s);
     needs.most_k = std::max(needs.most_k, s.k);
     needs.slot_bytes = std::max(needs.slot_bytes, s.slot_chunks * kPieceBytes);
-    if (s.format != WeightFormat::f16) plan.format = s.format;
+    needs.most_stride = std::max(needs.most_stride, kConsumerWarps / s.slot_chunks);
     needs.int8 |= s.format == WeightFormat::int8;
     if (s.format == WeightFormat::nf4) {
       needs.nf4 = true;
@@ -185,8 +201,7 @@ SharedLayout layout(int slots, const Needs& needs) {
 }
 // The ring takes what the rest leaves; 0 where that is too little.
 int ring_slots(const Needs& needs, size_t shared_bytes) {
-  constexpr int kLeastSlots = 4;
-  for (int slots = kMostSlots; slots >= kLeastSlots; --slots) {
+  for (int slots = kMostSlots; slots >= needs.most_stride + kLeastOnTheWay; --slots) {
     if (layout(slots, needs).bytes <= shared_bytes) return slots;
   }
   return 0;
@@ -269,9 +284,16 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   args.slot_bytes = needs.slot_bytes;
   args.scale_bytes = needs.scale_bytes;
   args.slots = ring_slots(needs, shared_bytes);
-  // As measured on an H100 (docs/performance.md). nf4 waits for its decoding, not for the memory.
-  args.slots_on_the_way = plan.format == WeightFormat::int8 ? 2 : 3;
-  args.one_waits = plan.format != WeightFormat::nf4;
+  // As measured on an H100 (docs/performance.md).
+  const int bytes = plan.format == WeightFormat::nf4    ? 48 << 10
+                    : plan.format == WeightFormat::int8 ? 40 << 10
+                                                        : 60 << 10;
+  // A warp may not meet a slot again before it has been filled in between.
+  args.slots_on_the_way =
+      std::clamp(bytes / args.slot_bytes, kLeastOnTheWay, std::min(kMostOnTheWay, args.slots - needs.most_stride));
+  for (Step& step : plan.steps) {
+    if (step.kind == StepKind::product) step.stride = stride_of(step, args.slots);
+  }
   args.at = layout(args.slots, needs);
   plan.shared_bytes = args.at.bytes;
   return plan;

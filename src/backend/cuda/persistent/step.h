@@ -14,10 +14,12 @@ namespace quantbench::QB_CUDA {
 using Tagged = uint64_t;
 
 constexpr int kConsumerWarps = 16;
-constexpr int kFinishers = 2;        // warps that turn a unit's sums into outputs
-constexpr int kUnitRows = 16;        // outputs of a unit of work: eight rows from `low` on and eight from `high` on
-constexpr int kChunkBytes = 128;     // of a weight row; rows are whole chunks
-constexpr int kMostSlotChunks = 10;  // of a slot of the ring
+constexpr int kFinishers = 2;     // warps that turn a unit's sums into outputs
+constexpr int kUnitRows = 16;     // outputs of a unit of work: eight rows from `low` on and eight from `high` on
+constexpr int kChunkBytes = 128;  // of a weight row; rows are whole chunks
+// Of a slot of the ring, at most. Smaller ones let the producer measure out better what is on the way; nf4's sums take
+// longer to get going.
+constexpr int kMostSlotChunks = 8, kFewSlotChunks = 5;
 constexpr int kScaleHeadBytes = 16;  // before the scales of a unit: what they begin with
 constexpr int kNestedBytes = 48;     // of the nested scales of eight rows: at most 9 of them, from a whole 16 bytes on
 constexpr int kPieceBytes = kUnitRows * kChunkBytes;  // a chunk of each row of a unit: what a warp takes at a time
@@ -45,6 +47,11 @@ struct Segment {  // rows of one matrix; a step's units go through its segments 
 struct alignas(4) WarpStart {
   uint8_t unit, chunk, slots, in_slot;
 };
+// From a warp's piece to its next one, sixteen further on; slots and areas of scales modulo those of their rings.
+struct alignas(8) Stride {
+  uint8_t units, chunks, slots, in_slot, areas;
+  bool slots_flip, areas_flip;  // an odd number of times round the ring more
+};
 
 struct alignas(128) Step {
   StepKind kind = StepKind::product;
@@ -58,6 +65,7 @@ struct alignas(128) Step {
   double inverse_k = 0;
   int chunks = 0, slots = 0, slot_chunks = 0;  // of a unit's rows; slots · slot_chunks = chunks
   WarpStart starts[kConsumerWarps];
+  Stride stride;
   int rounds = 0, rest = 0;  // each block has `rounds` units, the first `rest` from the turn on one more
   bool same_row = false;     // as the product's before this one, which is still there
   int segment_count = 0;
@@ -92,11 +100,12 @@ struct alignas(128) TensorMap {  // CUtensorMap
 // Where things lie in the kernel's dynamic shared memory; offsets in bytes.
 struct SharedLayout {
   uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, rows, best, places, steps,
-      finisher_steps, token, part_barriers, scale_barriers, barriers, bytes;
+      finisher_steps, token, progress, part_barriers, scale_barriers, barriers, bytes;
 };
-constexpr size_t kPlaceBytes = 32;  // of a warp's place in the stream between products
-constexpr int kPartBuffers = 8;     // units whose sums wait for being finished
-constexpr int kStepsAtOnce = 4;     // a block's finishers are fewer steps than this behind its consumers
+constexpr size_t kPlaceBytes = 32;            // of a warp's place in the stream between products
+constexpr int kPartBuffers = 2 * kFinishers;  // units whose sums wait; a buffer is always the same finisher's
+constexpr size_t kLanesOfNf4Sum = 2;          // a warp's sum of a row lies in so many lanes, which the finisher adds up
+constexpr int kStepsAtOnce = 4;               // a block's finishers are fewer steps than this behind its consumers
 constexpr SharedLayout shared_layout(int slots, int slot_bytes, int most_k, bool int8, bool nf4, int scale_bytes) {
   constexpr size_t kLanes = 32, kBytes = 256;
   SharedLayout at{};
@@ -116,15 +125,16 @@ constexpr SharedLayout shared_layout(int slots, int slot_bytes, int most_k, bool
   at.codes = take(int8 ? k : 0);
   at.outliers = take(int8 ? k / 8 : 0);  // a bit a column
   at.outlier_parts = take(int8 ? kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float) : 0);
-  at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float));
+  at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float) * (nf4 ? kLanesOfNf4Sum : 1));
   at.sums = take(kConsumerWarps * 2 * sizeof(double));
   at.rows = take(kStepsAtOnce * 2 * sizeof(float));
-  at.best = take(2 * sizeof(float));
+  at.best = take(kFinishers * 2 * sizeof(float));
   at.places = take(kConsumerWarps * kPlaceBytes);
   at.steps = take(2 * sizeof(Step));
   at.finisher_steps = take(static_cast<size_t>(2 * kFinishers) * sizeof(Step));
   at.token = take(2 * sizeof(int));
-  at.part_barriers = take((2 * kPartBuffers + 1) * sizeof(uint64_t));
+  at.progress = take(4 * sizeof(uint32_t));
+  at.part_barriers = take((kPartBuffers + 1) * sizeof(uint64_t));
   at.scale_barriers = take(nf4 ? static_cast<size_t>(slots + 1) * sizeof(uint64_t) : 0);
   at.barriers = take(2 * static_cast<size_t>(slots) * sizeof(uint64_t));
   return at;
@@ -137,9 +147,6 @@ struct PersistentArgs {
   uint32_t epoch = 0;
   int slots = 0, slot_bytes = 0;  // of the ring
   int slots_on_the_way = 0;       // at most, of those
-  // Whether one lane of a warp waits for the last of its words before all lanes look at theirs: fewer looks leave more
-  // of the memory to the weights, and cost one more way there and back.
-  bool one_waits = false;
   bool nf4 = false;
   SharedLayout at{};
   int scale_bytes = 0;                   // nf4: of the largest unit

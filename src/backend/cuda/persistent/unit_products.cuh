@@ -18,7 +18,7 @@ using SumOf = std::conditional_t<kFormat == WeightFormat::int8, int32_t, float>;
 QB_DEVICE int parts_of_unit(int chunks) { return chunks < kConsumerWarps ? chunks : kConsumerWarps; }
 constexpr int kArrivals = kConsumerWarps;  // at a barrier for which as many or fewer warps come; one comes for the rest
 
-// A unit's place among those whose sums wait for being finished, and when it is free for this one.
+// A unit's place among those whose sums wait for being finished, and the phase of its barrier.
 struct PartPlace {
   int buffer;
   uint32_t parity;
@@ -27,12 +27,17 @@ QB_DEVICE PartPlace part_place(uint32_t unit) {
   return {static_cast<int>(unit % kPartBuffers), unit / kPartBuffers % 2};
 }
 QB_DEVICE SharedAddress part_barrier(const Shared& m, const PartPlace& place) {
-  return m.part_barriers() + static_cast<SharedAddress>(place.buffer) * kSlotBarriers;
+  return m.part_barriers() + static_cast<SharedAddress>(place.buffer) * sizeof(uint64_t);
 }
-// [16 parts][16 rows]
-template <typename Sum>
-QB_DEVICE Sum* parts_at(const Shared& m, uint32_t offset, const PartPlace& place) {
-  return m.pointer<Sum>(offset) + place.buffer * (kConsumerWarps * kUnitRows);
+// A unit's parts: [16 parts][16 rows], of nf4 [16][16][2 lanes].
+template <WeightFormat kFormat>
+constexpr int kLanesOfSum = kFormat == WeightFormat::nf4 ? static_cast<int>(kLanesOfNf4Sum) : 1;
+template <WeightFormat kFormat>
+QB_DEVICE SumOf<kFormat>* parts_at(const Shared& m, const PartPlace& place) {
+  return m.pointer<SumOf<kFormat>>(m.at.parts) + place.buffer * (kConsumerWarps * kUnitRows * kLanesOfSum<kFormat>);
+}
+QB_DEVICE float* outlier_parts_at(const Shared& m, const PartPlace& place) {
+  return m.pointer<float>(m.at.outlier_parts) + place.buffer * (kConsumerWarps * kUnitRows);
 }
 
 // Where the block's stream stands at a step's start. Between products it lies in shared memory, where it takes no
@@ -45,8 +50,7 @@ struct Place {
 };
 static_assert(sizeof(Place) <= kPlaceBytes);
 
-// A lane's share of a piece: what it holds of the sums of rows lane / 4 and lane / 4 + 8. fp16, int8: of lanes 0, 4, 8
-// … alone. nf4: all four lanes' are to be added up.
+// A lane's share of a warp's sums of rows lane / 4 and lane / 4 + 8. fp16, int8: lanes 0, 4, 8 … have all of it.
 template <WeightFormat kFormat>
 struct PieceSums {
   SumOf<kFormat> acc[2][4] = {};  // so that no product waits for the one before
@@ -56,24 +60,18 @@ struct PieceSums {
 template <>
 struct PieceSums<WeightFormat::nf4> {
   float low_sum = 0, high_sum = 0;
-  QB_DEVICE float low() const {
-    const float half = low_sum + from_lane_xor(low_sum, 1);
-    return half + from_lane_xor(half, 2);
-  }
-  QB_DEVICE float high() const {
-    const float half = high_sum + from_lane_xor(high_sum, 1);
-    return half + from_lane_xor(half, 2);
-  }
+  QB_DEVICE float low() const { return low_sum + from_lane_xor(low_sum, 1); }
+  QB_DEVICE float high() const { return high_sum + from_lane_xor(high_sum, 1); }
 };
 
-// from: this lane's row of the piece's first 32 bytes of each row; x: the row at the piece's chunk.
+// from: this lane's row of the piece's first 32 bytes of each row; x: the row at the piece's chunk, this lane's part.
 template <WeightFormat kFormat>
 QB_DEVICE void multiply_piece(PieceSums<kFormat>& sums, SharedAddress from, const std::byte* x) {
   constexpr int kSteps = kChunkBytes / 32;
   uint32_t w[kSteps][4];
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) load_fragments(w[i], from ^ static_cast<SharedAddress>(i * 32));
-  const auto* const own = reinterpret_cast<const Bytes16*>(x) + lane_index() % 4;
+  const auto* const own = reinterpret_cast<const Bytes16*>(x);
 #pragma unroll
   for (int i = 0; i < kSteps; i += 2) {
     const Bytes16 b = own[i * 2];
@@ -87,13 +85,12 @@ QB_DEVICE void multiply_piece(PieceSums<kFormat>& sums, SharedAddress from, cons
   }
 }
 
-// Lane 4g + t's scales of rows g and g + 8 in block `block` of a row.
+// The scales of block `own` of the first eight rows, row by row, and of the same of the other eight.
 struct TwoScales {
   float low, high;
 };
-QB_DEVICE TwoScales unit_scales(const Shared& m, const SharedAddress area, int row_blocks, int block) {
+QB_DEVICE TwoScales unit_scales(const Shared& m, const SharedAddress area, int row_blocks, uint32_t own) {
   const SharedAddress codes = shared_address(m.base + m.at.code);
-  const auto own = static_cast<uint32_t>(lane_index() / 4 * row_blocks + block);
   const SharedAddress bytes = area + kScaleHeadBytes + own;
   const SharedAddress nested = area + kScaleHeadBytes + static_cast<uint32_t>(kUnitRows * row_blocks);
   const uint32_t low = load_shared_byte(bytes), high = load_shared_byte(bytes + static_cast<uint32_t>(8 * row_blocks));
@@ -126,15 +123,12 @@ QB_DEVICE BlockOperands look_up(const uint32_t (&w)[4], SharedAddress pairs) {
 // keeps block t's. What is looked up for a block is on the way while the one before it is multiplied; `scales` are
 // asked for then, too.
 template <typename Scales>
-QB_DEVICE void multiply_piece_nf4(PieceSums<WeightFormat::nf4>& sums, SharedAddress from, const std::byte* x,
+QB_DEVICE void multiply_piece_nf4(PieceSums<WeightFormat::nf4>& sums, SharedAddress from, const Bytes16 (&b)[2], int t,
                                   const Scales& scales, SharedAddress pairs) {
   constexpr int kBlocks = kChunkBytes / 32;
-  const int lane = lane_index(), t = lane % 4;
   uint32_t w[2][4];
   load_fragments(w[0], from);
   load_fragments(w[1], from ^ 32);
-  const auto* const own = reinterpret_cast<const Bytes16*>(x + lane / 8 * 128 + t * 32);
-  const Bytes16 b[2] = {own[0], own[1]};
   BlockOperands now = look_up(w[0], pairs), next;
   TwoScales own_scales;
   float low = 0, high = 0;
@@ -186,79 +180,100 @@ QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const S
                                const Place& at, int own_units, const Int8Row& row) {
   using Sum = SumOf<kFormat>;
   constexpr bool kInt8 = kFormat == WeightFormat::int8, kNf4 = kFormat == WeightFormat::nf4;
-  const int lane = lane_index(), chunks = s.chunks, slot_chunks = s.slot_chunks;
-  const WarpStart start = s.starts[warp_index()];
+  const int thread = thread_index(), lane = thread % kWarpSize, g = lane / 4, t = lane % 4;
+  const WarpStart start = s.starts[thread / kWarpSize];
+  const Stride stride = s.stride;
+  const int chunks = s.chunks, slot_chunks = s.slot_chunks, row_blocks = s.k / 64;
+  const bool own_areas = kNf4 && s.slots > 1;  // else the scales come with the unit's slot
   int unit = start.unit, chunk = start.chunk, part = chunk, in_slot = start.in_slot;
   Ring ring = at.ring;
   ring.skip(start.slots, a.slots);
   Ring areas = at.areas;  // nf4
   if constexpr (kNf4) areas.skip(unit, a.slots + 1);
   const int box_bytes = 8 * kChunkBytes * slot_chunks;
+  const SharedAddress slots = shared_address(m.base + m.at.ring), barriers = m.barriers();
   // Where this lane's row of a piece's first 32 bytes lies, from the piece on.
   const auto fragment =
       static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes + (lane / 16 ^ lane % 8) * 16);
   const std::byte* const x = m.base + (kInt8 ? m.at.codes : m.at.x);
-  constexpr int kRowBytes = kNf4 ? 4 * kChunkBytes : kChunkBytes;  // of x, beside a chunk
+  const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
+  Bytes16 b[2] = {};  // nf4: the row at chunk `loaded`, this lane's part
+  int loaded = -1;
   PieceSums<kFormat> sums;
   float outliers = 0, absmax = 0, next_absmax = 0;
   if constexpr (kInt8) {
     if (row.has_outliers && unit < own_units) absmax = unit_absmax(s, first_unit(s) + unit * blocks_x());
   }
   while (unit < own_units) {
-    int next_unit = unit, next_chunk = chunk + kConsumerWarps;
-    for (; next_chunk >= chunks; next_chunk -= chunks) ++next_unit;
+    int next_unit = unit + stride.units, next_chunk = chunk + stride.chunks;
+    if (next_chunk >= chunks) next_chunk -= chunks, ++next_unit;
+    const bool unit_ends = next_unit != unit;
     if constexpr (kInt8) {
-      if (row.has_outliers && next_unit != unit && next_unit < own_units)
+      if (row.has_outliers && unit_ends && next_unit < own_units)
         next_absmax = unit_absmax(s, first_unit(s) + next_unit * blocks_x());
     }
-    const SharedAddress full = m.barriers() + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
-    const SharedAddress piece = shared_address(m.base + m.at.ring) +
-                                static_cast<SharedAddress>(ring.slot * a.slot_bytes + in_slot * (kPieceBytes / 2));
+    const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
+    const SharedAddress piece =
+        slots + static_cast<SharedAddress>(ring.slot * a.slot_bytes + in_slot * (kPieceBytes / 2));
     wait_barrier(wait, full, ring.parity);
     if constexpr (kNf4) {
+      if (chunk != loaded) {
+        const auto* const own = reinterpret_cast<const Bytes16*>(x + chunk * (4 * kChunkBytes) + g / 2 * 128 + t * 32);
+        b[0] = own[0];
+        b[1] = own[1];
+        loaded = chunk;
+      }
       const auto scales = [&] {
-        wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(areas.slot) * 8, areas.parity);
+        if (own_areas)
+          wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(areas.slot) * 8, areas.parity);
         return unit_scales(
-            m, shared_address(m.base + m.at.scales) + static_cast<SharedAddress>(areas.slot * a.scale_bytes), s.k / 64,
-            chunk * 4 + lane % 4);
+            m, shared_address(m.base + m.at.scales) + static_cast<SharedAddress>(areas.slot * a.scale_bytes),
+            row_blocks, static_cast<uint32_t>(g * row_blocks + chunk * 4 + t));
       };
-      multiply_piece_nf4(sums, piece + fragment, x + chunk * kRowBytes, scales,
-                         shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4);
+      multiply_piece_nf4(sums, piece + fragment, b, t, scales, pairs);
     } else {
-      multiply_piece<kFormat>(sums, piece + fragment, x + chunk * kRowBytes);
+      multiply_piece<kFormat>(sums, piece + fragment, x + chunk * kChunkBytes + t * 16);
       if constexpr (kInt8) {
         if (row.has_outliers) outliers = add_outliers(m, outliers, piece, box_bytes, chunk, absmax);
       }
     }
-    sync_warp();
-    if (lane == 0) barrier_arrive(full + kEmpty, in_slot == 0 ? kArrivals - slot_chunks + 1 : 1);
-    int slots_on = 0;
-    for (in_slot += kConsumerWarps; in_slot >= slot_chunks; in_slot -= slot_chunks) ++slots_on;
-    ring.skip(slots_on, a.slots);
-    if (next_unit != unit) {
-      const PartPlace place = part_place(at.units + static_cast<uint32_t>(unit));
-      const SharedAddress written = part_barrier(m, place);
+    const uint32_t number = at.units + static_cast<uint32_t>(unit);
+    const PartPlace place = part_place(number);
+    const SharedAddress written = part_barrier(m, place);
+    if (unit_ends) {
       const Sum low = sums.low(), high = sums.high();
       sums = {};
-      wait_barrier(wait, written + kEmpty, place.parity ^ 1);
-      if (lane % 4 == 0) {
-        Sum* const to = parts_at<Sum>(m, m.at.parts, place) + part * kUnitRows + lane / 4;
+      wait_progress(wait, m, number - kPartBuffers + 1);
+      if (kNf4 ? t % 2 == 0 : t == 0) {
+        Sum* const to = parts_at<kFormat>(m, place) + (part * kUnitRows + g) * kLanesOfSum<kFormat> + t / 2;
         to[0] = low;
-        to[8] = high;
+        to[8 * kLanesOfSum<kFormat>] = high;
       }
       if constexpr (kInt8) {
         if (row.has_outliers) {
           outliers += from_lane_xor(outliers, kUnitRows);
-          if (lane < kUnitRows) parts_at<float>(m, m.at.outlier_parts, place)[part * kUnitRows + lane] = outliers;
+          if (lane < kUnitRows) outlier_parts_at(m, place)[part * kUnitRows + lane] = outliers;
           outliers = 0;
           absmax = next_absmax;
         }
       }
-      sync_warp();
-      if (lane == 0) barrier_arrive(written, part == 0 ? kArrivals - parts_of_unit(chunks) + 1 : 1);
-      if constexpr (kNf4) areas.skip(next_unit - unit, a.slots + 1);
-      part = next_chunk;
     }
+    sync_warp();
+    if (lane == 0) {
+      barrier_arrive(full + kEmpty, in_slot == 0 ? kArrivals - slot_chunks + 1 : 1);
+      if (unit_ends) barrier_arrive(written, part == 0 ? kArrivals - parts_of_unit(chunks) + 1 : 1);
+    }
+    in_slot += stride.in_slot;
+    ring.slot += stride.slots;
+    ring.parity ^= stride.slots_flip ? 1u : 0u;
+    if (in_slot >= slot_chunks) in_slot -= slot_chunks, ++ring.slot;
+    if (ring.slot >= a.slots) ring.slot -= a.slots, ring.parity ^= 1;
+    if constexpr (kNf4) {
+      areas.slot += stride.areas + (next_unit - unit - stride.units);
+      areas.parity ^= stride.areas_flip ? 1u : 0u;
+      if (areas.slot > a.slots) areas.slot -= a.slots + 1, areas.parity ^= 1;
+    }
+    if (unit_ends) part = next_chunk;
     unit = next_unit;
     chunk = next_chunk;
   }
@@ -283,7 +298,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   if (row_there)
     row = *m.row(wait.step - 1);
   else
-    row = make_row<kFormat>(a, m, s, wait, words);
+    row = make_row<kFormat>(m, s, wait, words);
   if constexpr (kFormat == WeightFormat::int8) {
     if (lane_index() == 0) *m.row(wait.step) = row;  // the same by each warp, before its sums
   }

@@ -31,8 +31,10 @@ struct Shared {
   QB_DEVICE SharedAddress barriers() const { return shared_address(base + at.barriers); }
   QB_DEVICE SharedAddress scale_barriers() const { return shared_address(base + at.scale_barriers); }
   QB_DEVICE SharedAddress part_barriers() const { return shared_address(base + at.part_barriers); }
+  // Of each finisher, the number in the block's stream of the first of its units that is not summed up yet.
+  QB_DEVICE uint32_t* progress() const { return pointer<uint32_t>(at.progress); }
   // That a finisher's best is there, behind those of the parts.
-  QB_DEVICE SharedAddress best_barrier() const { return part_barriers() + kPartBuffers * kSlotBarriers; }
+  QB_DEVICE SharedAddress best_barrier() const { return part_barriers() + kPartBuffers * sizeof(uint64_t); }
   QB_DEVICE Int8Row* row(int step) const { return pointer<Int8Row>(at.rows) + step % kStepsAtOnce; }
   QB_DEVICE int* token() const { return pointer<int>(at.token); }
   QB_DEVICE int* position() const { return token() + 1; }
@@ -48,6 +50,19 @@ QB_DEVICE void wait_barrier(const Wait& w, SharedAddress barrier, uint32_t parit
   stagger();
   for (uint32_t i = 0; !barrier_passed(barrier, parity); ++i) {
     if (i > kMostPolls) give_up(w.stuck, 1, w.step);
+  }
+}
+// Until all units before `number` are summed up.
+QB_DEVICE void wait_progress(const Wait& w, const Shared& m, uint32_t number) {
+  static_assert(kFinishers <= 4);
+  stagger();
+  for (uint32_t i = 0;; ++i) {
+    const Bytes16 progress = load_shared_fresh(shared_address(m.progress()));
+    bool passed = true;
+#pragma unroll
+    for (int f = 0; f < kFinishers; ++f) passed &= static_cast<int32_t>(progress.word[f] - number) >= 0;
+    if (passed) return;
+    if (i > kMostPolls) give_up(w.stuck, 5, w.step);
   }
 }
 QB_DEVICE uint32_t wait_word(const Wait& w, const Tagged* from) {

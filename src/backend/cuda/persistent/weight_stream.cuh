@@ -144,15 +144,21 @@ QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
       const SharedAddress scales =
           scale_data + static_cast<SharedAddress>(scale_area * a.scale_bytes) + kScaleHeadBytes;
       const SharedAddress nested = scales + 2 * static_cast<SharedAddress>(piece);
-      const SharedAddress there = m.scale_barriers() + static_cast<SharedAddress>(scale_area) * 8;
-      barrier_expect(there, 2 * piece + low_nested + high_nested);
+      // They come with the slot, if it is the unit's only one.
+      const int bytes = 2 * piece + low_nested + high_nested;
+      const bool own = s.slots > 1;
+      const SharedAddress own_barrier = m.scale_barriers() + static_cast<SharedAddress>(scale_area) * 8;
+      const SharedAddress there = own ? own_barrier : full;
+      barrier_expect(own_barrier, own ? bytes : 0);
+      barrier_expect(full, 2 * box_bytes + (own ? 0 : bytes));
       copy_bytes(scales, low.absmax8 + low_block, piece, there);
       copy_bytes(scales + piece, high.absmax8 + high_block, piece, there);
       copy_bytes(nested, low.nested_absmax + nested_start(low_block), low_nested, there);
       copy_bytes(nested + kNestedBytes, high.nested_absmax + nested_start(high_block), high_nested, there);
       if (++scale_area > ring_slots) scale_area = 0;
+    } else {
+      barrier_expect(full, 2 * box_bytes);
     }
-    barrier_expect(full, 2 * box_bytes);
     copy_box(to, at.low_map, at.low, chunk, full);
     copy_box(to + box_bytes, at.high_map, at.high, chunk, full);
     ring.next(ring_slots);
