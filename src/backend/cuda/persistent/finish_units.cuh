@@ -28,140 +28,142 @@ QB_DEVICE_CALL float noisy_score(float logit, float temperature, uint64_t seed, 
 
 // What lane i's output needs beside its sum, asked for while the sums are made. Of lanes i < 16: row low + i, or
 // high + i - 8; lanes from 16 on do the same as those but for leaving it anywhere.
+// Flags say which of the pointers are there. (ptxas of CUDA 13.0 looks too early at a pointer that is null unless set,
+// and follows it.)
 struct Ahead {
   int n = 0;
-  bool rotates = false;
+  bool rotates = false, has_bias = false, from_table = false, leaves = false, is_cached = false;
   const float *bias_at = nullptr, *absmax_at = nullptr;
   const uint16_t* table_at = nullptr;
   const Tagged* old_at = nullptr;
   float bias = 0, absmax = 0;
   float first = 0, second = 0;  // where it rotates: cos and sin; add: `first` is what is added to, if from a table
   Tagged old = 0;               // add: the word of what is added to, as it was when it was asked for
-  Tagged* out = nullptr;        // null: nothing is left by this lane
+  Tagged* out = nullptr;        // where it leaves its output, if it does
   uint16_t* cached = nullptr;   // keys and values also go into the cache
 };
-template <WeightFormat kFormat>
+template <WeightFormat kFormat, Finish kFinish>
 QB_DEVICE void ask_ahead(const Step& s, Ahead& ahead) {
-  if (ahead.bias_at) ahead.bias = *ahead.bias_at;
+  if (ahead.has_bias) ahead.bias = *ahead.bias_at;
   if constexpr (kFormat == WeightFormat::int8) ahead.absmax = *ahead.absmax_at;
-  if (ahead.old_at) ahead.old = get_word(ahead.old_at);
-  if (ahead.table_at) ahead.first = float_of_half(*ahead.table_at) * s.old.scale;
+  if constexpr (kFinish == Finish::add) {
+    if (ahead.from_table)
+      ahead.first = float_of_half(*ahead.table_at) * s.old.scale;
+    else
+      ahead.old = get_word(ahead.old_at);
+  }
 }
-template <WeightFormat kFormat>
-QB_DEVICE Ahead look_ahead(const PersistentArgs& a, const Shared& m, const Step& s, int unit) {
+template <WeightFormat kFormat, Finish kFinish>
+QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, int unit) {
   const int lane = lane_index(), i = lane % kUnitRows, segment = find_segment(s, &unit);
   const Tile tile = tile_of(s, segment, unit);
-  const Segment& own = s.segments[s.finish == Finish::gate && i >= 8 ? 1 : segment];
+  const Segment& own = s.segments[kFinish == Finish::gate && i >= 8 ? 1 : segment];
   Ahead ahead;
   ahead.rotates = tile.rotates;
   const int n = ahead.n = i < 8 ? tile.low + i : tile.high + i - 8;
-  if (own.bias) ahead.bias_at = own.bias + n;
+  ahead.has_bias = own.bias != nullptr;
+  ahead.bias_at = own.bias + n;
   if constexpr (kFormat == WeightFormat::int8) ahead.absmax_at = own.w.absmax + n;
   bool leaves = lane < kUnitRows;
   int word = n;
-  switch (s.finish) {
-    case Finish::store:
-      leaves &= i % 2 == 0;
-      word = n / 2;
-      break;
-    case Finish::add:
-      if (s.old.source == Source::table)
-        ahead.table_at = s.old.table + static_cast<size_t>(*m.token()) * own.w.n + n;
-      else
-        ahead.old_at = s.old.words + n;
-      break;
-    case Finish::gate:
-      leaves &= i < 8 && i % 2 == 0;
-      word = n / 2;
-      break;
-    case Finish::qkv: {
-      if (tile.rotates) {
-        const int half = s.rotation.dims / 2;
-        const size_t angle = static_cast<size_t>(*m.position()) * half + tile.low % s.kv.head_dim + i % 8;
-        ahead.first = s.rotation.cos[angle];
-        ahead.second = s.rotation.sin[angle];
-      }
-      for (int j = 0; j < segment; ++j) word += s.segments[j].w.n;
-      if (leaves && segment > 0) {
-        const Cache& kv = s.kv;
-        const unsigned head_dim = static_cast<unsigned>(kv.head_dim), own_head = static_cast<unsigned>(n) / head_dim;
-        const size_t head = static_cast<size_t>(a.sequence[0]) * kv.heads + own_head;
-        ahead.cached =
-            (segment == 1 ? kv.k : kv.v) + (head * kv.positions + *m.position()) * head_dim + n - own_head * head_dim;
-      }
-      break;
+  if constexpr (kFinish == Finish::store) {
+    leaves &= i % 2 == 0;
+    word = n / 2;
+  } else if constexpr (kFinish == Finish::add) {
+    leaves &= !s.halved || i < 8;
+    ahead.from_table = s.old.source == Source::table;
+    if (ahead.from_table)
+      ahead.table_at = s.old.table + static_cast<size_t>(*m.token()) * own.w.n + n;
+    else
+      ahead.old_at = s.old.words + n;
+  } else if constexpr (kFinish == Finish::gate) {
+    leaves &= i < 8 && i % 2 == 0;
+    word = n / 2;
+  } else {
+    if (tile.rotates) {
+      const int half = s.rotation.dims / 2;
+      const size_t angle = static_cast<size_t>(*m.position()) * half + tile.low % s.kv.head_dim + i % 8;
+      ahead.first = s.rotation.cos[angle];
+      ahead.second = s.rotation.sin[angle];
+    }
+    for (int j = 0; j < segment; ++j) word += s.segments[j].w.n;
+    ahead.is_cached = leaves && segment > 0;
+    if (ahead.is_cached) {
+      const Cache& kv = s.kv;
+      const unsigned head_dim = static_cast<unsigned>(kv.head_dim), own_head = static_cast<unsigned>(n) / head_dim;
+      const size_t head = static_cast<size_t>(*m.sequence()) * kv.heads + own_head;
+      ahead.cached =
+          (segment == 1 ? kv.k : kv.v) + (head * kv.positions + *m.position()) * head_dim + n - own_head * head_dim;
     }
   }
-  if (leaves && s.out) ahead.out = s.out + word;
-  ask_ahead<kFormat>(s, ahead);
+  ahead.leaves = leaves;
+  ahead.out = s.out + word;
+  ask_ahead<kFormat, kFinish>(s, ahead);
   return ahead;
 }
-// The same `units` further on; of any step but qkv, whose units are not alike.
-template <WeightFormat kFormat>
-QB_DEVICE void move_ahead(const Step& s, int units, Ahead& ahead) {
-  const int rows = units * (s.finish == Finish::gate ? kUnitRows / 2 : kUnitRows);
+// So many rows of the matrix further on; of any step but qkv, whose units are not alike.
+template <WeightFormat kFormat, Finish kFinish>
+QB_DEVICE void move_ahead(const Step& s, int rows, Ahead& ahead) {
   ahead.n += rows;
-  if (ahead.bias_at) ahead.bias_at += rows;
+  ahead.bias_at += rows;
   if constexpr (kFormat == WeightFormat::int8) ahead.absmax_at += rows;
-  if (ahead.table_at) ahead.table_at += rows;
-  if (ahead.old_at) ahead.old_at += rows;
-  if (ahead.out) ahead.out += s.finish == Finish::add ? rows : rows / 2;
-  ask_ahead<kFormat>(s, ahead);
+  if constexpr (kFinish == Finish::add) {
+    ahead.table_at += rows;
+    ahead.old_at += rows;
+  }
+  ahead.out += kFinish == Finish::add ? rows : rows / 2;
+  ask_ahead<kFormat, kFinish>(s, ahead);
 }
 
+// What all units of a step have in common.
+struct StepFacts {
+  int parts;
+  Activation act;
+  bool halved;
+  float* logits;
+};
 // By one warp; lanes i and i + 16 have the same sum.
-template <WeightFormat kFormat>
-QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
-                           const Ahead& ahead, SumOf<kFormat> sum, float outliers, Best* best) {
+template <WeightFormat kFormat, Finish kFinish>
+QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const StepFacts& facts, const Wait& wait,
+                           const Ahead& ahead, SumOf<kFormat> sum, float outliers, const Int8Row& row, Best* best) {
   float value = 0;
   if constexpr (kFormat == WeightFormat::int8) {
-    const Int8Row row = *m.row(wait.step);
     value = int8_output(sum, row.absmax, ahead.absmax, ahead.bias);
     if (row.has_outliers) value = float_of_half(half_of_float(add_rn(value, outliers)));
   } else {
     value = sum + ahead.bias;
   }
-  switch (s.finish) {
-    case Finish::store: {
-      value = activate(value, s.act);
-      if (s.logits) {
-        if (lane_index() >= kUnitRows) return;
-        s.logits[ahead.n] = value;
-        const float score =
-            a.temperature > 0 ? noisy_score(value, a.temperature, a.seed, *m.position(), ahead.n) : value;
-        *best = better(*best, {score, ahead.n});
-        return;
-      }
-      const float next = from_lane_down(value, 1);
-      if (ahead.out) put_word(ahead.out, tagged(halves(value, next), a.epoch));
+  if constexpr (kFinish == Finish::store) {
+    value = activate(value, facts.act);
+    if (facts.logits) {
+      if (lane_index() >= kUnitRows) return;
+      facts.logits[ahead.n] = value;
+      const float score = a.temperature > 0 ? noisy_score(value, a.temperature, a.seed, *m.position(), ahead.n) : value;
+      *best = better(*best, {score, ahead.n});
       return;
     }
-    case Finish::add: {
-      float old = ahead.first;
-      if (ahead.old_at) {
-        const bool there = static_cast<uint32_t>(ahead.old >> 32) == a.epoch;
-        old = as_float(there ? static_cast<uint32_t>(ahead.old) : wait_word(wait, ahead.old_at));
-      }
-      if (ahead.out) put_word(ahead.out, tagged(bits_of_float(old + value), a.epoch));
-      return;
+    const float next = from_lane_down(value, 1);
+    if (ahead.leaves) put_word(ahead.out, tagged(halves(value, next), a.epoch));
+  } else if constexpr (kFinish == Finish::add) {
+    float old = ahead.first;
+    if (!ahead.from_table) {
+      const bool there = static_cast<uint32_t>(ahead.old >> 32) == a.epoch;
+      old = as_float(there ? static_cast<uint32_t>(ahead.old) : wait_word(wait, ahead.old_at));
     }
-    case Finish::gate: {
-      const float up = from_lane_down(value, 8);
-      value = activate(value, s.act) * up;
-      const float next = from_lane_down(value, 1);
-      if (ahead.out) put_word(ahead.out, tagged(halves(value, next), a.epoch));
-      return;
+    if (ahead.leaves) put_word(ahead.out, tagged(bits_of_float(old + value), a.epoch));
+  } else if constexpr (kFinish == Finish::gate) {
+    const float up = from_lane_down(value, 8);
+    value = activate(value, facts.act) * up;
+    const float next = from_lane_down(value, 1);
+    if (ahead.leaves) put_word(ahead.out, tagged(halves(value, next), a.epoch));
+  } else {
+    if (ahead.rotates) {
+      const float other = from_lane_xor(value, 8);
+      value = lane_index() % kUnitRows < 8 ? value * ahead.first - other * ahead.second
+                                           : value * ahead.first + other * ahead.second;
     }
-    case Finish::qkv: {
-      if (ahead.rotates) {
-        const float other = from_lane_xor(value, 8);
-        value = lane_index() % kUnitRows < 8 ? value * ahead.first - other * ahead.second
-                                             : value * ahead.first + other * ahead.second;
-      }
-      if (ahead.out) put_word(ahead.out, tagged(bits_of_float(value), a.epoch));
-      if (ahead.cached) *ahead.cached = half_of_float(value);
-      return;
-    }
+    if (ahead.leaves) put_word(ahead.out, tagged(bits_of_float(value), a.epoch));
+    if (ahead.is_cached) *ahead.cached = half_of_float(value);
   }
 }
 
@@ -190,31 +192,51 @@ QB_DEVICE Sum sum_of_parts(const Sum* parts, int count) {
 }
 
 // Finisher `own`'s units of a step: those whose number in the block's stream is its own, counted round.
-template <WeightFormat kFormat>
-QB_DEVICE void finish_step(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, int own,
-                           uint32_t first_number, int own_units, Best* best) {
-  const int first = first_unit(s), parts = parts_of_unit(s.chunks);
+template <WeightFormat kFormat, Finish kFinish>
+QB_DEVICE void finish_units(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, int own,
+                            uint32_t first_number, int own_units, Best* best) {
+  const int first = first_unit(s);
   int unit = static_cast<int>((static_cast<uint32_t>(own) + kFinishers - first_number % kFinishers) % kFinishers);
   if (unit >= own_units) return;
-  Ahead ahead = look_ahead<kFormat>(a, m, s, first + unit * blocks_x());
+  const StepFacts facts{parts_of_unit(s.chunks), s.act, s.halved, s.logits};
+  const int rows_on = kFinishers * blocks_x() * rows_of_unit(s);
+  Ahead ahead = look_ahead<kFormat, kFinish>(m, s, first + unit * blocks_x());
   while (true) {
     const uint32_t number = first_number + static_cast<uint32_t>(unit);
     const PartPlace at = part_place(number);
     wait_barrier(wait, part_barrier(m, at), at.parity);
-    const SumOf<kFormat> sum = sum_of_parts<kLanesOfSum<kFormat>>(parts_at<kFormat>(m, at), parts);
+    Int8Row row{};
+    if constexpr (kFormat == WeightFormat::int8) row = *m.row(wait.step);
+    SumOf<kFormat> sum = sum_of_parts<kLanesOfSum<kFormat>>(parts_at<kFormat>(m, at), facts.parts);
     float outliers = 0;
     if constexpr (kFormat == WeightFormat::int8) {
-      if (m.row(wait.step)->has_outliers) outliers = sum_of_parts<1>(outlier_parts_at(m, at), parts);
+      if (row.has_outliers) outliers = sum_of_parts<1>(outlier_parts_at(m, at), facts.parts);
     }
+    if constexpr (kFinish == Finish::add) {
+      if (facts.halved) {
+        sum += from_lane_xor(sum, kUnitRows / 2);
+        outliers += from_lane_xor(outliers, kUnitRows / 2);
+      }
+    }
+    finish_unit<kFormat, kFinish>(a, m, facts, wait, ahead, sum, outliers, row, best);
     sync_warp();
     if (lane_index() == 0) store_shared_last(shared_address(m.progress() + own), number + kFinishers);
-    finish_unit<kFormat>(a, m, s, wait, ahead, sum, outliers, best);
     unit += kFinishers;
     if (unit >= own_units) return;
-    if (s.finish == Finish::qkv)
-      ahead = look_ahead<kFormat>(a, m, s, first + unit * blocks_x());
+    if constexpr (kFinish == Finish::qkv)
+      ahead = look_ahead<kFormat, kFinish>(m, s, first + unit * blocks_x());
     else
-      move_ahead<kFormat>(s, kFinishers * blocks_x(), ahead);
+      move_ahead<kFormat, kFinish>(s, rows_on, ahead);
+  }
+}
+template <WeightFormat kFormat>
+QB_DEVICE void finish_step(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, int own,
+                           uint32_t first_number, int own_units, Best* best) {
+  switch (s.finish) {
+    case Finish::store: return finish_units<kFormat, Finish::store>(a, m, s, wait, own, first_number, own_units, best);
+    case Finish::add: return finish_units<kFormat, Finish::add>(a, m, s, wait, own, first_number, own_units, best);
+    case Finish::gate: return finish_units<kFormat, Finish::gate>(a, m, s, wait, own, first_number, own_units, best);
+    case Finish::qkv: return finish_units<kFormat, Finish::qkv>(a, m, s, wait, own, first_number, own_units, best);
   }
 }
 
@@ -222,7 +244,7 @@ QB_DEVICE void finish_step(const PersistentArgs& a, const Shared& m, const Step&
 // By the first finisher, of what all have found.
 QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m, Best best) {
   const int lane = lane_index();
-  const int sequence = a.sequence[0], stop_count = a.done ? a.stops[0] : 0;
+  const int sequence = *m.sequence(), stop_count = a.done ? a.stops[0] : 0;
   const bool is_done = a.done && a.done[sequence] != 0;
   const Wait wait{a.stuck, a.epoch, a.step_count};
   wait_barrier(wait, m.best_barrier(), 0);

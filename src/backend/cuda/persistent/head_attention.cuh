@@ -218,9 +218,9 @@ QB_DEVICE void join_parts(const Step& s, const Wait& wait, int head, int parts) 
 }
 
 template <int kPieces>
-QB_DEVICE void attend(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
+QB_DEVICE void attend(const Shared& m, const Step& s, const Wait& wait) {
   constexpr int kWords = kPartHead + kPieces * 16;
-  const int position = *m.position(), sequence = a.sequence[0], length = position + 1;
+  const int position = *m.position(), sequence = *m.sequence(), length = position + 1;
   const int wanted = (length + kPartPositions - 1) / kPartPositions;
   const int parts = wanted < s.most_parts ? wanted : s.most_parts;
   const int share = (wanted + parts - 1) / parts * kPartPositions;

@@ -61,8 +61,8 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, Half2 (&pairs)[kPairs], con
 #pragma unroll
   for (int w = 0; w < kConsumerWarps; w += 4) {
     const Bytes16 four = load_shared16(shared_address(sums + w));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) all = larger_halves(all, four.word[i]);
+    all = larger_halves(
+        all, larger_halves(larger_halves(four.word[0], four.word[1]), larger_halves(four.word[2], four.word[3])));
   }
   const float absmax = float_of_half(static_cast<uint16_t>(all)), scale = code_scale(absmax);
   if (warp_has) {

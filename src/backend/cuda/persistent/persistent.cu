@@ -51,7 +51,7 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
     const Wait wait{a.stuck, a.epoch, i};
     fetch_step(a, m, i + 1);
     if (s.kind == StepKind::attend) {
-      attend<kPieces>(a, m, s, wait);
+      attend<kPieces>(m, s, wait);
     } else if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16) {
       product<WeightFormat::f16>(a, m, s, wait);
     } else {
@@ -81,6 +81,7 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
     barrier_init(m.best_barrier(), kFinishers - 1);
     *m.position() = a.position[0];
     *m.token() = a.token[0];
+    *m.sequence() = a.sequence[0];
     if (shared_address(m.base) % 1024 != 0) give_up(a.stuck, 4, 0);
   }
   sync_block();

@@ -139,6 +139,11 @@ class Builder {
     inputs_[tensor] = {.source = Source::halves, .words = words};
     return words;
   }
+  // Whether the multiprocessor with the most units has less to do where a unit is eight rows instead of sixteen.
+  bool balances_by_halves(int n, int chunks) const {
+    const auto most = [&](int units) { return (units + multiprocessors_ - 1) / multiprocessors_; };
+    return chunks % 2 == 0 && most(n / (kUnitRows / 2)) < 2 * most(n / kUnitRows);
+  }
   Step product(std::initializer_list<const Linear*> linears, Tensor x, const Norm* norm, Finish finish) {
     Step s;
     s.finish = finish;
@@ -153,13 +158,16 @@ class Builder {
       if (s.format != WeightFormat::f16) plan.format = s.format;
       s.inverse_k = 1.0 / s.k;
       const bool second_of_gate = finish == Finish::gate && s.segment_count == 2;
-      segment.units = second_of_gate ? 0 : segment.w.n / (finish == Finish::gate ? kUnitRows / 2 : kUnitRows);
+      s.halved = finish == Finish::add && balances_by_halves(segment.w.n, row_bytes(s.format, s.k) / kChunkBytes);
+      segment.units =
+          second_of_gate ? 0 : segment.w.n / (finish == Finish::gate || s.halved ? kUnitRows / 2 : kUnitRows);
       s.units += segment.units;
-      s.chunks = row_bytes(s.format, s.k) / kChunkBytes;
+      s.chunks = row_bytes(s.format, s.k) / kChunkBytes / (s.halved ? 2 : 1);
       s.slot_chunks = largest_part(s.chunks, plan.format == WeightFormat::nf4 ? kMostSlotChunks : kFewSlotChunks);
       s.slots = s.chunks / s.slot_chunks;
       segment.map = static_cast<int>(plan.maps.size());
-      plan.maps.push_back({segment.w.w, segment.w.n, s.chunks, s.slot_chunks, s.format == WeightFormat::f16});
+      plan.maps.push_back(
+          {segment.w.w, segment.w.n, s.halved ? 2 * s.chunks : s.chunks, s.slot_chunks, s.format == WeightFormat::f16});
     }
     for (int warp = 0; warp < kConsumerWarps; ++warp) {
       const auto small = [](int i) { return static_cast<uint8_t>(i); };

@@ -67,7 +67,10 @@ struct alignas(128) Step {
   WarpStart starts[kConsumerWarps];
   Stride stride;
   int rounds = 0, rest = 0;  // each block has `rounds` units, the first `rest` from the turn on one more
-  bool same_row = false;     // as the product's before this one, which is still there
+  // A unit is eight rows, as `low` over the first half of k and as `high` over the second; chunks are then those of a
+  // half.
+  bool halved = false;
+  bool same_row = false;  // as the product's before this one, which is still there
   int segment_count = 0;
   Segment segments[kMostJobs];
   StepInput in;       // attend: words are q, [q_heads · head_dim] floats
@@ -132,7 +135,7 @@ constexpr SharedLayout shared_layout(int slots, int slot_bytes, int most_k, bool
   at.places = take(kConsumerWarps * kPlaceBytes);
   at.steps = take(2 * sizeof(Step));
   at.finisher_steps = take(static_cast<size_t>(2 * kFinishers) * sizeof(Step));
-  at.token = take(2 * sizeof(int));
+  at.token = take(3 * sizeof(int));
   at.progress = take(4 * sizeof(uint32_t));
   at.part_barriers = take((kPartBuffers + 1) * sizeof(uint64_t));
   at.scale_barriers = take(nf4 ? static_cast<size_t>(slots + 1) * sizeof(uint64_t) : 0);

@@ -55,7 +55,7 @@ template <WeightFormat kFormat>
 struct PieceSums {
   SumOf<kFormat> acc[2][4] = {};  // so that no product waits for the one before
   QB_DEVICE SumOf<kFormat> low() const { return acc[0][0] + acc[1][0]; }
-  QB_DEVICE SumOf<kFormat> high() const { return acc[0][2] + acc[1][2]; }
+  QB_DEVICE SumOf<kFormat> high() const { return acc[0][3] + acc[1][3]; }
 };
 template <>
 struct PieceSums<WeightFormat::nf4> {
@@ -85,65 +85,70 @@ QB_DEVICE void multiply_piece(PieceSums<kFormat>& sums, SharedAddress from, cons
   }
 }
 
-// The scales of block `own` of the first eight rows, row by row, and of the same of the other eight.
+// The scales of block `own` of the first eight rows, row by row, and what belongs to the second half of the unit.
 struct TwoScales {
   float low, high;
 };
-QB_DEVICE TwoScales unit_scales(const Shared& m, const SharedAddress area, int row_blocks, uint32_t own) {
+QB_DEVICE TwoScales unit_scales(const Shared& m, const SharedAddress area, int row_blocks, bool halved, uint32_t own) {
   const SharedAddress codes = shared_address(m.base + m.at.code);
   const SharedAddress bytes = area + kScaleHeadBytes + own;
   const SharedAddress nested = area + kScaleHeadBytes + static_cast<uint32_t>(kUnitRows * row_blocks);
-  const uint32_t low = load_shared_byte(bytes), high = load_shared_byte(bytes + static_cast<uint32_t>(8 * row_blocks));
+  const uint32_t low = load_shared_byte(bytes);
+  const uint32_t high = load_shared_byte(bytes + static_cast<uint32_t>(halved ? row_blocks / 2 : 8 * row_blocks));
   const Bytes16 head = load_shared16(area);
   const auto nested_of = [&](SharedAddress from, uint32_t place) {
     return as_float(load_shared(from + place / kNestedBlock * 4));
   };
   const float low_nested = nested_of(nested, head.word[0] + own);
-  const float high_nested = nested_of(nested + kNestedBytes, head.word[2] + own);
+  const float high_nested = nested_of(halved ? nested : nested + kNestedBytes, head.word[2] + own);
   const auto code_of_scale = [&](uint32_t byte) { return as_float(load_shared(codes + byte * 4)); };
   return {add_rn(mul_rn(code_of_scale(low), low_nested), float_of_bits(head.word[1])),
           add_rn(mul_rn(code_of_scale(high), high_nested), float_of_bits(head.word[3]))};
 }
-// 64 weights of each of a unit's rows as fp16, from their codes in `w`.
-struct BlockOperands {
-  uint32_t a[4][4];
+// 32 weights of each of a unit's rows as fp16, from two bytes each of their codes in `w`.
+struct Operands {
+  uint32_t a[2][4];
 };
-QB_DEVICE BlockOperands look_up(const uint32_t (&w)[4], SharedAddress pairs) {
-  BlockOperands block;
+QB_DEVICE Operands look_up(const uint32_t (&w)[4], int first_byte, SharedAddress pairs) {
+  Operands found;
 #pragma unroll
-  for (int byte = 0; byte < 4; ++byte) {
-    const uint32_t pick = 0x80u << (8 * byte);  // that byte times 128, the size of an entry in all its copies
+  for (int byte = 0; byte < 2; ++byte) {
+    const uint32_t pick =
+        0x80u << (8 * (first_byte + byte));  // that byte times 128, the size of an entry in all copies
 #pragma unroll
-    for (int i = 0; i < 4; ++i) block.a[byte][i] = load_shared(dot_bytes(w[i], pick, pairs));
+    for (int i = 0; i < 4; ++i) found.a[byte][i] = load_shared(dot_bytes(w[i], pick, pairs));
   }
-  return block;
+  return found;
 }
 // The four blocks of a piece times a row each of their own: column 2b and 2b + 1 of the right operand are the row's
-// block b, whatever block of weights meets it, so of the sums of weight block b those of column 2b count, and lane t
-// keeps block t's. What is looked up for a block is on the way while the one before it is multiplied; `scales` are
-// asked for then, too.
+// block b (the latter that of the second half of k, if there is one), whatever block of weights meets it, so of the
+// sums of weight block b those of these columns count, and lane t keeps block t's. What is looked up is on the way
+// while what was looked up before is multiplied; `scales` are asked for then, too.
 template <typename Scales>
 QB_DEVICE void multiply_piece_nf4(PieceSums<WeightFormat::nf4>& sums, SharedAddress from, const Bytes16 (&b)[2], int t,
                                   const Scales& scales, SharedAddress pairs) {
-  constexpr int kBlocks = kChunkBytes / 32;
+  constexpr int kHalfBlocks = 2 * kChunkBytes / 32;
   uint32_t w[2][4];
   load_fragments(w[0], from);
   load_fragments(w[1], from ^ 32);
-  BlockOperands now = look_up(w[0], pairs), next;
+  Operands now = look_up(w[0], 0, pairs), next;
   TwoScales own_scales;
-  float low = 0, high = 0;
+  float low = 0, high = 0, acc[4];
 #pragma unroll
-  for (int i = 0; i < kBlocks; ++i) {
-    if (i + 1 < kBlocks) next = look_up(w[(i + 1) % 2], pairs);
-    if (i + 2 < kBlocks) load_fragments(w[i % 2], from ^ static_cast<SharedAddress>((i + 2) * 32));
-    if (i == 1) own_scales = scales();
-    float acc[4] = {};
+  for (int i = 0; i < kHalfBlocks; ++i) {
+    const int block = i / 2, half = i % 2;
+    if (i + 1 < kHalfBlocks) next = look_up(w[(i + 1) / 2 % 2], half == 0 ? 2 : 0, pairs);
+    if (half == 0 && block > 0 && block + 1 < kHalfBlocks / 2)
+      load_fragments(w[(block + 1) % 2], from ^ static_cast<SharedAddress>((block + 1) * 32));
+    if (i == 2) own_scales = scales();
+    if (half == 0) acc[0] = acc[1] = acc[2] = acc[3] = 0;
 #pragma unroll
-    for (int byte = 0; byte < 4; ++byte) {
-      mma_f16(acc, now.a[byte], {b[byte / 2].word[byte % 2 * 2], b[byte / 2].word[byte % 2 * 2 + 1]});
+    for (int byte = 0; byte < 2; ++byte)
+      mma_f16(acc, now.a[byte], {b[half].word[2 * byte], b[half].word[2 * byte + 1]});
+    if (half == 1) {
+      low = t == block ? acc[0] : low;
+      high = t == block ? acc[3] : high;
     }
-    low = t == i ? acc[0] : low;
-    high = t == i ? acc[2] : high;
     now = next;
   }
   sums.low_sum = fmaf(low, own_scales.low, sums.low_sum);
@@ -174,28 +179,40 @@ QB_DEVICE float unit_absmax(const Step& s, int unit) {
       .w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
 }
 
-// This warp's pieces of a step, after the row is there. `at`: where the block's stream stood at the step's start.
+// A warp's place among the pieces of a step.
+struct PieceCursor {
+  int unit, chunk, in_slot;
+  Ring ring, areas;  // of the slot; nf4: of the unit's scales
+};
+// Its first piece. `at`: where the block's stream stands at the step's start.
+QB_DEVICE PieceCursor first_piece(const PersistentArgs& a, const Step& s, const Place& at, bool has_areas) {
+  const WarpStart start = s.starts[warp_index()];
+  PieceCursor first{start.unit, start.chunk, start.in_slot, at.ring, at.areas};
+  first.ring.skip(start.slots, a.slots);
+  if (has_areas) first.areas.skip(start.unit, a.slots + 1);
+  return first;
+}
+// This warp's pieces of a step, after the row is there. first_number: of the step's first unit in the block's stream.
 template <WeightFormat kFormat>
 QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
-                               const Place& at, int own_units, const Int8Row& row) {
+                               const PieceCursor& first, uint32_t first_number, int own_units, const Int8Row& row) {
   using Sum = SumOf<kFormat>;
   constexpr bool kInt8 = kFormat == WeightFormat::int8, kNf4 = kFormat == WeightFormat::nf4;
   const int thread = thread_index(), lane = thread % kWarpSize, g = lane / 4, t = lane % 4;
-  const WarpStart start = s.starts[thread / kWarpSize];
   const Stride stride = s.stride;
   const int chunks = s.chunks, slot_chunks = s.slot_chunks, row_blocks = s.k / 64;
   const bool own_areas = kNf4 && s.slots > 1;  // else the scales come with the unit's slot
-  int unit = start.unit, chunk = start.chunk, part = chunk, in_slot = start.in_slot;
-  Ring ring = at.ring;
-  ring.skip(start.slots, a.slots);
-  Ring areas = at.areas;  // nf4
-  if constexpr (kNf4) areas.skip(unit, a.slots + 1);
+  int unit = first.unit, chunk = first.chunk, part = chunk, in_slot = first.in_slot;
+  Ring ring = first.ring, areas = first.areas;
   const int box_bytes = 8 * kChunkBytes * slot_chunks;
   const SharedAddress slots = shared_address(m.base + m.at.ring), barriers = m.barriers();
   // Where this lane's row of a piece's first 32 bytes lies, from the piece on.
   const auto fragment =
       static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes + (lane / 16 ^ lane % 8) * 16);
-  const std::byte* const x = m.base + (kInt8 ? m.at.codes : m.at.x);
+  // Of x, this lane's column: that of the second half of k is the odd ones, where there is one.
+  constexpr int kRowBytes = kNf4 ? 4 * kChunkBytes : kChunkBytes;  // of x, beside a chunk
+  const bool halved = s.halved;
+  const std::byte* const x = m.base + (kInt8 ? m.at.codes : m.at.x) + (halved && g % 2 == 1 ? chunks * kRowBytes : 0);
   const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
   Bytes16 b[2] = {};  // nf4: the row at chunk `loaded`, this lane's part
   int loaded = -1;
@@ -218,7 +235,7 @@ QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const S
     wait_barrier(wait, full, ring.parity);
     if constexpr (kNf4) {
       if (chunk != loaded) {
-        const auto* const own = reinterpret_cast<const Bytes16*>(x + chunk * (4 * kChunkBytes) + g / 2 * 128 + t * 32);
+        const auto* const own = reinterpret_cast<const Bytes16*>(x + chunk * kRowBytes + g / 2 * 128 + t * 32);
         b[0] = own[0];
         b[1] = own[1];
         loaded = chunk;
@@ -228,16 +245,18 @@ QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const S
           wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(areas.slot) * 8, areas.parity);
         return unit_scales(
             m, shared_address(m.base + m.at.scales) + static_cast<SharedAddress>(areas.slot * a.scale_bytes),
-            row_blocks, static_cast<uint32_t>(g * row_blocks + chunk * 4 + t));
+            row_blocks, halved, static_cast<uint32_t>(g * row_blocks + chunk * 4 + t));
       };
       multiply_piece_nf4(sums, piece + fragment, b, t, scales, pairs);
     } else {
-      multiply_piece<kFormat>(sums, piece + fragment, x + chunk * kChunkBytes + t * 16);
+      multiply_piece<kFormat>(sums, piece + fragment, x + chunk * kRowBytes + t * 16);
       if constexpr (kInt8) {
-        if (row.has_outliers) outliers = add_outliers(m, outliers, piece, box_bytes, chunk, absmax);
+        if (row.has_outliers)
+          outliers = add_outliers(m, outliers, piece, box_bytes,
+                                  halved && lane % kUnitRows >= 8 ? chunk + chunks : chunk, absmax);
       }
     }
-    const uint32_t number = at.units + static_cast<uint32_t>(unit);
+    const uint32_t number = first_number + static_cast<uint32_t>(unit);
     const PartPlace place = part_place(number);
     const SharedAddress written = part_barrier(m, place);
     if (unit_ends) {
@@ -294,6 +313,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   RowWords words;
   if (!row_there && s.in.source != Source::table) ask_row(s.in.words, thread_index(), row_word_count(s), words);
   prefetch_norm(s.next_norm, s.next_norm_count);
+  const PieceCursor first = first_piece(a, s, place, kFormat == WeightFormat::nf4);
   Int8Row row{};
   if (row_there)
     row = *m.row(wait.step - 1);
@@ -302,7 +322,7 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   if constexpr (kFormat == WeightFormat::int8) {
     if (lane_index() == 0) *m.row(wait.step) = row;  // the same by each warp, before its sums
   }
-  multiply_pieces<kFormat>(a, m, s, wait, place, own_units, row);
+  multiply_pieces<kFormat>(a, m, s, wait, first, place.units, own_units, row);
   Place next = *own_place;
   next.ring.skip(own_units * s.slots, a.slots);
   if (kFormat == WeightFormat::nf4) next.areas.skip(own_units, a.slots + 1);

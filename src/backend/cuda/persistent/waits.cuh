@@ -38,6 +38,7 @@ struct Shared {
   QB_DEVICE Int8Row* row(int step) const { return pointer<Int8Row>(at.rows) + step % kStepsAtOnce; }
   QB_DEVICE int* token() const { return pointer<int>(at.token); }
   QB_DEVICE int* position() const { return token() + 1; }
+  QB_DEVICE int* sequence() const { return token() + 2; }
 };
 
 struct Wait {

@@ -24,7 +24,7 @@ struct Tile {
   bool rotates;
 };
 QB_DEVICE Tile tile_of(const Step& s, int segment, int unit) {
-  if (s.finish == Finish::gate) return {unit * 8, unit * 8, false};
+  if (s.finish == Finish::gate || s.halved) return {unit * 8, unit * 8, false};
   if (s.finish != Finish::qkv || segment == 2 || !s.rotation.cos)
     return {unit * kUnitRows, unit * kUnitRows + 8, false};
   const unsigned tiles_of_head = static_cast<unsigned>(s.kv.head_dim) / kUnitRows;
@@ -34,6 +34,9 @@ QB_DEVICE Tile tile_of(const Step& s, int segment, int unit) {
   if (own < pairs) return {start + own * 8, start + own * 8 + half, true};
   const int low = start + s.rotation.dims + (own - pairs) * kUnitRows;
   return {low, low + 8, false};
+}
+QB_DEVICE int rows_of_unit(const Step& s) {  // of a matrix
+  return s.finish == Finish::gate || s.halved ? kUnitRows / 2 : kUnitRows;
 }
 QB_DEVICE int first_unit(const Step& s) {
   return block_x() >= s.turn ? block_x() - s.turn : block_x() - s.turn + blocks_x();
@@ -69,13 +72,16 @@ struct alignas(kScaleHeadBytes) ScaleHead {
 static_assert(sizeof(ScaleHead) == kScaleHeadBytes);
 
 // --- the producer -----------------------------------------------------------------------------------
-// A place in this block's stream of slots: units of steps, in order.
+// A place in this block's stream of slots: units of steps, in order. What a slot needs is looked up once a step or a
+// unit: the copies of a slot must follow one another faster than memory gives them.
 struct Cursor {
   const Step* s;
   int step = -1, work = 0, units = 0, slot = 0, slots = 0;
   const TensorMap *low_map, *high_map;
   int low = 0, high = 0;  // weight rows
   int segment = 0;
+  int slot_chunks = 0, chunk = 0, high_chunk = 0;  // chunk 0 of the high rows is chunk `high_chunk`
+  bool is_nf4 = false;
 
   QB_DEVICE bool at_end(const PersistentArgs& a) const { return step >= a.step_count; }
   // To the first slot of the first unit from the next step on.
@@ -86,6 +92,9 @@ struct Cursor {
       work = first_unit(*s);
       units = s->units;
       slots = s->slots;
+      slot_chunks = s->slot_chunks;
+      high_chunk = s->halved ? s->chunks : 0;
+      is_nf4 = s->format == WeightFormat::nf4;
       if (work < units) return find(a);
     }
   }
@@ -97,9 +106,10 @@ struct Cursor {
     high = tile.high;
     low_map = a.maps + s->segments[segment].map;
     high_map = a.maps + s->segments[s->finish == Finish::gate ? 1 : segment].map;
-    slot = 0;
+    slot = chunk = 0;
   }
   QB_DEVICE void next(const PersistentArgs& a) {
+    chunk += slot_chunks;
     if (++slot < slots) return;
     work += blocks_x();
     if (work < units)
@@ -109,58 +119,65 @@ struct Cursor {
   }
 };
 
+// Asks for the scales of a unit of nf4, which come with its first slot if that is its only one; and says how many bytes
+// that slot's barrier has to wait for, slot_bytes of weights among them.
+QB_DEVICE void produce_scales(const PersistentArgs& a, const Shared& m, const Cursor& at, int area, SharedAddress full,
+                              int slot_bytes) {
+  const Step& s = *at.s;
+  const int row_blocks = s.k / 64, piece = 8 * row_blocks;
+  const Weight &low = s.segments[at.segment].w, &high = s.segments[s.finish == Finish::gate ? 1 : at.segment].w;
+  const bool halved = s.halved;
+  const int low_block = at.low * row_blocks, high_block = at.high * row_blocks + (halved ? row_blocks / 2 : 0);
+  const int low_nested = nested_bytes(low_block, piece), high_nested = nested_bytes(high_block, piece);
+  *reinterpret_cast<ScaleHead*>(m.base + m.at.scales + area * a.scale_bytes) = {
+      static_cast<uint32_t>(nested_offset(low_block)), low.offset,
+      static_cast<uint32_t>(high_block - nested_start(halved ? low_block : high_block) * kNestedBlock), high.offset};
+  const SharedAddress scales =
+      shared_address(m.base + m.at.scales) + static_cast<SharedAddress>(area * a.scale_bytes) + kScaleHeadBytes;
+  const SharedAddress nested = scales + 2 * static_cast<SharedAddress>(piece);
+  const int bytes = halved ? piece + low_nested : 2 * piece + low_nested + high_nested;
+  const bool own = at.slots > 1;
+  const SharedAddress own_barrier = m.scale_barriers() + static_cast<SharedAddress>(area) * 8;
+  const SharedAddress there = own ? own_barrier : full;
+  barrier_expect(own_barrier, own ? bytes : 0);
+  barrier_expect(full, slot_bytes + (own ? 0 : bytes));
+  copy_bytes(scales, low.absmax8 + low_block, piece, there);
+  copy_bytes(nested, low.nested_absmax + nested_start(low_block), low_nested, there);
+  if (halved) return;
+  copy_bytes(scales + piece, high.absmax8 + high_block, piece, there);
+  copy_bytes(nested + kNestedBytes, high.nested_absmax + nested_start(high_block), high_nested, there);
+}
+
 QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
   Ring ring;
   int scale_area = 0;
   const int ring_slots = a.slots;
   const SharedAddress barriers = m.barriers(), data = shared_address(m.base + m.at.ring);
-  const SharedAddress scale_data = shared_address(m.base + m.at.scales);
   Cursor at;
   at.next_step(a);
   Ring oldest;  // of the slots that are on the way
   int on_the_way = 0;
   for (; !at.at_end(a); at.next(a)) {
+    const Wait wait{a.stuck, a.epoch, at.step};
     // What is asked for queues up in front of the words that blocks exchange: so not too much at once.
     if (on_the_way == a.slots_on_the_way) {
-      wait_barrier({a.stuck, a.epoch, at.step}, barriers + static_cast<SharedAddress>(oldest.slot) * kSlotBarriers,
-                   oldest.parity);
+      wait_barrier(wait, barriers + static_cast<SharedAddress>(oldest.slot) * kSlotBarriers, oldest.parity);
       oldest.next(ring_slots);
       --on_the_way;
     }
     ++on_the_way;
     const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
-    wait_barrier({a.stuck, a.epoch, at.step}, full + kEmpty, ring.parity ^ 1);
-    const Step& s = *at.s;
-    const int box_bytes = 8 * kChunkBytes * s.slot_chunks, chunk = at.slot * s.slot_chunks;
+    wait_barrier(wait, full + kEmpty, ring.parity ^ 1);
+    const int box_bytes = 8 * kChunkBytes * at.slot_chunks;
     const SharedAddress to = data + static_cast<SharedAddress>(ring.slot * a.slot_bytes);
-    if (s.format == WeightFormat::nf4 && at.slot == 0) {
-      const int row_blocks = s.k / 64, piece = 8 * row_blocks;
-      const Weight &low = s.segments[at.segment].w, &high = s.segments[s.finish == Finish::gate ? 1 : at.segment].w;
-      const int low_block = at.low * row_blocks, high_block = at.high * row_blocks;
-      const int low_nested = nested_bytes(low_block, piece), high_nested = nested_bytes(high_block, piece);
-      *reinterpret_cast<ScaleHead*>(m.base + m.at.scales + scale_area * a.scale_bytes) = {
-          static_cast<uint32_t>(nested_offset(low_block)), low.offset, static_cast<uint32_t>(nested_offset(high_block)),
-          high.offset};
-      const SharedAddress scales =
-          scale_data + static_cast<SharedAddress>(scale_area * a.scale_bytes) + kScaleHeadBytes;
-      const SharedAddress nested = scales + 2 * static_cast<SharedAddress>(piece);
-      // They come with the slot, if it is the unit's only one.
-      const int bytes = 2 * piece + low_nested + high_nested;
-      const bool own = s.slots > 1;
-      const SharedAddress own_barrier = m.scale_barriers() + static_cast<SharedAddress>(scale_area) * 8;
-      const SharedAddress there = own ? own_barrier : full;
-      barrier_expect(own_barrier, own ? bytes : 0);
-      barrier_expect(full, 2 * box_bytes + (own ? 0 : bytes));
-      copy_bytes(scales, low.absmax8 + low_block, piece, there);
-      copy_bytes(scales + piece, high.absmax8 + high_block, piece, there);
-      copy_bytes(nested, low.nested_absmax + nested_start(low_block), low_nested, there);
-      copy_bytes(nested + kNestedBytes, high.nested_absmax + nested_start(high_block), high_nested, there);
+    if (at.is_nf4 && at.slot == 0) {
+      produce_scales(a, m, at, scale_area, full, 2 * box_bytes);
       if (++scale_area > ring_slots) scale_area = 0;
     } else {
       barrier_expect(full, 2 * box_bytes);
     }
-    copy_box(to, at.low_map, at.low, chunk, full);
-    copy_box(to + box_bytes, at.high_map, at.high, chunk, full);
+    copy_box(to, at.low_map, at.low, at.chunk, full);
+    copy_box(to + box_bytes, at.high_map, at.high, at.chunk + at.high_chunk, full);
     ring.next(ring_slots);
   }
 }
