@@ -11,8 +11,8 @@
 namespace quantbench::QB_CUDA {
 namespace {
 
-constexpr int kMostSlots = 32;                        // of the ring
-constexpr int kLeastOnTheWay = 3, kMostOnTheWay = 6;  // of those
+constexpr int kMostSlots = 32;     // of the ring
+constexpr int kLeastOnTheWay = 3;  // of those
 constexpr int kMostNormed = 4096, kMostInput = 16384;
 
 int row_bytes(WeightFormat format, int k) {
@@ -163,7 +163,9 @@ class Builder {
           second_of_gate ? 0 : segment.w.n / (finish == Finish::gate || s.halved ? kUnitRows / 2 : kUnitRows);
       s.units += segment.units;
       s.chunks = row_bytes(s.format, s.k) / kChunkBytes / (s.halved ? 2 : 1);
-      s.slot_chunks = largest_part(s.chunks, plan.format == WeightFormat::nf4 ? kMostSlotChunks : kFewSlotChunks);
+      s.slot_chunks = largest_part(s.chunks, s.format == WeightFormat::nf4
+                                                 ? kMostSlotChunks
+                                                 : std::max(kFewSlotChunks, needs.slot_bytes / kPieceBytes));
       s.slots = s.chunks / s.slot_chunks;
       segment.map = static_cast<int>(plan.maps.size());
       plan.maps.push_back(
@@ -293,12 +295,11 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   args.scale_bytes = needs.scale_bytes;
   args.slots = ring_slots(needs, shared_bytes);
   // As measured on an H100 (docs/performance.md).
-  const int bytes = plan.format == WeightFormat::nf4    ? 48 << 10
-                    : plan.format == WeightFormat::int8 ? 40 << 10
-                                                        : 60 << 10;
+  const int wanted = plan.format == WeightFormat::nf4    ? (48 << 10) / args.slot_bytes
+                     : plan.format == WeightFormat::int8 ? 4
+                                                         : 6;
   // A warp may not meet a slot again before it has been filled in between.
-  args.slots_on_the_way =
-      std::clamp(bytes / args.slot_bytes, kLeastOnTheWay, std::min(kMostOnTheWay, args.slots - needs.most_stride));
+  args.slots_on_the_way = std::min(wanted, args.slots - needs.most_stride);
   for (Step& step : plan.steps) {
     if (step.kind == StepKind::product) step.stride = stride_of(step, args.slots);
   }

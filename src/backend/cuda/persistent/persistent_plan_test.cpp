@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
+#include <vector>
 
 namespace quantbench::cuda {
 namespace {
@@ -92,6 +94,97 @@ TEST(PersistentPlan, WorkGoesRoundWithoutAGap) {
   EXPECT_EQ(plan.steps[0].units, (512 + 128 + 128) / 16);
   EXPECT_EQ(plan.steps[3].units, 1024 / 8);  // eight rows of the gate and eight of what it gates
   EXPECT_EQ(plan.steps[10].units, 4096 / 16);
+}
+
+TEST(PersistentPlan, UnitsAreEightRowsWhereThatBalancesBetter) {
+  Decoder d;
+  d.make<F16Matrix>();
+  const PersistentPlan few = make_persistent_plan(d.tape(), 32, kShared, nullptr);  // one unit of 16 rows for each
+  const PersistentPlan many = make_persistent_plan(d.tape(), 24, kShared, nullptr);
+  const Step &whole = few.steps[4], &halved = many.steps[4];
+  EXPECT_FALSE(whole.halved);
+  EXPECT_EQ(whole.units, 512 / 16);
+  EXPECT_EQ(whole.chunks, 2 * 1024 / 128);
+  EXPECT_TRUE(halved.halved);  // three of 8 rows at most instead of two of 16
+  EXPECT_EQ(halved.units, 512 / 8);
+  EXPECT_EQ(halved.chunks, whole.chunks / 2);
+  EXPECT_EQ(many.maps[static_cast<size_t>(halved.segments[0].map)].chunks, whole.chunks);
+  EXPECT_FALSE(many.steps[3].halved);  // nothing is added to
+}
+
+// Sixteen warps that follow their strides meet every piece once, in the slot and with the scales that are its own.
+TEST(PersistentPlan, StridesMeetEveryPieceInItsSlot) {
+  Decoder d;
+  for (const int format : {0, 1, 2}) {
+    if (format == 0) d.make<F16Matrix>();
+    if (format == 1) d.make<Int8Matrix>();
+    if (format == 2) d.make<Nf4Matrix>();
+    const PersistentPlan plan = make_persistent_plan(d.tape(), kProcessors, kShared, nullptr);
+    const int ring = plan.args.slots, areas = ring + 1;
+    for (const Step& s : plan.steps) {
+      if (s.kind != StepKind::product) continue;
+      ASSERT_EQ(s.slots * s.slot_chunks, s.chunks);
+      constexpr int kUnits = 70;  // several times round the ring
+      std::vector<int> met(static_cast<size_t>(kUnits * s.chunks));
+      for (int warp = 0; warp < kConsumerWarps; ++warp) {
+        const WarpStart start = s.starts[warp];
+        int unit = start.unit, chunk = start.chunk, slot = start.slots % ring, in_slot = start.in_slot;
+        int area = start.unit % areas, flips = start.slots / ring, area_flips = start.unit / areas;
+        while (unit < kUnits) {
+          const int piece = unit * s.chunks + chunk, slots = piece / s.slot_chunks;
+          ASSERT_LT(chunk, s.chunks);
+          ++met[static_cast<size_t>(piece)];
+          EXPECT_EQ(in_slot, piece % s.slot_chunks);
+          EXPECT_EQ(slot, slots % ring);
+          EXPECT_EQ(flips % 2, slots / ring % 2);
+          EXPECT_EQ(area, unit % areas);
+          EXPECT_EQ(area_flips % 2, unit / areas % 2);
+          // As the kernel goes on.
+          int next_unit = unit + s.stride.units;
+          chunk += s.stride.chunks;
+          if (chunk >= s.chunks) chunk -= s.chunks, ++next_unit;
+          in_slot += s.stride.in_slot;
+          slot += s.stride.slots;
+          flips += s.stride.slots_flip;
+          if (in_slot >= s.slot_chunks) in_slot -= s.slot_chunks, ++slot;
+          if (slot >= ring) slot -= ring, ++flips;
+          area += s.stride.areas + (next_unit - unit - s.stride.units);
+          area_flips += s.stride.areas_flip;
+          if (area >= areas) area -= areas, ++area_flips;
+          unit = next_unit;
+        }
+      }
+      EXPECT_EQ(std::count(met.begin(), met.end(), 1), std::ssize(met));
+    }
+  }
+}
+
+TEST(PersistentPlan, ARowThatIsThereIsNotMadeAgainAndANormIsFetchedAhead) {
+  Decoder d;
+  d.make<F16Matrix>();
+  const std::vector<float> weight(Decoder::kWidth);
+  d.norm.weight = weight.data();
+  const PersistentPlan llama = make_persistent_plan(d.tape(), kProcessors, kShared, nullptr);
+  EXPECT_EQ(llama.steps[2].next_norm.weight, weight.data());
+  EXPECT_EQ(llama.steps[2].next_norm_count, Decoder::kWidth);
+  EXPECT_EQ(llama.steps[3].next_norm.weight, nullptr);
+  for (const Step& step : llama.steps) EXPECT_FALSE(step.same_row);
+  // As in Phi: both from the same norm of the same numbers.
+  const Rows r{.count = 1};
+  const auto tensor = [&](float* at, int cols) { return Tensor{at, DType::f32, 1, cols}; };
+  const KvLayer kv{.sequences = 1, .positions = 64, .heads = Decoder::kKvHeads, .head_dim = Decoder::kHeadDim};
+  TapeOps out;
+  out.embed({tensor(d.x, Decoder::kWidth), &d.table, 1, r});
+  out.qkv({tensor(d.q, Decoder::kHeads * Decoder::kHeadDim), kv, tensor(d.x, Decoder::kWidth), &d.norm, &d.wq, &d.wk,
+           &d.wv, &d.rope, r});
+  out.project({tensor(d.h, Decoder::kInner), tensor(d.x, Decoder::kWidth), &d.norm, &d.gate, Act::gelu_tanh});
+  out.add_linear({tensor(d.x, Decoder::kWidth), tensor(d.h, Decoder::kInner), &d.down});
+  out.project({tensor(d.logits, Decoder::kVocab), tensor(d.x, Decoder::kWidth), &d.norm, &d.head, Act::none});
+  out.next_token({r, tensor(d.logits, Decoder::kVocab), d.sampling, nullptr, 0, nullptr, nullptr});
+  const PersistentPlan phi = make_persistent_plan(out.tape(), kProcessors, kShared, nullptr);
+  ASSERT_EQ(phi.steps.size(), 4u);
+  EXPECT_TRUE(phi.steps[1].same_row);
+  EXPECT_FALSE(phi.steps[3].same_row);  // x has been added to
 }
 
 TEST(PersistentPlan, BuffersDoNotOverlapAndCountingNeedsNoMemory) {

@@ -171,12 +171,12 @@ QB_DEVICE float add_outliers(const Shared& m, float sum, SharedAddress piece, in
   }
   return sum;
 }
-// Of weight row lane % 16 of a unit.
-QB_DEVICE float unit_absmax(const Step& s, int unit) {
+// Where that of weight row lane % 16 of a unit is.
+QB_DEVICE const float* unit_absmax(const Step& s, int unit) {
   const int r = lane_index() % kUnitRows, segment = find_segment(s, &unit);
   const Tile tile = tile_of(s, segment, unit);
-  return s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment]
-      .w.absmax[r < 8 ? tile.low + r : tile.high + r - 8];
+  return s.segments[s.finish == Finish::gate && r >= 8 ? 1 : segment].w.absmax +
+         (r < 8 ? tile.low + r : tile.high + r - 8);
 }
 
 // A warp's place among the pieces of a step.
@@ -218,16 +218,23 @@ QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const S
   int loaded = -1;
   PieceSums<kFormat> sums;
   float outliers = 0, absmax = 0, next_absmax = 0;
+  const float* absmax_at = nullptr;
   if constexpr (kInt8) {
-    if (row.has_outliers && unit < own_units) absmax = unit_absmax(s, first_unit(s) + unit * blocks_x());
+    if (row.has_outliers && unit < own_units) {
+      absmax_at = unit_absmax(s, first_unit(s) + unit * blocks_x());
+      absmax = *absmax_at;
+    }
   }
   while (unit < own_units) {
     int next_unit = unit + stride.units, next_chunk = chunk + stride.chunks;
     if (next_chunk >= chunks) next_chunk -= chunks, ++next_unit;
     const bool unit_ends = next_unit != unit;
     if constexpr (kInt8) {
-      if (row.has_outliers && unit_ends && next_unit < own_units)
-        next_absmax = unit_absmax(s, first_unit(s) + next_unit * blocks_x());
+      if (row.has_outliers && unit_ends && next_unit < own_units) {
+        absmax_at = s.finish == Finish::qkv ? unit_absmax(s, first_unit(s) + next_unit * blocks_x())
+                                            : absmax_at + (next_unit - unit) * blocks_x() * rows_of_unit(s);
+        next_absmax = *absmax_at;
+      }
     }
     const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
     const SharedAddress piece =
