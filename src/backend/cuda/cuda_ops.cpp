@@ -248,7 +248,7 @@ void CudaOps::attend(const Attend& op) {
   assert(op.kv.head_dim <= kMostHeadDim);
   const Workspace& w = workspace_;
   // Where every row has a sequence of its own, a tile of rows would share no keys.
-  if (op.rows.count > kStreamedRows && op.rows.count > op.kv.sequences && has_flash(op.kv.head_dim)) {
+  if (op.rows.count > kStreamedAttentionRows && op.rows.count > op.kv.sequences && has_flash(op.kv.head_dim)) {
     attend_flash({.a = op.a.f32(),
                   .q = op.q.f32(),
                   .rows = op.rows.count,

@@ -144,6 +144,7 @@ bool WideProducts::fits(const Product& product) const {
   const Tensor& x = product.x;
   if (!gemm_ || x.rows <= kStreamedRows || x.rows > w_.rows || padded_k(x.cols) > w_.general.stride) return false;
   const WeightFormat format = product.outputs.front().w.format;
+  if (format == WeightFormat::nf4 && x.rows <= kStreamedNf4Rows) return false;
   for (const Product::Output& output : product.outputs) {
     if (output.w.format != format || !divides(format, output.w.n, output.w.k)) return false;
   }
@@ -294,6 +295,7 @@ void WideProducts::tune(const Tape& step, int rows) {
       product.outputs.push_back({view(l->weight), l->bias, static_cast<float*>(w_.raw)});
     }
     const WeightFormat format = product.outputs.front().w.format;
+    if (format == WeightFormat::nf4 && rows <= kStreamedNf4Rows) return;
     for (const Product::Output& output : product.outputs) {
       if (output.w.format != format || !divides(format, output.w.n, k)) return;
     }

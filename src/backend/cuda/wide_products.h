@@ -12,8 +12,9 @@
 
 namespace quantbench::QB_CUDA {
 
-// More rows than this are a prompt; fewer take the kernels that stream the weights.
-constexpr int kStreamedRows = 16;
+// More rows than this take matrix products; fewer take the kernels that stream the weights, eight rows at a time. NF4,
+// whose weights would have to be expanded, does so up to twice eight, and so does attention.
+constexpr int kStreamedRows = 4, kStreamedNf4Rows = 16, kStreamedAttentionRows = 16;
 
 struct WideShape {  // zero: no product here has many rows
   int rows = 0;
