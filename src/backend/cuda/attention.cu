@@ -14,10 +14,11 @@ namespace quantbench::QB_CUDA {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-constexpr int kGroup = 4;                // q heads of a block
-constexpr int kPiece = kThreads;         // positions whose scores are there at a time
-constexpr int kLeastShare = 2 * kPiece;  // positions of a block, where they are shared out
-constexpr int kMostShares = 32;          // blocks that a row's positions are shared out among
+constexpr int kGroup = 4;            // q heads of a block
+constexpr int kPiece = kThreads;     // positions whose scores are there at a time
+constexpr int kLeastShare = kPiece;  // positions of a block, where they are shared out
+constexpr int kMostShares = 32;      // blocks that a row's positions are shared out among
+constexpr int kAhead = 4;            // loads of keys or values that are on the way together
 constexpr int kPairsPerLane = kMostHeadDim / 2 / kWarpSize;
 
 QB_DEVICE size_t head_at(const Cache& kv, int sequence, int head) {
@@ -107,9 +108,17 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
         for (int h = 0; h < kGroup; ++h) score[h] = fmaf(q[h][i], k, score[h]);
       };
       int i = 0;
-      for (; d % 8 == 0 && i < d; i += 8) {
-        const Bytes16 eight = load16(key + i);
-        for (int j = 0; j < 8; ++j) add(i + j, static_cast<uint16_t>(eight.word[j / 2] >> (j % 2 * 16)));
+      for (; d % 8 == 0 && i < d; i += 8 * kAhead) {
+        Bytes16 eight[kAhead];
+#pragma unroll
+        for (int n = 0; n < kAhead; ++n) {
+          if (i + 8 * n < d) eight[n] = load16(key + i + 8 * n);
+        }
+#pragma unroll
+        for (int n = 0; n < kAhead; ++n) {
+          if (i + 8 * n >= d) break;
+          for (int j = 0; j < 8; ++j) add(i + 8 * n + j, static_cast<uint16_t>(eight[n].word[j / 2] >> (j % 2 * 16)));
+        }
       }
       for (; i < d; ++i) add(i, key[i]);
     }
@@ -123,15 +132,28 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
       for (float& sum : own[h]) sum *= keep;
     }
     const int count = end - piece < kPiece ? end - piece : kPiece;
-    for (int p = warp_index(); p < count; p += kWarps) {
+    for (int p = warp_index(); p < count; p += kAhead * kWarps) {
       const uint16_t* const value = values + static_cast<size_t>(piece + p) * d;
       for (int i = 0; i < kPairsPerLane; ++i) {
         const int dim = 2 * (i * kWarpSize + lane_index());
         if (dim >= d) break;
-        const float v0 = float_of_half(value[dim]), v1 = dim + 1 < d ? float_of_half(value[dim + 1]) : 0.0f;
-        for (int h = 0; h < kGroup; ++h) {
-          own[h][2 * i] = fmaf(weights[h][p], v0, own[h][2 * i]);
-          own[h][2 * i + 1] = fmaf(weights[h][p], v1, own[h][2 * i + 1]);
+        uint16_t v[kAhead][2];
+#pragma unroll
+        for (int n = 0; n < kAhead; ++n) {
+          const uint16_t* const own_value = value + static_cast<size_t>(n * kWarps) * d;
+          const bool is_there = p + n * kWarps < count;
+          v[n][0] = is_there ? own_value[dim] : uint16_t{0};
+          v[n][1] = is_there && dim + 1 < d ? own_value[dim + 1] : uint16_t{0};
+        }
+#pragma unroll
+        for (int n = 0; n < kAhead; ++n) {
+          const int at_piece = p + n * kWarps;
+          if (at_piece >= count) break;
+          const float v0 = float_of_half(v[n][0]), v1 = float_of_half(v[n][1]);
+          for (int h = 0; h < kGroup; ++h) {
+            own[h][2 * i] = fmaf(weights[h][at_piece], v0, own[h][2 * i]);
+            own[h][2 * i + 1] = fmaf(weights[h][at_piece], v1, own[h][2 * i + 1]);
+          }
         }
       }
     }
