@@ -46,6 +46,24 @@ ModelConfig small_phi() {
   return config;
 }
 
+// Heads of another size than the bundled model's.
+ModelConfig small_llama(int head_dim) {
+  ModelConfig config = published_config("meta-llama/Llama-3.2-1B");
+  config.generation = nullptr;
+  config.config["hidden_size"] = 512;
+  config.config["head_dim"] = head_dim;
+  config.config["num_attention_heads"] = 512 / head_dim;
+  config.config["num_key_value_heads"] = 2;
+  config.config["intermediate_size"] = 1024;
+  config.config["num_hidden_layers"] = 2;
+  config.config["vocab_size"] = 512;
+  config.config["bos_token_id"] = config.config["eos_token_id"] = 511;
+  return config;
+}
+ModelConfig config_of_shape(std::string_view shape) {
+  return shape == "phi" ? small_phi() : small_llama(shape == "heads_of_128" ? 128 : 32);
+}
+
 struct Opened {
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Backend> backend;
@@ -55,7 +73,7 @@ struct Opened {
 
   Opened(const std::string& engine, const Case& c)
       : backend(make_engine(c.backend, engine)),
-        model(c.shape.empty() ? nullptr : make_model(small_phi(), c.precision)) {
+        model(c.shape.empty() ? nullptr : make_model(config_of_shape(c.shape), c.precision)) {
     if (!model) {
       checkpoint = Checkpoint::open(std::string(QB_SOURCE_DIR) + "/models/bundled");
       model = make_model(config_of(*checkpoint), c.precision);
@@ -145,6 +163,8 @@ std::vector<Case> cases(std::string_view backend) {
     }
   }
   all.push_back({backend, Precision::int8, "phi", 4});
+  all.push_back({backend, Precision::fp16, "heads_of_32"});
+  all.push_back({backend, Precision::nf4, "heads_of_128"});
   return all;
 }
 std::string name_of_case(const testing::TestParamInfo<Case>& test) {
