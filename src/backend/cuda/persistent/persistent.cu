@@ -101,17 +101,17 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
 }  // namespace
 }  // namespace persistent
 
-void launch_persistent(const PersistentArgs& args, WeightFormat format, int head_dim, size_t shared_bytes,
-                       int multiprocessors, const Stream& stream) {
-  const auto with = [&](auto kernel) {
-    launch_cooperative(kernel, multiprocessors, persistent::kThreads, stream, args, shared_bytes);
-  };
+namespace {
+
+// Calls with_kernel(kernel) for the one of these; not at all where there is none.
+template <typename WithKernel>
+void for_kernel(WeightFormat format, int head_dim, const WithKernel& with_kernel) {
   const auto with_format = [&](auto pieces) {
     constexpr int kPieces = decltype(pieces)::value;
     switch (format) {
-      case WeightFormat::int8: return with(persistent::persistent_kernel<WeightFormat::int8, kPieces>);
-      case WeightFormat::nf4: return with(persistent::persistent_kernel<WeightFormat::nf4, kPieces>);
-      default: return with(persistent::persistent_kernel<WeightFormat::f16, kPieces>);
+      case WeightFormat::int8: return with_kernel(persistent::persistent_kernel<WeightFormat::int8, kPieces>);
+      case WeightFormat::nf4: return with_kernel(persistent::persistent_kernel<WeightFormat::nf4, kPieces>);
+      default: return with_kernel(persistent::persistent_kernel<WeightFormat::f16, kPieces>);
     }
   };
   switch (head_dim) {
@@ -121,6 +121,30 @@ void launch_persistent(const PersistentArgs& args, WeightFormat format, int head
     case 128: return with_format(std::integral_constant<int, 8>{});
     default: return;
   }
+}
+
+}  // namespace
+
+int missing_registers(WeightFormat format, int head_dim) {
+  int registers = persistent::kRegisters;
+#if !defined(QB_CUDA_EMULATED)
+  for_kernel(format, head_dim, [&](auto kernel) {
+    cudaFuncAttributes attributes{};
+    if (cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)) == cudaSuccess)
+      registers = attributes.numRegs;
+  });
+#else
+  static_cast<void>(format);
+  static_cast<void>(head_dim);
+#endif
+  return persistent::kRegisters > registers ? persistent::kRegisters - registers : 0;
+}
+
+void launch_persistent(const PersistentArgs& args, WeightFormat format, int head_dim, size_t shared_bytes,
+                       int multiprocessors, const Stream& stream) {
+  for_kernel(format, head_dim, [&](auto kernel) {
+    launch_cooperative(kernel, multiprocessors, persistent::kThreads, stream, args, shared_bytes);
+  });
 }
 
 }  // namespace quantbench::QB_CUDA

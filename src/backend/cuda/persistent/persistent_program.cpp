@@ -6,6 +6,7 @@
 
 #include "backend/cuda/persistent/persistent_plan.h"
 #include "backend/cuda/persistent/tensor_map.h"
+#include "core/error.h"
 
 namespace quantbench::QB_CUDA {
 namespace {
@@ -48,6 +49,13 @@ class PersistentProgram final : public Program {
     format_ = plan.format;
     head_dim_ = plan.head_dim;
     shared_bytes_ = plan.shared_bytes;
+    if (const int missing = missing_registers(format_, head_dim_)) {
+      fail(ErrorKind::internal,
+           "the persistent kernel for heads of {} was compiled with {} registers too few a thread; use --engine graph, "
+           "or "
+           "build with another nvcc",
+           head_dim_, missing);
+    }
     args_.stuck = stuck;
   }
   void run() override {

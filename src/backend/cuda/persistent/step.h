@@ -169,6 +169,9 @@ struct PersistentArgs {
   uint32_t* stuck = nullptr;  // [4] on the host: what a wait that never ended waited for
 };
 
+// How many registers a thread the kernel's code lacks of those that its warps hand to one another: with any, it would
+// wait for ever. 0 but for a compiler that gave it fewer.
+int missing_registers(WeightFormat format, int head_dim);
 // format: of the products, but the head's, which may be fp16 beside any.
 void launch_persistent(const PersistentArgs& args, WeightFormat format, int head_dim, size_t shared_bytes,
                        int multiprocessors, const Stream& stream);
