@@ -8,7 +8,7 @@
 #   ops       the op tests, single linears, goldens and sessions of the CUDA backend
 #   figures   decoding, by the project's own bench, beside the read rate of the same run
 #   op_figures  each op × format of the real shapes alone: µs, GB/s, share of the read rate
-#   sanitize  compute-sanitizer memcheck and racecheck over the op tests of the small shape
+#   sanitize  compute-sanitizer memcheck over the persistent kernel, and with racecheck over the op tests of the small shape
 #   parity    whole models beside transformers and bitsandbytes' arithmetic (tools/parity.py; python3 with torch and
 #             transformers); made of parity_llama and parity_phi
 #   soak      every bit of all logits must repeat; made of soak_MODEL_PRECISION (llama or phi; fp16, int8 or 4bit), 100,000
@@ -106,6 +106,8 @@ sanitize() {
     skip sanitize "compute-sanitizer is not here"
     return
   fi
+  run sanitize_memcheck_persistent 60 compute-sanitizer --tool memcheck --error-exitcode 9 "$programs/bench_decode" \
+    --device cuda --engine persistent --precision fp16,int8,4bit -n 2 -p 4 --rounds 1 --prefill-rounds 0 --check 0
   local tool
   for tool in memcheck racecheck; do
     run "sanitize_$tool" 140 compute-sanitizer --tool "$tool" --error-exitcode 9 "$programs/ops_test" --gtest_brief=1 \
