@@ -31,33 +31,25 @@ struct Case {
   int outliers = 0;
 };
 
-// What the bundled model does not have: LayerNorm, biases, heads of 80 of which 32 are rotated, an odd number of
-// chunks a row, and no gate.
-ModelConfig small_phi() {
-  ModelConfig config = published_config("microsoft/phi-2");
+ModelConfig small(std::string_view model, int hidden, int heads, int kv_heads, int inner) {
+  ModelConfig config = published_config(std::string(model));
   config.generation = nullptr;
-  config.config["hidden_size"] = 1280;
-  config.config["num_attention_heads"] = 16;
-  config.config["num_key_value_heads"] = 16;
-  config.config["intermediate_size"] = 1536;
+  config.config["hidden_size"] = hidden;
+  config.config["num_attention_heads"] = heads;
+  config.config["num_key_value_heads"] = kv_heads;
+  config.config["intermediate_size"] = inner;
   config.config["num_hidden_layers"] = 2;
   config.config["vocab_size"] = 512;
   config.config["bos_token_id"] = config.config["eos_token_id"] = 511;
   return config;
 }
-
+// What the bundled model does not have: LayerNorm, biases, heads of 80 of which 32 are rotated, an odd number of
+// chunks a row, and no gate.
+ModelConfig small_phi() { return small("microsoft/phi-2", 1280, 16, 16, 1536); }
 // Heads of another size than the bundled model's.
 ModelConfig small_llama(int head_dim) {
-  ModelConfig config = published_config("meta-llama/Llama-3.2-1B");
-  config.generation = nullptr;
-  config.config["hidden_size"] = 512;
+  ModelConfig config = small("meta-llama/Llama-3.2-1B", 512, 512 / head_dim, 2, 1024);
   config.config["head_dim"] = head_dim;
-  config.config["num_attention_heads"] = 512 / head_dim;
-  config.config["num_key_value_heads"] = 2;
-  config.config["intermediate_size"] = 1024;
-  config.config["num_hidden_layers"] = 2;
-  config.config["vocab_size"] = 512;
-  config.config["bos_token_id"] = config.config["eos_token_id"] = 511;
   return config;
 }
 ModelConfig config_of_shape(std::string_view shape) {
