@@ -28,8 +28,8 @@ QB_DEVICE_CALL float noisy_score(float logit, float temperature, uint64_t seed, 
 
 // What lane i's output needs beside its sum, asked for while the sums are made. Of lanes i < 16: row low + i, or
 // high + i - 8; lanes from 16 on do the same as those but for leaving it anywhere.
-// Flags say which of the pointers are there. (ptxas of CUDA 13.0 looks too early at a pointer that is null unless set,
-// and follows it.)
+// Flags say which of the pointers are there. (Where a pointer that is null unless set was its own flag, the code that
+// CUDA 13.0 made followed null on an H100: it compared the registers five cycles after they had been cleared.)
 struct Ahead {
   int n = 0;
   bool rotates = false, has_bias = false, from_table = false, leaves = false, is_cached = false;
