@@ -50,7 +50,7 @@ void products(float* y, size_t ldy, const float* x, size_t ldx, const Weight* w,
 // is loaded serves four of them, and four streams keep more lines of memory on the way than one.
 template <typename Weight>
 void products_of_one(float* y, const float* x, const Weight* w, int k, int count) {
-  constexpr int kStreams = 4, kUnroll = 2, kStep = kUnroll * kLanes, kAheadOfStreams = 2048;
+  constexpr int kStreams = 3, kUnroll = 2, kStep = kUnroll * kLanes, kAheadOfStreams = 2560;
   const int run = count / kStreams;
   const size_t stride = static_cast<size_t>(run) * k;
   const int whole = k / kStep * kStep;
@@ -85,7 +85,7 @@ constexpr int kLongRow = 4096;  // activations that fill a third of a 48 KB firs
 
 template <typename Weight>
 void dispatch(float* y, size_t ldy, const float* x, size_t ldx, int rows, const Weight* w, int k, int count) {
-  if (rows == 1 && k > kLongRow) return products_of_one(y, x, w, k, count);
+  if (rows == 1) return products_of_one(y, x, w, k, count);
   switch (rows) {
     case 1: return products<1, 4>(y, ldy, x, ldx, w, k, count);
     case 2: return products<2, 2>(y, ldy, x, ldx, w, k, count);
