@@ -9,16 +9,17 @@
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/sum_by_halves.cuh"
 
 namespace quantbench::QB_CUDA {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-constexpr int kGroup = 4;            // q heads of a block
-constexpr int kPiece = kThreads;     // positions whose scores are there at a time
-constexpr int kLeastShare = kPiece;  // positions of a block, where they are shared out
-constexpr int kMostShares = 32;      // blocks that a row's positions are shared out among
-constexpr int kAhead = 4;            // loads of keys or values that are on the way together
+constexpr int kGroup = 4;         // q heads of a block
+constexpr int kPiece = kThreads;  // positions whose scores are there at a time
+constexpr int kLeastShare = 128;  // positions of a block, where they are shared out
+constexpr int kMostShares = 32;   // blocks that a row's positions are shared out among
+constexpr int kAhead = 4;         // loads of keys or values that are on the way together
 constexpr int kPairsPerLane = kMostHeadDim / 2 / kWarpSize;
 
 QB_DEVICE size_t head_at(const Cache& kv, int sequence, int head) {
@@ -73,21 +74,42 @@ QB_DEVICE float* part_of(const AttendArgs& a, int row, int head, int share) {
   return a.parts + ((static_cast<size_t>(row) * a.q_heads + head) * kMostShares + share) * (2 + a.kv.head_dim);
 }
 
+// Positions of a block: cut by the capacity of the cache, so that the cut does not depend on how far the sequence has
+// come; a multiple of `turn`.
+QB_DEVICE int share_of(int positions, int shares, int turn) {
+  const int cut = (positions + shares - 1) / shares;
+  return (cut + turn - 1) / turn * turn;
+}
+
+QB_DEVICE void prefetch_share(const AttendArgs& a, int row, int kv_head, int begin, int positions) {
+  constexpr int kLine = 128 / static_cast<int>(sizeof(uint16_t));
+  const int length = a.places.position[row], end = begin + positions < length ? begin + positions : length;
+  const size_t head = head_at(a.kv, a.places.sequence[row], kv_head);
+  const size_t last = head + static_cast<size_t>(end) * a.kv.head_dim;
+  const size_t first = head + static_cast<size_t>(begin) * a.kv.head_dim + static_cast<size_t>(thread_index()) * kLine;
+  for (size_t i = first; i < last; i += kThreads * kLine) {
+    prefetch_to_l2(a.kv.k + i);
+    prefetch_to_l2(a.kv.v + i);
+  }
+}
+
 // grid: x: key/value head and kGroup of the q heads that share it; y: row; z: share of the positions.
 __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant__ AttendArgs a) {
   __shared__ float q[kGroup][kMostHeadDim], weights[kGroup][kPiece], sums[kWarps][kGroup][kMostHeadDim];
   __shared__ int before;
-  wait_for_previous();
   let_next_start();
   const int d = a.kv.head_dim, group = a.q_heads / a.kv.heads, groups = (group + kGroup - 1) / kGroup;
   const int kv_head = block_x() / groups, first_head = kv_head * group + block_x() % groups * kGroup;
   const int left = kv_head * group + group - first_head, heads = left < kGroup ? left : kGroup;
-  const int row = block_y(), length = a.places.position[row] + 1;
-  // Cut by the capacity of the cache, so that the cut does not depend on how far the sequence has come.
-  const int cut = (a.kv.positions + blocks_z() - 1) / blocks_z(), of_share = (cut + kPiece - 1) / kPiece * kPiece;
-  const int share = block_z(), shares = (length + of_share - 1) / of_share;
+  const int of_share = share_of(a.kv.positions, blocks_z(), kPiece);
+  const int row = block_y(), share = block_z(), begin = share * of_share;
+  // Keys and values are long out of the caches: what is there of them comes while the kernel before still runs. The
+  // position read here may be one of a step before.
+  if (a.parts) prefetch_share(a, row, kv_head, begin, of_share);
+  wait_for_previous();
+  const int length = a.places.position[row] + 1, shares = (length + of_share - 1) / of_share;
   if (share >= shares) return;
-  const int begin = share * of_share, end = begin + of_share > length ? length : begin + of_share;
+  const int end = begin + of_share > length ? length : begin + of_share;
   const size_t at = (static_cast<size_t>(row) * a.q_heads + first_head) * d;
   const uint16_t* const keys = a.kv.k + head_at(a.kv, a.places.sequence[row], kv_head);
   const uint16_t* const values = a.kv.v + head_at(a.kv, a.places.sequence[row], kv_head);
@@ -122,13 +144,18 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
       }
       for (; i < d; ++i) add(i, key[i]);
     }
-    for (int h = 0; h < heads; ++h) {
-      const float piece_most = block_max<kThreads>(score[h]);
-      const float most = piece_most > running[h].most ? piece_most : running[h].most;
-      const float keep = expf(running[h].most - most), weight = expf(score[h] - most);
-      weights[h][thread_index()] = weight;
-      const double total = block_sum<kThreads>(static_cast<double>(weight));
-      running[h] = {most, running[h].total * keep + static_cast<float>(total)};
+    float most[kGroup], total[kGroup];
+    for (int h = 0; h < kGroup; ++h) most[h] = score[h];
+    block_maxima<kThreads>(most);
+    for (int h = 0; h < kGroup; ++h) {
+      if (running[h].most > most[h]) most[h] = running[h].most;
+      total[h] = expf(score[h] - most[h]);
+      weights[h][thread_index()] = total[h];
+    }
+    block_sums<kThreads>(total);
+    for (int h = 0; h < kGroup; ++h) {
+      const float keep = expf(running[h].most - most[h]);
+      running[h] = {most[h], fmaf(running[h].total, keep, total[h])};
       for (float& sum : own[h]) sum *= keep;
     }
     const int count = end - piece < kPiece ? end - piece : kPiece;
@@ -137,19 +164,23 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
       for (int i = 0; i < kPairsPerLane; ++i) {
         const int dim = 2 * (i * kWarpSize + lane_index());
         if (dim >= d) break;
-        uint16_t v[kAhead][2];
+        uint32_t v[kAhead];
 #pragma unroll
         for (int n = 0; n < kAhead; ++n) {
-          const uint16_t* const own_value = value + static_cast<size_t>(n * kWarps) * d;
-          const bool is_there = p + n * kWarps < count;
-          v[n][0] = is_there ? own_value[dim] : uint16_t{0};
-          v[n][1] = is_there && dim + 1 < d ? own_value[dim + 1] : uint16_t{0};
+          const uint16_t* const pair = value + static_cast<size_t>(n * kWarps) * d + dim;
+          if (p + n * kWarps >= count)
+            v[n] = 0;
+          else if (d % 2 == 0)
+            v[n] = *reinterpret_cast<const uint32_t*>(pair);
+          else
+            v[n] = pair[0] | (dim + 1 < d ? uint32_t{pair[1]} << 16 : 0);
         }
 #pragma unroll
         for (int n = 0; n < kAhead; ++n) {
           const int at_piece = p + n * kWarps;
           if (at_piece >= count) break;
-          const float v0 = float_of_half(v[n][0]), v1 = float_of_half(v[n][1]);
+          const float v0 = float_of_half(static_cast<uint16_t>(v[n])),
+                      v1 = float_of_half(static_cast<uint16_t>(v[n] >> 16));
           for (int h = 0; h < kGroup; ++h) {
             own[h][2 * i] = fmaf(weights[h][at_piece], v0, own[h][2 * i]);
             own[h][2 * i + 1] = fmaf(weights[h][at_piece], v1, own[h][2 * i + 1]);
@@ -210,6 +241,179 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
   if (thread_index() == 0) *arrived = 0;
 }
 
+int shares_of(const AttendArgs& args) {
+  const int shares = args.parts ? (args.kv.positions + kLeastShare - 1) / kLeastShare : 1;
+  return shares < kMostShares ? shares : kMostShares;
+}
+
+// The same for head sizes of whole lines of 16 numbers, by lanes: four a position, each with every fourth piece of four
+// numbers of the key and of the value, and with a softmax of its own, which are brought together at the end; exponents
+// are of 2. kPieces: of a head, a lane; kHeads: q heads of a block.
+template <int kPieces, int kHeads>
+__global__ void __launch_bounds__(kThreads) attend_by_lanes_kernel(const __grid_constant__ AttendArgs a) {
+  constexpr int kLanes = 4, kHeadDim = kPieces * 16, kOwn = kPieces * 4, kAtOnce = kThreads / kLanes;
+  constexpr float kLog2OfE = 1.442695041f;
+  __shared__ Quad q[kHeads][kHeadDim / 4];
+  __shared__ float parts[kWarps][kHeads][2 + kHeadDim];
+  __shared__ int before;
+  let_next_start();
+  const int group = a.q_heads / a.kv.heads, groups = group / kHeads, kv_head = block_x() / groups;
+  const int first_head = kv_head * group + block_x() % groups * kHeads;
+  const int of_share = share_of(a.kv.positions, blocks_z(), kAtOnce);
+  const int row = block_y(), share = block_z(), begin = share * of_share;
+  if (a.parts) prefetch_share(a, row, kv_head, begin, of_share);
+  touch(a);
+  wait_for_previous();
+  const int thread = thread_index(), warp = warp_index(), lane = lane_index(), t = lane % kLanes;
+  const int length = a.places.position[row] + 1, sequence = a.places.sequence[row];
+  const size_t at = (static_cast<size_t>(row) * a.q_heads + first_head) * kHeadDim;
+  for (int i = thread; i < kHeads * kHeadDim / 4; i += kThreads) {
+    Quad four = *reinterpret_cast<const Quad*>(a.q + at + 4 * i);
+    for (float& x : four.at) x *= a.scale * kLog2OfE;
+    q[i / (kHeadDim / 4)][i % (kHeadDim / 4)] = four;
+  }
+  const int shares = (length + of_share - 1) / of_share;
+  if (share >= shares) return;
+  const int end = begin + of_share > length ? length : begin + of_share;
+  const size_t cache = head_at(a.kv, sequence, kv_head);
+  const auto load = [&](const uint16_t* rows, int position, Bytes8(&to)[kPieces]) {
+    if (position >= end) return;
+    const uint16_t* const from = rows + cache + static_cast<size_t>(position) * kHeadDim;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) to[i] = load8(from + (i * kLanes + t) * 4);
+  };
+  float most[kHeads], total[kHeads] = {}, sum[kHeads][kOwn] = {};
+  for (float& m : most) m = -INFINITY;
+  Bytes8 key[kPieces] = {}, value[kPieces] = {}, next_key[kPieces] = {};
+  int position = begin + thread / kLanes;
+  load(a.kv.k, position, key);
+  sync_block();  // q is there
+  for (; begin + (position - begin) / kAtOnce * kAtOnce < end; position += kAtOnce) {
+    load(a.kv.v, position, value);
+    load(a.kv.k, position + kAtOnce, next_key);
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      float score[2] = {};
+      if (position < end) {
+#pragma unroll
+        for (int i = 0; i < kPieces; ++i) {
+          const Quad four = q[h][i * kLanes + t];
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            const auto half = static_cast<uint16_t>(key[i].word[j / 2] >> (j % 2 * 16));
+            score[j % 2] = fmaf(four.at[j], float_of_half(half), score[j % 2]);
+          }
+        }
+      }
+      float all = score[0] + score[1];
+      all += from_lane_xor(all, 1);
+      all += from_lane_xor(all, 2);
+      if (position < end) {
+        const float now = all > most[h] ? all : most[h];
+        const float keep = power_of_two(most[h] - now), weight = power_of_two(all - now);
+        total[h] = fmaf(total[h], keep, weight);
+        most[h] = now;
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) {
+          const auto half = static_cast<uint16_t>(value[i / 4].word[i % 4 / 2] >> (i % 2 * 16));
+          sum[h][i] = fmaf(weight, float_of_half(half), mul_rn(sum[h][i], keep));
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) key[i] = next_key[i];
+  }
+#pragma unroll
+  for (int h = 0; h < kHeads; ++h) {  // of the eight positions of a warp
+    float warp_most = most[h];
+#pragma unroll
+    for (int mask = kLanes; mask < kWarpSize; mask *= 2) {
+      const float other = from_lane_xor(warp_most, mask);
+      warp_most = other > warp_most ? other : warp_most;
+    }
+    const float keep = most[h] == -INFINITY ? 0.0f : power_of_two(most[h] - warp_most);
+    float all = total[h] * keep;
+#pragma unroll
+    for (int mask = kLanes; mask < kWarpSize; mask *= 2) all += from_lane_xor(all, mask);
+#pragma unroll
+    for (float& x : sum[h]) x *= keep;
+    float* const own = parts[warp][h];
+    const int from = sum_by_halves(sum[h]);
+#pragma unroll
+    for (int i = 0; i < kLeft<kOwn>; ++i) {
+      const int piece = (from + i) / 4 * kLanes + t;
+      own[2 + piece * 4 + (from + i) % 4] = sum[h][i];  // where two lanes have it, they have the same
+    }
+    if (lane == 0) {
+      own[0] = warp_most;
+      own[1] = all;
+    }
+  }
+  sync_block();
+  // Brings `count` parts together, those of number `dim` of head h: of(i) is part i, in their order.
+  const auto join = [&](int count, const auto& of, int dim) {
+    float joined_most = -INFINITY, joined = 0, sum_of_all = 0;
+    for (int i = 0; i < count; ++i) joined_most = of(i, 0) > joined_most ? of(i, 0) : joined_most;
+    for (int i = 0; i < count; ++i) {
+      const float own_most = of(i, 0), factor = own_most == -INFINITY ? 0.0f : power_of_two(own_most - joined_most);
+      joined = fmaf(of(i, 1), factor, joined);
+      sum_of_all = fmaf(of(i, 2 + dim), factor, sum_of_all);
+    }
+    struct Joined {
+      float most, total, sum;
+    };
+    return Joined{joined_most, joined, sum_of_all};
+  };
+  for (int i = thread; i < kHeads * kHeadDim; i += kThreads) {
+    const int h = i / kHeadDim, dim = i % kHeadDim;
+    const auto all = join(
+        kWarps, [&](int w, int number) { return parts[w][h][number]; }, dim);
+    if (shares == 1) {
+      a.a[at + i] = all.sum / all.total;
+      continue;
+    }
+    float* const part = part_of(a, row, first_head + h, share);
+    part[2 + dim] = all.sum;
+    if (dim == 0) {
+      part[0] = all.most;
+      part[1] = all.total;
+    }
+  }
+  if (shares == 1) return;
+  // All threads wrote a part; the last block to come adds up.
+  int32_t* const arrived = a.arrived + row * a.q_heads + block_x();
+  publish();
+  sync_block();
+  if (thread == 0) before = arrive(arrived);
+  sync_block();
+  if (before != shares - 1) return;
+  for (int i = thread; i < kHeads * kHeadDim; i += kThreads) {
+    const float* const part = part_of(a, row, first_head + i / kHeadDim, 0);
+    const auto all = join(
+        shares, [&](int s, int number) { return load_fresh(part + static_cast<size_t>(s) * (2 + kHeadDim) + number); },
+        i % kHeadDim);
+    a.a[at + i] = all.sum / all.total;
+  }
+  if (thread == 0) *arrived = 0;
+}
+
+template <int kPieces, int kMostHeads>
+void attend_by_lanes(const AttendArgs& args, const Stream& stream) {
+  // Where there is little to read, heads are sooner done by a block each than read together.
+  constexpr int kShort = 1024;
+  const int group = args.kv.positions <= kShort ? 1 : args.q_heads / args.kv.heads;
+  const auto run = [&](auto kernel, int heads) {
+    launch(kernel, {args.q_heads / heads, args.rows, shares_of(args)}, kThreads, stream, args);
+  };
+  if constexpr (kMostHeads >= 4) {
+    if (group % 4 == 0) return run(attend_by_lanes_kernel<kPieces, 4>, 4);
+  }
+  if constexpr (kMostHeads >= 2) {
+    if (group % 2 == 0) return run(attend_by_lanes_kernel<kPieces, 2>, 2);
+  }
+  run(attend_by_lanes_kernel<kPieces, 1>, 1);
+}
+
 }  // namespace
 
 void rotate_and_store(const StoreArgs& args, const Stream& stream) {
@@ -222,9 +426,16 @@ size_t attend_parts(int q_heads, int head_dim) {
 
 void attend(const AttendArgs& args, const Stream& stream) {
   const int group = args.q_heads / args.kv.heads, groups = (group + kGroup - 1) / kGroup;
-  int shares = args.parts ? (args.kv.positions + kLeastShare - 1) / kLeastShare : 1;
-  if (shares > kMostShares) shares = kMostShares;
-  launch(attend_kernel, {args.kv.heads * groups, args.rows, shares}, kThreads, stream, args);
+  switch (args.kv.head_dim) {
+    case 32: return attend_by_lanes<2, 4>(args, stream);
+    case 64: return attend_by_lanes<4, 4>(args, stream);
+    case 80: return attend_by_lanes<5, 2>(args, stream);
+    case 96: return attend_by_lanes<6, 2>(args, stream);
+    case 128: return attend_by_lanes<8, 2>(args, stream);
+    case 256: return attend_by_lanes<16, 1>(args, stream);
+    default: break;
+  }
+  launch(attend_kernel, {args.kv.heads * groups, args.rows, shares_of(args)}, kThreads, stream, args);
 }
 
 }  // namespace quantbench::QB_CUDA

@@ -70,7 +70,7 @@ class StepProgram final : public Program {
   StepProgram(CudaOps& ops, std::unique_ptr<Program> step, std::unique_ptr<Program> choice)
       : ops_(ops), step_(std::move(step)), choice_(std::move(choice)) {}
   void run() override {
-    ops_.wide().forget();
+    ops_.forget();
     step_->run();
     if (choice_) choice_->run();
   }
@@ -109,7 +109,7 @@ class CudaBackend final : public Backend {
   }
   std::unique_ptr<Buffer> allocate(Use use, size_t bytes) override { return memory_.allocate(use, bytes); }
   void upload(Buffer& to, size_t offset, const void* from, size_t bytes) override {
-    ops_->wide().forget();
+    ops_->forget();
     runtime_->to_device(static_cast<std::byte*>(to.data()) + offset, from, bytes);
   }
   void download(void* to, const void* device_from, size_t bytes) override {
@@ -135,7 +135,7 @@ class CudaBackend final : public Backend {
         for (const Op& op : tape) quantbench::run(op, *ops_);
       });
     }
-    ops_->wide().forget();  // what was only recorded is not done
+    ops_->forget();  // what was only recorded is not done
     return std::make_unique<StepProgram>(*ops_, std::move(step), std::move(choice));
   }
   std::string_view engine(const Plan& plan) const override {

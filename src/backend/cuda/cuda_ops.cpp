@@ -10,8 +10,6 @@
 namespace quantbench::QB_CUDA {
 namespace {
 
-constexpr int kBlocksPerMultiprocessor = 4;  // of products
-
 // Pieces of one buffer; counts bytes where there is none yet.
 class Cutter {
  public:
@@ -68,6 +66,7 @@ size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
     cutter.take(&w->marks, stride);
     cutter.take(&w->outliers, 1 + k);
   }
+  cutter.take(&w->ready_row, stride);
   cutter.take(&w->keys, rows * kv_cols);
   cutter.take(&w->values, rows * kv_cols);
   const size_t attending = static_cast<size_t>(shape.attend_rows), ending = static_cast<size_t>(shape.token_rows);
@@ -166,9 +165,6 @@ bool CudaOps::makes_own_rows(Tensor x, const Weight& weight) const {
 
 void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
                        const Qkv* qkv) {
-  for (const Output& output : outputs) {
-    if (output.y) wide_.wrote({output.y, DType::f32, x.rows, rows_of(output.w->weight)});
-  }
   ProductArgs args{.finish = finish, .act = view(act), .tables = tables_};
   bool int8 = false, dense = false, own_rows = true;
   for (const Output& output : outputs) {
@@ -179,29 +175,54 @@ void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output>
   }
   args.own_rows = own_rows;
   args.norm = view(norm);
-  args.x = own_rows ? Input{.rows = 1, .k = x.cols, .stride = padded_k(x.cols), .x = x.f32()}
+  const bool is_ready = own_rows && x.f32() == ready_of_ && !norm;
+  args.x = own_rows ? Input{.rows = 1,
+                            .k = x.cols,
+                            .stride = padded_k(x.cols),
+                            .x = x.f32(),
+                            .x16 = is_ready ? workspace_.ready_row : nullptr}
                     : make_input(x, norm, int8, dense);
+  const float* const written = std::prev(outputs.end())->y;
+  for (const Output& output : outputs) {
+    if (output.y) wrote({output.y, DType::f32, x.rows, rows_of(output.w->weight)});
+  }
+  // What an activation gives is the next product's input.
+  if (own_rows && (finish == Finish::gate || act != Act::none)) {
+    args.ready = workspace_.ready_row;
+    ready_of_ = written;
+  }
   if (qkv) {
     args.kv = view(qkv->kv);
     args.rotation = view(qkv->rope);
     args.places = {qkv->rows.position, qkv->rows.sequence};
   }
-  const int blocks = kBlocksPerMultiprocessor * runtime_.multiprocessors();
+  const Room room{runtime_.multiprocessors(), runtime_.shared_bytes()};
   for (const Output& output : outputs) {
     const Weight weight = view(output.w->weight);
     if (args.job_count != 0 && args.jobs[0].w.format != weight.format) {  // one format a launch
       assert(finish == Finish::store);
-      QB_CUDA::multiply(args, blocks, runtime_.stream());
+      QB_CUDA::multiply(args, room, runtime_.stream());
       args.job_count = 0;
     }
     args.jobs[args.job_count++] = {weight, output.w->bias, output.y};
   }
-  QB_CUDA::multiply(args, blocks, runtime_.stream());
+  QB_CUDA::multiply(args, room, runtime_.stream());
+}
+
+void CudaOps::forget() {
+  wide_.forget();
+  ready_of_ = nullptr;
+}
+
+void CudaOps::wrote(Tensor y) {
+  wide_.wrote(y);
+  if (y.f32() == ready_of_) ready_of_ = nullptr;
 }
 
 bool CudaOps::multiply_wide(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
                             const Qkv* qkv) {
   if (x.rows <= kStreamedRows) return false;
+  ready_of_ = nullptr;
   WideProducts::Product product{.x = x, .norm = norm, .finish = finish, .act = view(act)};
   for (const Output& output : outputs) product.outputs.push_back({view(output.w->weight), output.w->bias, output.y});
   if (qkv) {
@@ -213,7 +234,7 @@ bool CudaOps::multiply_wide(Tensor x, const Norm* norm, std::initializer_list<Ou
 }
 
 void CudaOps::embed(const Embed& op) {
-  wide_.wrote(op.x);
+  wrote(op.x);
   QB_CUDA::embed(
       {op.x.f32(), reinterpret_cast<const uint16_t*>(op.table->w), op.rows.token, op.rows.count, op.table->k, op.scale},
       runtime_.stream());
@@ -260,7 +281,7 @@ void CudaOps::attend(const Attend& op) {
                  runtime_.stream());
     return;
   }
-  wide_.wrote(op.a);
+  wrote(op.a);
   const bool shared_out = op.rows.count <= w.attend_rows;
   QB_CUDA::attend({.a = op.a.f32(),
                    .q = op.q.f32(),

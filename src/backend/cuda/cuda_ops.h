@@ -29,6 +29,7 @@ struct Workspace {
   float* absmax = nullptr;                   // [rows]
   uint8_t* marks = nullptr;                  // [padded_k(k)]
   int32_t* outliers = nullptr;               // [1 + k]
+  uint16_t* ready_row = nullptr;             // [padded_k(k)] the output of a product of one row
   float *keys = nullptr, *values = nullptr;  // [rows, kv_cols] before they are rotated and stored
   // For so many rows at the most (kernels.h); counters are zero between calls.
   int attend_rows = 0, token_rows = 0;
@@ -51,6 +52,8 @@ class CudaOps final : public Ops {
     wide_.use(workspace.wide);
   }
   WideProducts& wide() { return wide_; }
+  // Nothing that was made ready for a product to come is as it was.
+  void forget();
 
   void embed(const Embed&) override;
   void qkv(const Qkv&) override;
@@ -72,6 +75,7 @@ class CudaOps final : public Ops {
   bool multiply_wide(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
                      const Qkv* qkv = nullptr);
   Input make_input(Tensor x, const Norm* norm, bool int8, bool dense);
+  void wrote(Tensor y);
   // Whether one row is made ready by the blocks that multiply it, so that the op needs no kernel before that.
   bool makes_own_rows(Tensor x, const Weight& weight) const;
 
@@ -79,6 +83,7 @@ class CudaOps final : public Ops {
   Tables tables_;
   Workspace workspace_;
   WideProducts wide_;
+  const float* ready_of_ = nullptr;  // the one row that workspace_.ready_row has in fp16
 };
 
 }  // namespace quantbench::QB_CUDA

@@ -48,6 +48,17 @@ QB_DEVICE void let_next_start() {
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
 }
+// A kernel's arguments come into the caches of constants line by line: the first look at each costs as much as one at
+// memory. Before the wait that is free.
+template <typename Args>
+QB_DEVICE void touch(const Args& a) {
+  constexpr int kLine = 64 / static_cast<int>(sizeof(uint32_t));
+  const auto* const words = reinterpret_cast<const uint32_t*>(&a);
+  uint32_t any = 0;
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof a / sizeof(uint32_t)); i += kLine) any |= words[i];
+  asm volatile("" ::"r"(any));
+}
 QB_DEVICE void prefetch_to_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // --- between blocks --------------------------------------------------------------------------------------------------
@@ -113,6 +124,7 @@ QB_DEVICE int32_t dot_codes(uint32_t a, uint32_t b, int32_t sum) {
 // The same of unsigned bytes.
 QB_DEVICE uint32_t dot_bytes(uint32_t a, uint32_t b, uint32_t sum) { return __dp4a(a, b, sum); }
 QB_DEVICE int lowest_bit(uint32_t mask) { return __ffs(static_cast<int>(mask)) - 1; }
+QB_DEVICE int bit_count(uint32_t mask) { return __popc(mask); }
 QB_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 QB_DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 QB_DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
@@ -168,6 +180,17 @@ QB_DEVICE void copy16_async(void* shared, const void* from, bool real) {
       : "memory");
 #else
   *static_cast<uint4*>(shared) = real ? *static_cast<const uint4*>(from) : uint4{0, 0, 0, 0};
+#endif
+}
+// The same of four bytes.
+QB_DEVICE void copy4_async(void* shared, const void* from) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(from)
+      : "memory");
+#else
+  *static_cast<uint32_t*>(shared) = *static_cast<const uint32_t*>(from);
 #endif
 }
 // The copies asked for since the last call are one group.

@@ -8,48 +8,37 @@ namespace {
 
 constexpr int kThreads = 256;
 
+QB_DEVICE float normed_at(int column, float x, const NormFactors<true>& f, const RowNorm& norm) {
+  if (!norm.weight) return x;
+  return normed<true>(x, f, norm.weight[column], norm.bias ? norm.bias[column] : 0.0f);
+}
+
 // A block a row, which its threads keep: k is a multiple of 4 and at most kThreads · 4 · kQuads.
 constexpr int kMostQuads = 4;
 template <int kQuads>
 __global__ void __launch_bounds__(kThreads) prepare_kept_kernel(const __grid_constant__ PrepareArgs a) {
   wait_for_previous();
   let_next_start();
+  using Held = HeldRow<kThreads, kQuads>;
   const int row = block_x();
   const size_t start = static_cast<size_t>(row) * a.k;
-  float x[kQuads][4];
-  const auto column = [](int quad) { return (quad * kThreads + thread_index()) * 4; };
+  Held x;
+  x.load(a.x + start, a.k);
+  const NormFactors<true> f = norm_factors<true>(
+      [&](auto value) { return block_sum<kThreads>(x.template own_sum<double>(a.k, value)); }, a.k, a.norm);
 #pragma unroll
   for (int j = 0; j < kQuads; ++j) {
-    const Quad four = column(j) < a.k ? *reinterpret_cast<const Quad*>(a.x + start + column(j)) : Quad{};
-    for (int i = 0; i < 4; ++i) x[j][i] = four.at[i];
-  }
-  // As norm_factors(), which cannot know where x is.
-  NormFactors f;
-  if (a.norm.weight) {
-    const auto sum = [&](auto value) {
-      double total = 0;
-#pragma unroll
-      for (int j = 0; j < kQuads; ++j) {
-        for (int i = 0; i < 4; ++i) total += column(j) < a.k ? value(x[j][i]) : 0.0;
-      }
-      return block_sum<kThreads>(total);
-    };
-    if (a.norm.centered) f.mean = sum([](float v) { return static_cast<double>(v); }) / a.k;
-    const double square = sum([&](float v) { return (v - f.mean) * (v - f.mean); });
-    f.factor = 1 / sqrt(square / a.k + static_cast<double>(a.norm.eps));
-  }
-#pragma unroll
-  for (int j = 0; j < kQuads; ++j) {
-    const int first = column(j);
+    const int first = Held::column(j);
     if (first >= a.stride) break;
     uint16_t half[4] = {};
     if (first < a.k) {
+      Quad& four = x.quad[j];
       for (int i = 0; i < 4; ++i) {
-        x[j][i] = normed<true>(x[j][i], first + i, f, a.norm);
-        half[i] = half_of_float(x[j][i]);
+        four.at[i] = normed_at(first + i, four.at[i], f, a.norm);
+        half[i] = half_of_float(four.at[i]);
         if (a.marks) mark(a.marks + first + i, half[i]);
       }
-      if (a.x32) *reinterpret_cast<Quad*>(a.x32 + start + first) = {{x[j][0], x[j][1], x[j][2], x[j][3]}};
+      if (a.x32) *reinterpret_cast<Quad*>(a.x32 + start + first) = four;
     }
     store8(a.x16 + static_cast<size_t>(row) * a.stride + first,
            {{half[0] | uint32_t{half[1]} << 16, half[2] | uint32_t{half[3]} << 16}});
@@ -62,26 +51,20 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant
   let_next_start();
   const int row = block_x();
   const float* const x = a.x + static_cast<size_t>(row) * a.k;
-  const NormFactors factors = norm_factors<kThreads, true>(x, a.k, a.norm);
+  const NormFactors<true> factors = norm_factors<true>(
+      [&](auto value) {
+        double sum = 0;
+        for (int i = thread_index(); i < a.k; i += kThreads) sum += value(x[i]);
+        return block_sum<kThreads>(sum);
+      },
+      a.k, a.norm);
   for (int i = thread_index(); i < a.stride; i += kThreads) {
-    const float value = i < a.k ? normed<true>(x[i], i, factors, a.norm) : 0.0f;
+    const float value = i < a.k ? normed_at(i, x[i], factors, a.norm) : 0.0f;
     if (a.x32 && i < a.k) a.x32[static_cast<size_t>(row) * a.k + i] = value;
     const uint16_t rounded = half_of_float(value);
     a.x16[static_cast<size_t>(row) * a.stride + i] = rounded;
     if (a.marks && i < a.k) mark(a.marks + i, rounded);
   }
-}
-
-QB_DEVICE void list_outliers(const QuantizeArgs& a) {
-  const int share = (a.k + kThreads - 1) / kThreads, first = thread_index() * share;
-  const int last = first + share < a.k ? first + share : a.k;
-  int own = 0, total = 0;
-  for (int i = first; i < last; ++i) own += a.marks[i] != 0;
-  int at = block_rank<kThreads>(own, &total);
-  for (int i = first; i < last; ++i) {
-    if (a.marks[i]) a.outliers[1 + at++] = i;
-  }
-  if (thread_index() == 0) a.outliers[0] = total;
 }
 
 // What lies before each lane's number in its warp, and the sum of all in *total.
@@ -183,12 +166,27 @@ __global__ void __launch_bounds__(kThreads) quantize_kept_kernel(const __grid_co
   if (thread_index() == 0) a.absmax[row] = most;
 }
 
+QB_DEVICE void list_marked(const QuantizeArgs& a) {
+  __shared__ int counts[kThreads];
+  const int share = (a.k + kThreads - 1) / kThreads, first = thread_index() * share;
+  const int last = first + share < a.k ? first + share : a.k;
+  int own = 0, at = 1;
+  for (int i = first; i < last; ++i) own += a.marks[i] != 0;
+  counts[thread_index()] = own;
+  sync_block();
+  for (int i = 0; i < thread_index(); ++i) at += counts[i];
+  for (int i = first; i < last; ++i) {
+    if (a.marks[i]) a.outliers[at++] = i;
+  }
+  if (thread_index() == kThreads - 1) a.outliers[0] = at - 1;
+}
+
 // The same for any k; the last block lists the outlier columns.
 __global__ void __launch_bounds__(kThreads) quantize_kernel(const __grid_constant__ QuantizeArgs a) {
   wait_for_previous();
   let_next_start();
   const int row = block_x();
-  if (row == a.rows) return list_outliers(a);
+  if (row == a.rows) return list_marked(a);
   const uint16_t* const x = a.x16 + static_cast<size_t>(row) * a.stride;
   int8_t* const codes = a.codes + static_cast<size_t>(row) * a.stride;
   float most = 0;

@@ -99,9 +99,11 @@ struct Tables {
 constexpr int kMostJobs = 3;
 struct ProductArgs {
   Input x;
-  // Own rows: nothing of x but x.x [1, k] is there yet; every block makes the row ready for itself, through this norm.
+  // Own rows: nothing of x but x.x [1, k] or x.x16 [1, k] is there yet; every block makes the row ready for itself,
+  // the former through this norm.
   bool own_rows = false;
   RowNorm norm;
+  uint16_t* ready = nullptr;  // of one row: y in fp16 beside it, for the next product, whose x.x16 it may be; or null
   // Of one format and k. gate: jobs[0] is the gate, jobs[1] what it gates, y is jobs[1]'s. qkv: q, k and v; q is
   // rotated into y, k rotated and v as it is go into the cache.
   Job jobs[kMostJobs];
@@ -122,8 +124,11 @@ inline bool can_place_qkv(const Cache& kv, const Rotation& rotation) {
   if (rotation.dims == 0) return kv.head_dim % kTileRows == 0;
   return rotation.dims / 2 % 8 == 0 && (kv.head_dim - rotation.dims) % kTileRows == 0;
 }
-// blocks: as many as the device can run at once, for a share of the work each.
-void multiply(const ProductArgs& args, int blocks, const Stream& stream);
+struct Room {  // of the device
+  int multiprocessors = 1;
+  size_t shared_bytes = 0;  // the most that a block can have
+};
+void multiply(const ProductArgs& args, const Room& room, const Stream& stream);
 
 // --- attention -------------------------------------------------------------------------------------------------------
 struct StoreArgs {     // rotates q in place, rotates and stores k, stores v

@@ -10,13 +10,13 @@
 #include "backend/cuda/products_plain.h"
 #include "backend/cuda/row.cuh"
 #include "backend/cuda/row_products.h"
+#include "backend/cuda/tiles.cuh"
 
 namespace quantbench::QB_CUDA {
 namespace {
 
 constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
-constexpr int kTileRows = 16;  // outputs of a tile
-constexpr int kColumns = 8;    // activation rows of a tile
+constexpr int kColumns = 8;  // activation rows of a tile
 constexpr int kOutputs = kTileRows * kColumns;
 constexpr int kTableWords =
     256 * kWarpSize;  // nf4: fp16 pairs by byte, a copy a lane, so that no two lanes meet in a bank
@@ -29,24 +29,6 @@ template <>
 struct SumOf<WeightFormat::int8> {
   using Type = int32_t;
 };
-
-// The weight rows of a tile: eight from `low` on and eight from `high` on, the partners of the first where a head is
-// rotated.
-struct Tile {
-  int low, high;
-  bool rotates;  // row low + i pairs with row high + i
-};
-QB_DEVICE Tile plain_tile(int tile) { return {tile * kTileRows, tile * kTileRows + 8, false}; }
-// Of the rows of q or k: in each head the pairs first, then what is not rotated.
-QB_DEVICE Tile rotated_tile(int tile, int head_dim, const Rotation& rotation) {
-  const int tiles_of_head = head_dim / kTileRows, head = tile / tiles_of_head, own = tile % tiles_of_head;
-  const int half = rotation.dims / 2, pairs = half / 8, start = head * head_dim;
-  if (own < pairs) return {start + own * 8, start + own * 8 + half, true};
-  const int low = start + rotation.dims + (own - pairs) * kTileRows;
-  return {low, low + 8, false};
-}
-// Where output i of a tile stands.
-QB_DEVICE int row_of(const Tile& tile, int i) { return i < 8 ? tile.low + i : tile.high + i - 8; }
 
 // The lane's place in a tile and the slice of k that is its warp's.
 struct Place {
@@ -170,8 +152,6 @@ QB_DEVICE float finished(const typename SumOf<kFormat>::Type (&parts)[kWarps][kO
     return finish_float(sum, job, n);
 }
 
-QB_DEVICE int tiles_of(const Job& job) { return (job.w.n + kTileRows - 1) / kTileRows; }
-
 // Asks for the weights of a tile before they are needed, so that they come while the row is made ready.
 QB_DEVICE void prefetch(const Weight& w, const Tile& tile, size_t row_bytes) {
   constexpr size_t kLine = 128;
@@ -196,22 +176,13 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant
   __shared__ float own_absmax;
   constexpr bool kGate = kMatrices == 2;
   let_next_start();
-  const bool qkv = a.finish == Finish::qkv;
-  int tiles = 0;
-  for (int i = 0; i < (kGate ? 1 : a.job_count); ++i) tiles += tiles_of(a.jobs[i]);
-  const auto find = [&](int work, int* job) {
-    int tile = work;
-    *job = 0;
-    while (!kGate && tile >= tiles_of(a.jobs[*job])) tile -= tiles_of(a.jobs[(*job)++]);
-    const bool rotates = qkv && *job < 2 && a.rotation.cos;
-    return rotates ? rotated_tile(tile, a.kv.head_dim, a.rotation) : plain_tile(tile);
-  };
+  const int tiles = tile_count(a);
   // Weights depend on no kernel.
   if (block_x() < tiles) {
-    int job;
-    const Tile tile = find(block_x(), &job);
-    for (int m = 0; m < kMatrices; ++m) prefetch(a.jobs[job + m].w, tile, row_bytes<kFormat>(a.x.k));
+    const Tile tile = find_tile(a, block_x());
+    for (int m = 0; m < kMatrices; ++m) prefetch(a.jobs[tile.job + m].w, tile, row_bytes<kFormat>(a.x.k));
   }
+  if constexpr (kOwnRows) prefetch_norm(a.norm, a.x.k, kThreads);
   if constexpr (kFormat == WeightFormat::nf4) {
     for (int i = thread_index(); i < kTableWords; i += kThreads) {
       table[i] = a.tables.code_pairs[i / kWarpSize];
@@ -221,7 +192,7 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant
   Input x = a.x;
   if constexpr (kOwnRows) {
     const OwnRow own = own_row(x.stride);
-    const float absmax = make_row<kThreads, kFormat == WeightFormat::int8>(own, x.x, x.k, x.stride, a.norm);
+    const float absmax = make_row<kThreads, kFormat == WeightFormat::int8>(own, x, a.norm);
     if (thread_index() == 0) own_absmax = absmax;
     x.x16 = own.x16;
     x.codes = own.codes;
@@ -230,11 +201,10 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant
   }
   sync_block();
   for (int work = block_x(); work < tiles; work += blocks_x()) {
-    int job;
-    const Tile tile = find(work, &job);
+    const Tile tile = find_tile(a, work);
     for (int m = 0; m < kMatrices; ++m) {
       Sum acc[4] = {};
-      accumulate<kFormat>(acc, x, a, a.jobs[job + m].w, tile, table);
+      accumulate<kFormat>(acc, x, a, a.jobs[tile.job + m].w, tile, table);
       Sum* const own = parts[m][warp_index()];
       const int g = lane_index() / 4, t = lane_index() % 4;
       own[g * kColumns + 2 * t] = acc[0];
@@ -243,25 +213,11 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant
       own[(g + 8) * kColumns + 2 * t + 1] = acc[3];
     }
     sync_block();
-    const int output = thread_index(), i = output / kColumns, row = block_y() * kColumns + output % kColumns;
-    const int n = row_of(tile, i);
-    if (output < kOutputs && n < a.jobs[job].w.n && row < x.rows) {
-      const float first = finished<kFormat>(parts[0], x, a.jobs[job], output, row, n);
-      if constexpr (kGate) {
-        put_gated(a, row, n, first, finished<kFormat>(parts[1], x, a.jobs[1], output, row, n));
-      } else if (!qkv) {
-        put(a, a.jobs[job], row, n, first);
-      } else if (!tile.rotates) {
-        place(a, job, row, n, first);
-      } else if (i < 8) {
-        // The pair's other half stands eight outputs further.
-        const int partner = output + 8 * kColumns, other_n = row_of(tile, i + 8), half = a.rotation.dims / 2;
-        const float second = finished<kFormat>(parts[0], x, a.jobs[job], partner, row, other_n);
-        const size_t angle = static_cast<size_t>(a.places.position[row]) * half + n % a.kv.head_dim;
-        const float cos = a.rotation.cos[angle], sin = a.rotation.sin[angle];
-        place(a, job, row, n, first * cos - second * sin);
-        place(a, job, row, other_n, second * cos + first * sin);
-      }
+    const int output = thread_index(), row = block_y() * kColumns + output % kColumns;
+    if (output < kOutputs && row < x.rows) {
+      finish_output<kGate>(a, tile, output / kColumns, row, [&](int m, int i, int n) {
+        return finished<kFormat>(parts[m], x, a.jobs[tile.job + m], i * kColumns + output % kColumns, row, n);
+      });
     }
     sync_block();
   }
@@ -269,9 +225,8 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant
 
 template <WeightFormat kFormat>
 void multiply_tiles(const ProductArgs& args, int blocks, const Stream& stream) {
-  int tiles = 0;
+  const int tiles = tile_count(args);
   const bool gate = args.finish == Finish::gate;
-  for (int i = 0; i < (gate ? 1 : args.job_count); ++i) tiles += (args.jobs[i].w.n + kTileRows - 1) / kTileRows;
   const Grid grid{tiles < blocks ? tiles : blocks, (args.x.rows + kColumns - 1) / kColumns};
   const size_t shared = args.own_rows ? own_row_bytes(kFormat, args.x.k) : 0;
   if (gate && args.own_rows) return launch(product_kernel<kFormat, 2, true>, grid, kThreads, stream, args, shared);
@@ -297,15 +252,15 @@ bool has_tiles(WeightFormat format, int k) {
 size_t own_row_bytes(WeightFormat format, int k) {
   const size_t stride = static_cast<size_t>(padded_k(k));
   if (format != WeightFormat::int8) return stride * sizeof(uint16_t);
-  return stride * (sizeof(uint16_t) + sizeof(int8_t)) + (1 + static_cast<size_t>(k)) * sizeof(int32_t);
+  return stride * (sizeof(uint16_t) + sizeof(int8_t)) + stride / 8 + (1 + static_cast<size_t>(k)) * sizeof(int32_t);
 }
 
-void multiply(const ProductArgs& args, int blocks, const Stream& stream) {
+void multiply(const ProductArgs& args, const Room& room, const Stream& stream) {
   const WeightFormat format = args.jobs[0].w.format;
+  constexpr int kBlocksOfMultiprocessor = 4;
+  const int blocks = kBlocksOfMultiprocessor * room.multiprocessors;
   if (!has_tiles(format, args.x.k)) return multiply_plain(args, blocks, stream);
-  // A quarter: the next kernel's blocks fit beside these, and ask for their weights while these still run.
-  constexpr int kShare = 4;
-  if (multiply_row(args, (blocks + kShare - 1) / kShare, stream)) return;
+  if (multiply_row(args, room, stream) || multiply_row_nf4(args, room, stream)) return;
   switch (format) {
     case WeightFormat::f16: return multiply_tiles<WeightFormat::f16>(args, blocks, stream);
     case WeightFormat::int8: return multiply_tiles<WeightFormat::int8>(args, blocks, stream);

@@ -11,8 +11,8 @@ namespace {
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
 
 __global__ void __launch_bounds__(kThreads) embed_kernel(const __grid_constant__ EmbedArgs a) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int row = block_x();
   const uint16_t* const from = a.table + static_cast<size_t>(a.token[row]) * a.d;
   float* const to = a.x + static_cast<size_t>(row) * a.d;

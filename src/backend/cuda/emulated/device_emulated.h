@@ -35,6 +35,8 @@ QB_DEVICE void sync_block() { block_barrier(); }
 // -----------------------------------------------------
 QB_DEVICE void wait_for_previous() {}
 QB_DEVICE void let_next_start() {}
+template <typename Args>
+QB_DEVICE void touch(const Args&) {}
 QB_DEVICE void prefetch_to_l2(const void*) {}
 QB_DEVICE void publish() {}
 QB_DEVICE int arrive(int* counter) { return (*counter)++; }
@@ -105,6 +107,7 @@ QB_DEVICE int32_t dot_codes(uint32_t a, uint32_t b, int32_t sum) {
   return sum;
 }
 QB_DEVICE int lowest_bit(uint32_t mask) { return __builtin_ctz(mask); }
+QB_DEVICE int bit_count(uint32_t mask) { return __builtin_popcount(mask); }
 QB_DEVICE float mul_rn(float a, float b) { return a * b; }
 QB_DEVICE float add_rn(float a, float b) { return a + b; }
 QB_DEVICE float div_rn(float a, float b) { return a / b; }
@@ -144,6 +147,7 @@ QB_DEVICE void store8(void* p, const Bytes8& v) { store_aligned(p, v); }
 QB_DEVICE void copy16_async(void* shared, const void* from, bool real) {
   store_aligned(shared, real ? load_aligned<Bytes16>(from) : Bytes16{});
 }
+QB_DEVICE void copy4_async(void* shared, const void* from) { std::memcpy(shared, from, sizeof(uint32_t)); }
 QB_DEVICE void close_copies() {}
 template <int kLeft>
 QB_DEVICE void wait_for_copies() {}

@@ -4,39 +4,10 @@
 #include <cmath>
 
 #include "backend/cuda/persistent/weight_stream.cuh"
+#include "backend/cuda/sum_by_halves.cuh"
 
 #if defined(QB_HOPPER)
 namespace quantbench::QB_CUDA::persistent {
-
-// Adds up v over lanes i, i ^ 4, i ^ 8 … of the warp by halves: a lane gives away those sums that the other keeps, as
-// long as they can be halved. Returns where in v this lane's sums, the first kLeft, were at first.
-template <int kCount>
-constexpr int kLeft = kCount % 8 == 0 ? kCount / 8 : kCount / 4;
-template <int kCount>
-QB_DEVICE int sum_by_halves(float (&v)[kCount]) {
-  static_assert(kCount % 4 == 0);
-  int count = kCount, first = 0;
-#pragma unroll
-  for (int mask = 4; mask < kWarpSize; mask *= 2) {
-    const bool upper = (lane_index() & mask) != 0;
-    if (count % 2 == 0 && count > kLeft<kCount>) {
-      count /= 2;
-      first += upper ? count : 0;
-#pragma unroll
-      for (int i = 0; i < kCount / 2; ++i) {
-        if (i >= count) break;
-        const float give = upper ? v[i] : v[i + count], keep = upper ? v[i + count] : v[i];
-        v[i] = keep + from_lane_xor(give, mask);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        if (i < count) v[i] += from_lane_xor(v[i], mask);
-      }
-    }
-  }
-  return first;
-}
 
 // Positions [first, last) of one q head by the whole block: four lanes a position, each with every fourth piece of four
 // numbers; 128 positions at a time. A lane keeps its own softmax, and all are brought together at the end; exponents
