@@ -12,6 +12,7 @@ if(QB_SANITIZE)
   list(APPEND QB_HOST_FLAGS -fsanitize=${QB_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(qb_options INTERFACE -fsanitize=${QB_SANITIZE})
 endif()
+target_link_options(qb_options INTERFACE -Wl,--build-id=sha1)  # os::build_id()
 target_compile_options(qb_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${QB_HOST_FLAGS}>)
 
 # qb_room(<name> SOURCES a.cpp … DEPS qb_core …): static library qb_<name>.

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <link.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -251,6 +252,52 @@ std::string executable_path() {
   const ssize_t n = ::readlink("/proc/self/exe", path, sizeof path);
   if (n <= 0) fail_disk("resolve", "/proc/self/exe", errno);
   return std::string(path, static_cast<size_t>(n));
+}
+
+std::string build_id() {
+  std::string id;
+  // The program itself is the first that is listed.
+  const auto visit = [](dl_phdr_info* program, size_t, void* into) {
+    for (int i = 0; i < program->dlpi_phnum; ++i) {
+      const ElfW(Phdr)& segment = program->dlpi_phdr[i];
+      if (segment.p_type != PT_NOTE) continue;
+      const auto padded = [](size_t bytes) { return (bytes + 3) / 4 * 4; };
+      // An address is a number there. NOLINTNEXTLINE(performance-no-int-to-ptr)
+      const auto* at = reinterpret_cast<const unsigned char*>(program->dlpi_addr + segment.p_vaddr);
+      for (size_t left = segment.p_memsz; left >= sizeof(ElfW(Nhdr));) {
+        ElfW(Nhdr) note;
+        std::memcpy(&note, at, sizeof note);
+        const size_t description = sizeof note + padded(note.n_namesz), bytes = description + padded(note.n_descsz);
+        if (bytes > left) break;
+        constexpr char kOwner[] = "GNU";  // its end counts
+        if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == sizeof kOwner &&
+            std::memcmp(at + sizeof note, kOwner, sizeof kOwner) == 0) {
+          auto& hex = *static_cast<std::string*>(into);
+          for (size_t j = 0; j < note.n_descsz; ++j) hex += fmt::format("{:02x}", at[description + j]);
+          return 1;
+        }
+        at += bytes;
+        left -= bytes;
+      }
+    }
+    return 1;  // libraries do not count
+  };
+  ::dl_iterate_phdr(visit, &id);
+  return id;
+}
+
+std::optional<std::string> cache_folder() {
+  const auto variable = [](const char* name) {
+    auto value = environment(name);
+    return value && value->empty() ? std::nullopt : value;
+  };
+  auto caches = variable("XDG_CACHE_HOME");
+  const auto home = variable("HOME");
+  if (caches && (*caches == "~" || caches->starts_with("~/"))) {
+    return home ? std::optional(*home + caches->substr(1)) : std::nullopt;
+  }
+  if (caches) return caches;
+  return home ? std::optional(*home + "/.cache") : std::nullopt;
 }
 
 uint32_t process_id() { return static_cast<uint32_t>(::getpid()); }

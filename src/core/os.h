@@ -109,6 +109,11 @@ std::vector<std::string> list_directory(const std::string& path);  // names, sor
 void make_directories(const std::string& path);
 std::string real_path(const std::string& path);  // every symlink resolved; Error if it does not exist
 std::string executable_path();                   // of this process
+// What the linker called this program, in hex: another for every other program. Empty where it gave it no name.
+std::string build_id();
+// Where programs of this user keep what they can make again: $XDG_CACHE_HOME, else ~/.cache. A variable that is empty
+// counts as not set; nothing where no home is known.
+std::optional<std::string> cache_folder();
 uint32_t process_id();
 std::optional<std::string> environment(const char* name);
 

@@ -123,6 +123,13 @@ TEST(OsLibrary, FindsFunctionsByNameAndMissesNothingAloud) {
   EXPECT_FALSE(os::Library::open("libno-such-thing.so.1"));
 }
 
+TEST(OsBuildId, NamesThisProgramInHex) {
+  const std::string id = os::build_id();
+  EXPECT_THAT(id, testing::MatchesRegex("[0-9a-f]+"));
+  EXPECT_EQ(id.size(), 40u) << "SHA-1";
+  EXPECT_EQ(os::build_id(), id);
+}
+
 TEST(OsProcess, TalksInLinesAndReportsTheEnd) {
   os::Process child("/bin/sh", {"-c", "read line; echo \"got $line $QB_TEST\"; exit 3"}, {{"QB_TEST", "value"}});
   ASSERT_TRUE(child.write_line("hello"));

@@ -21,11 +21,15 @@ std::optional<std::string> variable(const char* name) {
   return value;
 }
 
-std::string home_folder() {
-  if (const auto home = variable("HOME")) return *home;
+[[noreturn]] void fail_without_home() {
   fail(ErrorKind::hub,
        "cannot tell where the Hugging Face cache is: HOME is not set; set HF_HOME or HF_HUB_CACHE, or "
        "give the model's folder");
+}
+
+std::string home_folder() {
+  if (const auto home = variable("HOME")) return *home;
+  fail_without_home();
 }
 
 // "~/x" → "$HOME/x", as Python expands it.
@@ -99,8 +103,9 @@ std::string hub_cache_folder() {
     if (const auto cache = variable(name)) return expanded(*cache);
   }
   if (const auto home = variable("HF_HOME")) return expanded(*home) + "/hub";
-  const auto caches = variable("XDG_CACHE_HOME");
-  return (caches ? expanded(*caches) : home_folder() + "/.cache") + "/huggingface/hub";
+  const auto caches = os::cache_folder();
+  if (!caches) fail_without_home();
+  return *caches + "/huggingface/hub";
 }
 
 bool is_repo_id(std::string_view text) {
