@@ -10,6 +10,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
 #include "engine/buffers.h"
+#include "engine/test_forwarding_backend.h"
 #include "model/loader.h"
 #include "model/registry.h"
 
@@ -191,23 +192,8 @@ INSTANTIATE_TEST_SUITE_P(All, SessionTest, testing::ValuesIn(test_backend_names(
                          [](const auto& test) { return test.param; });
 
 // A device that is always as far ahead as it may be: looks come when they are waited for and no earlier.
-class FarAhead final : public Backend {
+class FarAhead final : public ForwardingBackend {
  public:
-  const DeviceInfo& device() const override { return inner_->device(); }
-  ThreadPool& host_pool() override { return inner_->host_pool(); }
-  Plan plan(const Tape& step, int max_rows) override { return inner_->plan(step, max_rows); }
-  Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) override {
-    return inner_->pack(weight, role, plan);
-  }
-  std::unique_ptr<Buffer> allocate(Use use, size_t bytes) override { return inner_->allocate(use, bytes); }
-  void upload(Buffer& to, size_t offset, const void* from, size_t bytes) override {
-    inner_->upload(to, offset, from, bytes);
-  }
-  void download(void* to, const void* from, size_t bytes) override { inner_->download(to, from, bytes); }
-  Ops& ops() override { return inner_->ops(); }
-  std::unique_ptr<Program> record(const Plan& plan) override { return inner_->record(plan); }
-  void synchronize() override { inner_->synchronize(); }
-  MemoryUse memory() const override { return inner_->memory(); }
   std::unique_ptr<Lookout> lookout(size_t bytes, int most) override {
     return std::make_unique<Late>(inner_->lookout(bytes, most), &most_pending);
   }
@@ -227,7 +213,6 @@ class FarAhead final : public Backend {
     std::unique_ptr<Lookout> inner_;
     int* most_;
   };
-  std::unique_ptr<Backend> inner_ = make_backend("reference", {});
 };
 
 TEST(SessionRunAhead, ShowsAllTokensUpToTheStopAndNoneBehindIt) {
