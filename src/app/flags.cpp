@@ -28,8 +28,9 @@ const char* const kDeviceHelp =
 
 const char* const kEngineHelp =
     "how a GPU makes a token: graph (one CUDA graph, every card), persistent (one kernel that streams the whole model, "
-    "compute capability 9.0, one sequence), or auto (persistent for models at least 1,024 wide where card and model "
-    "allow it)";
+    "compute capability 9.0, one sequence), or auto (where card and model allow both, the faster of a test of one "
+    "second, "
+    "which is remembered)";
 
 void check_engine(const std::string& name, const std::string& device) {
   if (name != "auto" && name != "graph" && name != "persistent") {

@@ -6,6 +6,7 @@
 #include "bench/open_model.h"
 #include "core/os.h"
 #include "engine/buffers.h"
+#include "engine/choose_engine.h"
 #include "engine/session.h"
 #include "model/loader.h"
 #include "model/registry.h"
@@ -73,7 +74,9 @@ int generate_text(const GenerateFlags& flags) {
   backend = std::move(chosen.backend);
   check_engine_acts(common.engine, backend->device(), chosen.passed_over);
   const StateShape state{.rows = static_cast<int>(ids.size()), .positions = static_cast<int>(ids.size()) + new_tokens};
-  const Plan plan = backend->plan(decode_shapes(*opened.model), state.rows);
+  Plan plan = backend->plan(decode_shapes(*opened.model), state.rows);
+  const EngineCache cache;
+  EngineChoice engine = choose_untested(&plan, common.engine, backend->device(), cache);
   require_memory(predict_memory(plan, *opened.model, state), backend->device());
   load(*opened.model, *opened.weights, *backend, plan, [&](int64_t done, int64_t total) {
     if (os::stop_requested()) fail(ErrorKind::interrupted, "interrupted while loading");
@@ -81,8 +84,12 @@ int generate_text(const GenerateFlags& flags) {
                                 100.0 * static_cast<double>(done) / static_cast<double>(std::max<int64_t>(total, 1))));
   });
   opened.weights.reset();
-  Session session(*backend, *opened.model, state);
+  Session session(*backend, *opened.model, state, engine.engine);
+  if (engine.engine.empty()) engine = choose_by_test(session, plan, backend->device(), cache);
   progress.clear();
+  if (engine.by == ChosenBy::failure) {
+    progress.line(fmt::format("on the {} engine, since the other failed: {}", engine.engine, engine.failure));
+  }
 
   StreamDecoder decoder(*tokenizer);
   GenerateOptions options;

@@ -61,6 +61,7 @@ class Sweep {
       if (bytes == 0) return std::nullopt;
       return static_cast<int64_t>(bytes);
     };
+    hooks_.engines = &engines_;
     hooks_.progress = &progress_;
   }
 
@@ -215,6 +216,7 @@ class Sweep {
   SweepFacts facts_;
   std::string folder_;
   MeasureHooks hooks_;
+  ChosenEngines engines_;
   TerminalProgress progress_;
   int64_t zero_ns_;
   BandwidthProbe probe_;

@@ -61,11 +61,22 @@ struct DeviceUse {
 // bias) is packed as F32Matrix [1, n] and stays n plain floats.
 enum class Role : uint8_t { linear, output_head, embedding, vector };
 
+// A way to repeat a step, which is a part of what makes two cells alike: "native", or of a GPU "graph" or "persistent".
+struct StepEngine {
+  std::string_view name = "native";
+  size_t workspace_bytes = 0;  // beside what every engine takes
+};
+
 // A step cut to this backend: what it will run, and what it will take before the first weight is loaded.
 struct Plan {
   Tape tape;
-  MemoryUse predicted;  // weights, scales and unquantised by format, and the backend's workspace
+  MemoryUse predicted;  // weights, scales and unquantised by format, and the backend's workspace for any of `engines`
   int max_rows = 1;     // the most rows any op will be called with (prefill)
+  // Those that can repeat the step: more than one where none was asked for. The first runs wherever the backend does.
+  std::vector<StepEngine> engines{{}};
+
+  bool has(std::string_view engine) const;
+  void keep(std::string_view engine);  // leaves this one of them alone
 };
 
 // Memory with one owner and one row in the ledger; given back on destruction, which must come before the backend's.
@@ -81,7 +92,6 @@ class Program {
  public:
   virtual ~Program() = default;
   virtual void run() = 0;
-  virtual std::string_view engine() const { return "tape"; }  // how it repeats the step: "graph", "persistent"
 };
 
 // Reads device memory while the device goes on: a look shows what is there once all that was asked for before it is
@@ -120,11 +130,13 @@ class Backend {
   virtual void upload(Buffer& to, size_t offset, const void* from, size_t bytes) = 0;
   virtual void download(void* to, const void* device_from, size_t bytes) = 0;
   virtual Ops& ops() = 0;
-  // Makes the step ready to repeat and takes the plan's workspace; a session records before it calls any op.
+  // Makes the step ready to repeat, by the first of the plan's engines, and takes the plan's workspace; a session
+  // records before it calls any op.
   virtual std::unique_ptr<Program> record(const Plan& plan) = 0;
-  // How record() will have the step run, which is a part of what makes two cells alike: "native", or of a GPU "graph"
-  // or "persistent".
-  virtual std::string_view engine(const Plan&) const { return "native"; }
+  // The step that was recorded last, by another engine of its plan and with the same workspace: either program may be
+  // run, in any order. What the engine takes of its own is given back with the program. Null, unless overridden: a
+  // backend whose plans have one engine.
+  virtual std::unique_ptr<Program> record_beside(const Plan& plan, std::string_view engine);
   // *hash becomes that of itself and `count` words (hashing.h). Both lie on the device; in order with the ops, and not
   // waited for.
   virtual void hash(uint64_t* hash, const uint32_t* words, int count);
@@ -144,7 +156,7 @@ class Backend {
 struct BackendOptions {
   int threads = 0;           // 0: one per physical core
   std::string isa = "auto";  // cpu only: "auto", "avx2", "avx512"; also QUANTBENCH_ISA
-  // cuda only: "graph", "persistent", or "auto" for the second where device and model allow it and it pays.
+  // cuda only: "graph", "persistent", or "auto" for plans that name all that device and model allow.
   std::string engine = "auto";
   std::optional<int> gpu;  // cuda only: its number among those that can be seen; nothing: the first that can be used
   bool several_processes = false;  // others of ours will use the GPU as well, so it must let them

@@ -1,5 +1,6 @@
 #include "backend/ops.h"
 
+#include <algorithm>
 #include <cassert>
 
 #include "backend/backend.h"
@@ -86,6 +87,24 @@ void Backend::hash(uint64_t* hash, const uint32_t* words, int count) {
 }
 
 std::unique_ptr<ReadProbe> Backend::read_probe(size_t) { return nullptr; }
+
+std::unique_ptr<Program> Backend::record_beside(const Plan&, std::string_view) { return nullptr; }
+
+bool Plan::has(std::string_view engine) const {
+  return std::any_of(engines.begin(), engines.end(), [&](const StepEngine& e) { return e.name == engine; });
+}
+
+void Plan::keep(std::string_view engine) {
+  assert(has(engine));
+  const auto most = [this] {
+    size_t bytes = 0;
+    for (const StepEngine& e : engines) bytes = std::max(bytes, e.workspace_bytes);
+    return bytes;
+  };
+  predicted[Use::workspace] -= most();
+  std::erase_if(engines, [&](const StepEngine& e) { return e.name != engine; });
+  predicted[Use::workspace] += most();
+}
 
 size_t MemoryUse::total() const {
   size_t sum = 0;

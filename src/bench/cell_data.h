@@ -24,8 +24,8 @@ struct DeviceReport {
 struct PlanReport {
   Shape shape;
   DeviceInfo device;
-  std::string engine = "native";     // how its steps are run (Backend::engine)
-  MemoryUse predicted;               // at the end of a run: weights and everything around them
+  std::vector<std::string> engines;  // that can run its steps (Plan::engines): where several, one is chosen by loading
+  MemoryUse predicted;               // at the end of a run: weights and everything around them, with any of `engines`
   std::vector<std::string> skipped;  // linears kept in fp16 although the precision quantises
 };
 
@@ -34,6 +34,7 @@ struct CellLoad {
   MemoryUse resident;             // what the backend holds after loading
   size_t token_weight_bytes = 0;  // weights that one decode step reads, for all its sequences
   size_t kv_position_bytes = 0;   // keys and values of one position of one sequence, all layers
+  EngineChoice engine;            // that runs the steps; testing it is not a part of load_ns
   std::string weight_form;        // "fp16 checkpoint", "bitsandbytes nf4, plain fp32 absmax", "random"
 };
 

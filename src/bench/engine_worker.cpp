@@ -14,9 +14,10 @@
 
 namespace quantbench {
 
-EngineWorker::EngineWorker(EngineOptions probe_options, ChooseDevice choose)
+EngineWorker::EngineWorker(EngineOptions probe_options, ChooseDevice choose, EngineCache cache)
     : probe_options_(std::move(probe_options)),
       choose_(std::move(choose)),
+      cache_(std::move(cache)),
       cache_bytes_(read_environment().last_level_cache_bytes) {
   if (!choose_) choose_ = [](std::string_view name, const BackendOptions& o) { return choose_device(name, o); };
 }
@@ -40,10 +41,11 @@ PlanReport EngineWorker::plan(const Cell& cell) {
   step_ = decode_shapes(*opened_.model, test.batch);
   shape_ = session_shape(test.batch, test.depth, test.prompt_tokens, test.new_tokens);
   plan_ = backend_->plan(step_, shape_.rows);
+  engine_ = choose_untested(&plan_, cell.engine.engine, backend_->device(), cache_);
   PlanReport report;
   report.shape = opened_.model->shape();
   report.device = backend_->device();
-  report.engine = backend_->engine(plan_);
+  for (const StepEngine& engine : plan_.engines) report.engines.emplace_back(engine.name);
   report.predicted = predict_memory(plan_, *opened_.model, shape_);
   report.skipped = skipped_modules(*opened_.model, cell.precision);
   return report;
@@ -57,7 +59,7 @@ CellLoad EngineWorker::load(const OnProgress& progress) {
   };
   const LoadReport loaded = quantbench::load(*opened_.model, *opened_.weights, *backend_, plan_, on_bytes);
   opened_.weights.reset();
-  session_ = std::make_unique<Session>(*backend_, *opened_.model, shape_);
+  session_ = std::make_unique<Session>(*backend_, *opened_.model, shape_, engine_.engine);
   CellLoad report;
   report.load_ns = os::steady_now_ns() - start_ns;
   report.resident = loaded.resident;
@@ -67,6 +69,8 @@ CellLoad EngineWorker::load(const OnProgress& progress) {
   report.kv_position_bytes = (second.kv_bytes - first.kv_bytes) / static_cast<size_t>(shape_.sequences);
   memory_.load_peak_bytes = memory_of_device().peak_bytes;
   memory_.load_use = backend_->memory();
+  if (engine_.engine.empty()) engine_ = choose_by_test(*session_, plan_, backend_->device(), cache_);
+  report.engine = engine_;
   if (backend_->device_use()) {
     backend_->reset_device_peak();
     memory_.peaks_separate = true;

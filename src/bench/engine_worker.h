@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "bench/open_model.h"
 #include "bench/protocol.h"
+#include "engine/choose_engine.h"
 #include "engine/session.h"
 
 namespace quantbench {
@@ -33,8 +34,9 @@ using ChooseDevice = std::function<ChosenDevice(std::string_view name, const Bac
 
 class EngineWorker final : public Worker {
  public:
-  // choose: for tests, which put a backend of theirs in the place of the one that the name stands for.
-  explicit EngineWorker(EngineOptions probe_options, ChooseDevice choose = {});
+  // choose, cache: for tests, which put a backend of theirs in the place of the one that the name stands for, and a
+  // file of theirs in that of the user's.
+  explicit EngineWorker(EngineOptions probe_options, ChooseDevice choose = {}, EngineCache cache = EngineCache());
 
   DeviceReport device() override;
   PlanReport plan(const Cell& cell) override;
@@ -50,12 +52,14 @@ class EngineWorker final : public Worker {
 
   EngineOptions probe_options_;
   ChooseDevice choose_;
+  EngineCache cache_;
   int64_t cache_bytes_;
   std::unique_ptr<Backend> backend_;  // outlives what was made from it
   std::unique_ptr<ReadProbe> probe_;
   OpenedModel opened_;
   Tape step_;
   Plan plan_;
+  EngineChoice engine_;
   StateShape shape_;
   std::unique_ptr<Session> session_;
   MemoryReport memory_;

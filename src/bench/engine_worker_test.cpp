@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "backend/test_backends.h"
+#include "testing/test_folder.h"
 
 namespace quantbench {
 namespace {
@@ -90,7 +91,7 @@ TEST(EngineWorker, TheLedgerOfAGpuAddsUpAndIsWholeBeforeTheFirstToken) {
     const PlanReport plan = worker.plan(cell);
     ASSERT_TRUE(plan.device.gpu);
     EXPECT_EQ(plan.device.gpu->uuid, "GPU-emulated");
-    EXPECT_EQ(plan.engine, "graph");
+    EXPECT_THAT(plan.engines, testing::ElementsAre("graph"));
     worker.load({});
     const MemoryReport before = worker.memory();
     worker.fill_context(std::vector<int32_t>{1, 2, 3, 4});
@@ -106,6 +107,42 @@ TEST(EngineWorker, TheLedgerOfAGpuAddsUpAndIsWholeBeforeTheFirstToken) {
     EXPECT_EQ(after.end_bytes, before.end_bytes);
     EXPECT_EQ(after.run_peak_bytes, before.run_peak_bytes);
     EXPECT_EQ(after.end_use.bytes, before.end_use.bytes);
+  }
+}
+
+TEST(EngineWorker, TheLedgerHoldsWhateverEngineIsTakenAndAnotherProcessTakesTheSame) {
+  const TestFolder folder;
+  const EngineCache cache(folder / "engines.json");
+  Cell cell = tiny_cell(Precision::fp16);
+  cell.model.folder = QB_SOURCE_DIR "/models/bundled";
+  std::string chosen;
+  for (const ChosenBy by : {ChosenBy::self_test, ChosenBy::cache}) {
+    EngineWorker worker(
+        {"auto", 1},
+        [](std::string_view, const BackendOptions&) {
+          return ChosenDevice{cuda_emulated::make_backend({.gpu = cuda_emulated::kEmulatedHopper}), ""};
+        },
+        cache);
+    const PlanReport plan = worker.plan(cell);
+    const CellLoad load = worker.load({});
+    EXPECT_EQ(load.engine.by, by) << load.engine.failure;
+    EXPECT_EQ(load.engine.times.size(), 2u);
+    const MemoryReport before = worker.memory();
+    worker.generate(cell.prompt, cell.test.new_tokens, {});
+    const MemoryReport after = worker.memory();
+    EXPECT_EQ(after.run_peak_bytes, after.end_bytes) << "the test is in no peak";
+    EXPECT_EQ(after.end_bytes, before.end_bytes);
+    EXPECT_EQ(after.end_use.bytes, before.end_use.bytes);
+    EXPECT_LE(after.load_peak_bytes, after.end_bytes);
+    if (by == ChosenBy::self_test) {
+      chosen = load.engine.engine;
+      EXPECT_THAT(plan.engines, testing::ElementsAre("graph", "persistent"));
+      EXPECT_LE(after.end_use.total(), plan.predicted.total());
+    } else {
+      EXPECT_EQ(load.engine.engine, chosen);
+      EXPECT_THAT(plan.engines, testing::ElementsAre(chosen));
+      EXPECT_EQ(after.end_use.bytes, plan.predicted.bytes);
+    }
   }
 }
 #endif

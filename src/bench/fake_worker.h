@@ -44,7 +44,7 @@ class FakeWorker : public Worker {
     r.shape.parameters = 1'000'000;
     r.shape.vocab = 32000;
     r.device = device_;
-    if (device_.gpu) r.engine = "graph";
+    r.engines = {device_.gpu ? "graph" : "native"};
     r.predicted = use_;
     r.skipped = {"lm_head"};
     return r;
@@ -56,6 +56,7 @@ class FakeWorker : public Worker {
     r.resident = use_;
     r.token_weight_bytes = 2'000'000;
     r.kv_position_bytes = 1000;
+    r.engine.engine = device_.gpu ? "graph" : "native";
     r.weight_form = "fake";
     return r;
   }

@@ -91,8 +91,7 @@ class Group {
   }
 
   void start_and_plan(Visit& v) {
-    v.worker = hooks_.start(v.cell);
-    v.data.plan = v.worker->plan(*v.cell);
+    v.data.plan = start(v);
     const auto available = available_to(v);
     if (available && v.predicted_bytes() > *available) {
       const bool gpu = v.data.plan->device.gpu.has_value();
@@ -122,16 +121,61 @@ class Group {
     return !available || wanted <= *available;
   }
 
-  void load(Visit& v) {
-    if (!v.worker) {
-      v.worker = hooks_.start(v.cell);
-      v.worker->plan(*v.cell);
+  // What decides, in one sweep on one device, which engines there are and how fast they run.
+  static std::string engine_key(const Cell& cell) {
+    return fmt::format("{} in '{}' {} b{}", cell.model.shown(), cell.model.folder, name_of(cell.precision),
+                       cell.test.batch);
+  }
+  // The cell's worker, which is to run on `engine`, or as the cell says where there is none.
+  PlanReport start(Visit& v, const std::string& engine = {}) {
+    Cell cell = *v.cell;
+    const auto known = hooks_.engines->find(engine_key(cell));
+    if (known != hooks_.engines->end()) cell.engine.engine = known->second.engine;
+    if (!engine.empty()) cell.engine.engine = engine;
+    v.worker = nullptr;  // before the next takes memory
+    v.worker = hooks_.start(v.cell);
+    return v.worker->plan(cell);
+  }
+
+  CellLoad load_on_an_engine(Visit& v) {
+    const std::string label = v.cell->label(), key = engine_key(*v.cell);
+    const auto on_progress = [&](double done) {
+      hooks_.progress->status(fmt::format("{}: loading {:.0f} %", label, 100 * done));
+    };
+    const auto known = hooks_.engines->find(key);
+    CellLoad load;
+    try {
+      load = v.worker->load(on_progress);
+    } catch (const Error& error) {
+      // An engine may take the GPU from its process when it fails; then a fresh one runs on the engine that always can.
+      const std::vector<std::string>& engines = v.data.plan->engines;
+      if (error.kind() != ErrorKind::device || engines.size() < 2 || known != hooks_.engines->end()) throw;
+      start(v, engines.front());
+      load = v.worker->load(on_progress);
+      load.engine = {.engine = engines.front(), .by = ChosenBy::failure, .failure = error.what()};
     }
-    const std::string label = v.cell->label();
-    v.data.load = v.worker->load(
-        [&](double done) { hooks_.progress->status(fmt::format("{}: loading {:.0f} %", label, 100 * done)); });
+    if (known != hooks_.engines->end()) {
+      load.engine = known->second;
+      return load;
+    }
+    EngineChoice choice = load.engine;
+    if (choice.by == ChosenBy::failure) {
+      hooks_.progress->line(
+          fmt::format("{}: on the {} engine, since the other failed: {}", label, choice.engine, choice.failure));
+    }
+    if (choice.by == ChosenBy::self_test) choice.by = ChosenBy::cache;  // of those that come later
+    if (!choice.times.empty() || !choice.failure.empty()) hooks_.engines->emplace(key, choice);
+    return load;
+  }
+
+  void load(Visit& v) {
+    if (!v.worker) start(v);
+    CellLoad load = load_on_an_engine(v);
+    if (v.data.load) load.engine = v.data.load->engine;  // chosen when the cell was loaded first
+    v.data.load = load;
     if (v.cell->context.empty()) return;
-    hooks_.progress->status(fmt::format("{}: filling the context with {} tokens", label, v.cell->context.size()));
+    hooks_.progress->status(
+        fmt::format("{}: filling the context with {} tokens", v.cell->label(), v.cell->context.size()));
     v.worker->fill_context(v.cell->context);
   }
 

@@ -1,9 +1,10 @@
 // The protocol of docs/method.md over the cells that are compared with one another (one model, one test, all
 // precisions): load, cold run, warm-up, randomised complete blocks with the read bandwidth probed in between, stop.
-// Knows no engine and no process: workers come from a function.
+// Knows no process, and of engines names alone: workers come from a function.
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 
@@ -38,11 +39,16 @@ using StartWorker = std::function<std::unique_ptr<Worker>(const Cell*)>;
 using OnFinished = std::function<void(const Cell&, const CellData&)>;
 using Now = std::function<int64_t()>;  // nanoseconds, monotonic
 
+// The engines that were chosen in a sweep, by what the choice depends on there: a later cell of the same model in the
+// same precision runs on the same one, whether the choice could be kept in the user's cache or not.
+using ChosenEngines = std::map<std::string, EngineChoice>;
+
 struct MeasureHooks {
   StartWorker start;
   OnFinished finished;
   Now now;                                                   // since the sweep began
   std::function<std::optional<int64_t>()> available_memory;  // of the host, bytes; nothing: unknown, assume plenty
+  ChosenEngines* engines = nullptr;
   Progress* progress = nullptr;
 };
 

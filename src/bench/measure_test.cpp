@@ -33,10 +33,27 @@ class Measure : public testing::Test {
       if (cell) use_[Use::weights] = test_->weights_;
       if (test_->gpu_free_) be_a_gpu(*test_->gpu_free_);
     }
+    PlanReport plan(const Cell& cell) override {
+      PlanReport report = FakeWorker::plan(cell);
+      engine_ = cell.engine.engine;
+      if (test_->has_two_engines_) {
+        report.engines = engine_ == "auto" ? std::vector<std::string>{"graph", "persistent"} : std::vector{engine_};
+      }
+      return report;
+    }
     ~Noted() override { --test_->alive_; }
     CellLoad load(const OnProgress& progress) override {
       test_->note("load " + name_);
-      return FakeWorker::load(progress);
+      CellLoad report = FakeWorker::load(progress);
+      if (!test_->has_two_engines_) return report;
+      test_->note("on " + engine_);
+      if (engine_ != "auto") {
+        report.engine = {engine_, ChosenBy::request};
+      } else {
+        if (test_->test_fails_) fail(ErrorKind::device, "the GPU is lost");
+        report.engine = {"persistent", ChosenBy::self_test, {{"graph", 2}, {"persistent", 1}}};
+      }
+      return report;
     }
     void fill_context(std::span<const int32_t> context) override {
       test_->note("fill " + name_);
@@ -54,7 +71,7 @@ class Measure : public testing::Test {
       return {0, test_->read_rate_ += 1e9, "fake"};
     }
     Measure* test_;
-    std::string name_;
+    std::string name_, engine_;
   };
 
   void SetUp() override {
@@ -72,6 +89,7 @@ class Measure : public testing::Test {
     };
     hooks_.now = [this] { return clock_ns_; };
     hooks_.available_memory = [this] { return available_; };
+    hooks_.engines = &engines_;
     hooks_.progress = &quiet_;
   }
   void note(const std::string& what) { log_.push_back(what); }
@@ -83,6 +101,7 @@ class Measure : public testing::Test {
   std::vector<Cell> cells_;
   MeasureOptions options_;
   MeasureHooks hooks_;
+  ChosenEngines engines_;
   Quiet quiet_;
   std::function<int64_t(const std::string&)> latency_ = [](const std::string&) { return int64_t{10'000'000}; };
   std::map<std::string, CellData> done_;
@@ -92,7 +111,7 @@ class Measure : public testing::Test {
   size_t weights_ = 2'000'000;
   int64_t clock_ns_ = 0;
   double read_rate_ = 0;
-  bool no_probe_ = false;
+  bool no_probe_ = false, has_two_engines_ = false, test_fails_ = false;
   int alive_ = 0, most_alive_ = 0;
 };
 
@@ -258,6 +277,38 @@ TEST_F(Measure, OnAGpuItIsTheGpusMemoryThatCounts) {
     EXPECT_EQ(data.outcome.kind, ErrorKind::out_of_memory);
     EXPECT_THAT(data.outcome.error, HasSubstr("3.00 GiB of Fake GPU are free"));
   }
+}
+
+TEST_F(Measure, ACellRunsOnTheEngineThatWasChosenFirstWheneverItIsLoaded) {
+  cells_.resize(1);
+  has_two_engines_ = true;
+  gpu_free_ = size_t{100} << 20;  // room for the cell, but none to spare: a process a visit
+  options_.runs = 2;
+  run();
+  const auto count = [this](const char* what) { return std::count(log_.begin(), log_.end(), what); };
+  EXPECT_EQ(done_["fp16"].load->engine.by, ChosenBy::self_test);
+  EXPECT_EQ(done_["fp16"].load->engine.engine, "persistent");
+  EXPECT_EQ(count("on auto"), 1);
+  EXPECT_EQ(count("on persistent"), 2);
+  run();  // another test of the model
+  EXPECT_EQ(count("on auto"), 1);
+  EXPECT_EQ(done_["fp16"].load->engine.by, ChosenBy::cache);
+  EXPECT_EQ(done_["fp16"].load->engine.times.size(), 2u);
+  cells_[0].test.batch = 2;  // whose engines are others
+  run();
+  EXPECT_EQ(count("on auto"), 2);
+}
+
+TEST_F(Measure, WhereTheSelfTestLosesTheGpuAFreshProcessTakesTheOtherEngine) {
+  cells_.resize(1);
+  has_two_engines_ = test_fails_ = true;
+  options_.runs = 1;
+  run();
+  EXPECT_EQ(done_["fp16"].outcome.status, Status::ok);
+  EXPECT_EQ(done_["fp16"].load->engine.engine, "graph");
+  EXPECT_EQ(done_["fp16"].load->engine.by, ChosenBy::failure);
+  EXPECT_EQ(done_["fp16"].load->engine.failure, "the GPU is lost");
+  EXPECT_THAT(quiet_.lines, ElementsAre(HasSubstr("on the graph engine, since the other failed: the GPU is lost")));
 }
 
 TEST_F(Measure, AFailedCellKeepsItsSamplesAndTheOthersGoOn) {

@@ -155,13 +155,25 @@ DeviceReport device_from(const json& j) { return {info_from(j.at("device")), j.a
 json to_json(const PlanReport& r) {
   return {{"shape", shape_to_json(r.shape)},
           {"device", info_to_json(r.device)},
-          {"engine", r.engine},
+          {"engines", r.engines},
           {"predicted", to_json(r.predicted)},
           {"skipped", r.skipped}};
 }
 PlanReport plan_from(const json& j) {
-  return {shape_from(j.at("shape")), info_from(j.at("device")), j.at("engine"), use_from(j.at("predicted")),
-          j.at("skipped").get<std::vector<std::string>>()};
+  return {shape_from(j.at("shape")), info_from(j.at("device")), j.at("engines").get<std::vector<std::string>>(),
+          use_from(j.at("predicted")), j.at("skipped").get<std::vector<std::string>>()};
+}
+
+json to_json(const EngineChoice& c) {
+  json times = json::array();
+  for (const EngineTime& time : c.times) times.push_back({time.engine, time.step_ns});
+  return {{"engine", c.engine}, {"by", static_cast<int>(c.by)}, {"times", times}, {"failure", c.failure}};
+}
+EngineChoice choice_from(const json& j) {
+  EngineChoice c{.engine = j.at("engine"), .by = static_cast<ChosenBy>(j.at("by").get<int>())};
+  for (const json& time : j.at("times")) c.times.push_back({time.at(0), time.at(1)});
+  c.failure = j.at("failure");
+  return c;
 }
 
 json to_json(const CellLoad& r) {
@@ -169,6 +181,7 @@ json to_json(const CellLoad& r) {
           {"resident", to_json(r.resident)},
           {"token_weight_bytes", r.token_weight_bytes},
           {"kv_position_bytes", r.kv_position_bytes},
+          {"engine", to_json(r.engine)},
           {"weight_form", r.weight_form}};
 }
 CellLoad load_from(const json& j) {
@@ -177,6 +190,7 @@ CellLoad load_from(const json& j) {
   r.resident = use_from(j.at("resident"));
   r.token_weight_bytes = j.at("token_weight_bytes");
   r.kv_position_bytes = j.at("kv_position_bytes");
+  r.engine = choice_from(j.at("engine"));
   r.weight_form = j.at("weight_form");
   return r;
 }

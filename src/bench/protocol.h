@@ -47,6 +47,8 @@ json to_json(const DeviceReport& report);
 DeviceReport device_from(const json& j);
 json to_json(const PlanReport& report);
 PlanReport plan_from(const json& j);
+json to_json(const EngineChoice& choice);
+EngineChoice choice_from(const json& j);
 json to_json(const CellLoad& report);
 CellLoad load_from(const json& j);
 json to_json(const GenerateReport& report);

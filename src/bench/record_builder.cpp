@@ -86,6 +86,21 @@ Record devices_part(const CellData& data, const std::optional<DeviceInfo>& of_sw
   return devices;
 }
 
+// Of a cell that failed before it was chosen: what was asked for.
+std::string engine_of(const Cell& cell, const CellData& data) {
+  if (data.load) return data.load->engine.engine;
+  if (!data.plan) return "none";
+  return data.plan->engines.size() == 1 ? data.plan->engines.front() : cell.engine.engine;
+}
+
+Record engine_choice_part(const EngineChoice& choice) {
+  Record times = Record::object();
+  for (const EngineTime& time : choice.times) times[time.engine] = time.step_ns;
+  return {{"by", name_of(choice.by)},
+          {"step_ns", choice.times.empty() ? Record(nullptr) : times},
+          {"failure", choice.failure.empty() ? Record(nullptr) : Record(choice.failure)}};
+}
+
 Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& identity) {
   Record placement = Record::array();
   if (data.plan) {
@@ -102,7 +117,8 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
           {"depth", cell.test.depth},
           {"batch", cell.test.batch},
           {"stop_at_eos", !cell.stop_at.empty()},
-          {"engine", data.plan ? data.plan->engine : "none"},
+          {"engine", engine_of(cell, data)},
+          {"engine_choice", data.load ? engine_choice_part(data.load->engine) : Record(nullptr)},
           {"placement", placement}};
 }
 

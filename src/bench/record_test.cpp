@@ -136,6 +136,7 @@ Made measured_on_a_gpu() {
   FakeWorker worker;
   worker.be_a_gpu(size_t{70} << 30);
   m.data.plan = worker.plan(m.cell);
+  m.data.load = worker.load({});
   m.data.memory->count = MemoryCount::driver;
   m.data.memory->host_peak_bytes = 400'000'000;
   m.data.memory->driver_process_bytes = m.data.memory->end_bytes;
@@ -155,9 +156,30 @@ TEST(Record, NamesTheCardByNameUuidAndDriver) {
   EXPECT_EQ(device["gpu"]["multiprocessors"], 132);
   EXPECT_EQ(device["memory_bytes"], int64_t{80} << 30);
   EXPECT_EQ(record["cell"]["engine"], "graph");
+  EXPECT_EQ(record["cell"]["engine_choice"]["by"], "only one possible");
   EXPECT_EQ(record["memory"][0]["counted_by"], "driver");
   EXPECT_EQ(record["memory"][0]["host_peak_bytes"], 400'000'000);
   EXPECT_TRUE(record["memory"][0]["driver_device_bytes"].is_null());
+}
+
+TEST(Record, SaysHowTheEngineWasChosen) {
+  JsonSchema schema(schema_file());
+  Made m = measured_on_a_gpu();
+  m.data.plan->engines = {"graph", "persistent"};
+  m.data.load->engine = {"persistent", ChosenBy::self_test, {{"graph", 2e6}, {"persistent", 1.5e6}}};
+  const json tested = json::parse(to_text(m.record()));
+  EXPECT_THAT(schema.check(tested), IsEmpty());
+  EXPECT_EQ(tested["cell"]["engine"], "persistent");
+  EXPECT_EQ(tested["cell"]["engine_choice"]["by"], "self-test");
+  EXPECT_EQ(tested["cell"]["engine_choice"]["step_ns"]["graph"], 2e6);
+  m.data.load->engine = {"graph", ChosenBy::failure, {}, "it waited for seconds"};
+  const json failed = json::parse(to_text(m.record()));
+  EXPECT_THAT(schema.check(failed), IsEmpty());
+  EXPECT_EQ(failed["cell"]["engine"], "graph");
+  EXPECT_EQ(failed["cell"]["engine_choice"]["failure"], "it waited for seconds");
+  m.data.load.reset();
+  EXPECT_EQ(m.record()["cell"]["engine"], "auto") << "it was not chosen";
+  EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
 }
 
 TEST(Record, NamesTheCardOfACellThatFailedBeforeItKnewOne) {

@@ -75,7 +75,10 @@ TEST(Protocol, CarriesADeviceAndItsMemoryUnchanged) {
   EXPECT_EQ(protocol::to_json(back), protocol::to_json(report));
   EXPECT_FALSE(protocol::device_from(protocol::to_json(DeviceReport{})).device.gpu);
 
-  EXPECT_EQ(protocol::plan_from(protocol::to_json(gpu.plan({}))).engine, "graph");
+  EXPECT_THAT(protocol::plan_from(protocol::to_json(gpu.plan({}))).engines, testing::ElementsAre("graph"));
+  CellLoad load = gpu.load({});
+  load.engine = {"graph", ChosenBy::failure, {{"graph", 1.5}}, "why"};
+  EXPECT_EQ(protocol::to_json(protocol::load_from(protocol::to_json(load))), protocol::to_json(load));
   MemoryReport memory = gpu.memory();
   memory.count = MemoryCount::driver;
   memory.host_peak_bytes = 1;

@@ -299,7 +299,7 @@ int bench(int argc, char** argv) {
   app.add_option("--model-id", o.models, "built-in configurations")->delimiter(',');
   app.add_option("--precision", o.precisions, "fp16, int8, 4bit")->delimiter(',');
   app.add_option("--device", o.device, "a backend of this build");
-  app.add_option("--engine", o.engine, "of a GPU: auto, graph, persistent");
+  app.add_option("--engine", o.engine, "of a GPU: graph (also: auto), persistent");
   app.add_option("--check", o.checked, "positions whose logits are compared with the graph engine's before timing")
       ->check(CLI::Range(0, 1024));
   app.add_option("--check-with", o.check_with, "the backend to compare with instead");

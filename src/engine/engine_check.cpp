@@ -113,9 +113,10 @@ class Runner {
     buffers_->decode.sampling = sampling;
     TapeOps tape;
     model_->decode(tape, buffers_->decode);
-    step_ = backend_->record(backend_->plan(tape.tape(), rows));
+    const Plan step = backend_->plan(tape.tape(), rows);
+    step_ = backend_->record(step);
     print(fmt::format("{} {} on {}, engine {}, {} outlier channels: loaded in {:.1f} s", o.model, o.precision,
-                      backend_->device().name, step_->engine(), o.outliers,
+                      backend_->device().name, step.engines.front().name, o.outliers,
                       static_cast<double>(os::steady_now_ns() - start_ns) * 1e-9));
   }
 
@@ -334,7 +335,7 @@ int check(int argc, char** argv) {
   app.add_option("--model", o.model, "a built-in configuration, or a config.json");
   app.add_option("--precision", o.precision, "fp16, int8, 4bit");
   app.add_option("--device", o.device, "a backend of this build");
-  app.add_option("--engine", o.engine, "of a GPU: auto, graph, persistent");
+  app.add_option("--engine", o.engine, "of a GPU: graph (also: auto), persistent");
   app.add_option("--threads", o.threads, "0: one per physical core");
   app.add_option("--outlier-channels", o.outliers, "channels above LLM.int8's threshold")->check(CLI::Range(0, 4096));
   app.add_option("--seed", o.seed, "of the weights");

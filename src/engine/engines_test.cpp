@@ -8,17 +8,20 @@
 
 #include "backend/test_backends.h"
 #include "checkpoint/checkpoint.h"
+#include "engine/choose_engine.h"
 #include "engine/relative_error.h"
-#include "engine/session.h"
 #include "model/loader.h"
 #include "model/registry.h"
+#include "testing/test_folder.h"
 
 namespace quantbench {
 namespace {
 
 std::unique_ptr<Backend> make_engine(std::string_view backend, const std::string& engine) {
 #if defined(QB_HAS_CUDA_EMULATOR)
-  if (backend == kEmulatedCuda) return cuda_emulated::make_backend({.engine = engine});
+  if (backend == kEmulatedCuda) {
+    return cuda_emulated::make_backend({.engine = engine, .gpu = cuda_emulated::kEmulatedHopper});
+  }
 #endif
   return make_backend(std::string(backend), {.engine = engine});
 }
@@ -101,7 +104,7 @@ class Engines : public testing::TestWithParam<Case> {
 TEST_P(Engines, GiveTheSameLogits) {
   const auto logits = [this](const std::string& engine) {
     Opened opened(engine, GetParam());
-    EXPECT_EQ(opened.backend->engine(opened.plan), engine);
+    EXPECT_EQ(opened.plan.engines.front().name, engine);
     Session session(*opened.backend, *opened.model, Opened::kShape);
     const auto ids = ids_below(opened.model->shape().vocab, is_emulated() ? 3 : 64);
     auto out = session.logits(ids, true);
@@ -147,6 +150,34 @@ TEST_P(EnginesFar, GenerateTheSameTextFarIntoTheContext) {
   }
 }
 
+// What a session that chose its engine gives is what that engine gives.
+using EnginesChosen = Engines;
+TEST_P(EnginesChosen, GivesWhatTheOneThatWasTakenGives) {
+  const TestFolder folder;
+  const EngineCache cache(folder / "engines.json");
+  const auto logits = [this](Session& session, const Opened& of) {
+    return session.logits(ids_below(of.model->shape().vocab, is_emulated() ? 3 : 64), true);
+  };
+  Opened opened("auto", GetParam());
+  ASSERT_EQ(opened.plan.engines.size(), 2u);
+  const DeviceInfo device = opened.backend->device();
+  EXPECT_EQ(choose_untested(&opened.plan, "auto", device, cache).engine, "");
+  Session session(*opened.backend, *opened.model, Opened::kShape);
+  const EngineChoice choice = choose_by_test(session, opened.plan, device, cache);
+  EXPECT_EQ(choice.by, ChosenBy::self_test) << choice.failure;
+  EXPECT_EQ(choice.times.size(), 2u);
+  const auto found = logits(session, opened);
+
+  Opened alone(choice.engine, GetParam());
+  Session of_alone(*alone.backend, *alone.model, Opened::kShape);
+  EXPECT_EQ(found, logits(of_alone, alone)) << choice.engine;
+  EXPECT_EQ(opened.backend->memory().bytes, alone.backend->memory().bytes) << "the other's memory is given back";
+
+  const EngineChoice again = choose_untested(&opened.plan, "auto", device, cache);
+  EXPECT_EQ(again.engine, choice.engine);
+  EXPECT_EQ(again.by, ChosenBy::cache);
+}
+
 std::vector<Case> cases(std::string_view backend) {
   std::vector<Case> all;
   for (const std::string_view shape : {"", "phi"}) {
@@ -170,9 +201,11 @@ std::vector<Case> bundled(std::string_view backend) {
 }
 INSTANTIATE_TEST_SUITE_P(cuda, Engines, testing::ValuesIn(cases("cuda")), name_of_case);
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesFar, testing::ValuesIn(bundled("cuda")), name_of_case);
+INSTANTIATE_TEST_SUITE_P(cuda, EnginesChosen, testing::ValuesIn(bundled("cuda")), name_of_case);
 #if defined(QB_HAS_CUDA_EMULATOR)
 INSTANTIATE_TEST_SUITE_P(emulated, Engines, testing::ValuesIn(cases(kEmulatedCuda)), name_of_case);
 INSTANTIATE_TEST_SUITE_P(emulated, EnginesFar, testing::ValuesIn(bundled(kEmulatedCuda)), name_of_case);
+INSTANTIATE_TEST_SUITE_P(emulated, EnginesChosen, testing::ValuesIn(bundled(kEmulatedCuda)), name_of_case);
 #endif
 
 }  // namespace

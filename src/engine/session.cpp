@@ -53,13 +53,14 @@ struct Session::Parts {
   std::vector<int32_t> token, position, sequence;  // of each row of a call, on their way to the device
   std::vector<float> looked_at;                    // logits on the host, [sequences, vocab]
   std::vector<int32_t> history;                    // on the host, [sequences, positions]
+  std::string engine;                              // empty: the first of the plan's
   std::unique_ptr<Program> step;
   Sampling step_sampling;
   std::unique_ptr<Lookout> lookout;  // made with the first generation that is watched
   bool has_stops = false;            // on the device
   int context_tokens = 0;
 
-  Parts(Backend& b, Model& m, const StateShape& s)
+  Parts(Backend& b, Model& m, const StateShape& s, std::string_view of_engine)
       : backend(b),
         model(m),
         shape(s),
@@ -68,19 +69,25 @@ struct Session::Parts {
         position(token.size()),
         sequence(token.size()),
         looked_at(static_cast<size_t>(s.sequences) * static_cast<size_t>(m.shape().vocab)),
-        history(static_cast<size_t>(s.sequences) * static_cast<size_t>(s.positions)) {
+        history(static_cast<size_t>(s.sequences) * static_cast<size_t>(s.positions)),
+        engine(of_engine) {
     assert(s.sequences >= 1 && s.rows >= s.sequences && s.logit_rows >= s.sequences);
     model.make_tables(backend, shape.positions);
     record({});
   }
 
   // The same step as was planned for packing, now with these buffers.
-  void record(const Sampling& sampling) {
+  Plan plan_step(const Sampling& sampling) {
     buffers.decode.sampling = sampling;
     TapeOps tape;
     model.decode(tape, buffers.decode);
+    Plan plan = backend.plan(tape.tape(), shape.rows);
+    if (!engine.empty()) plan.keep(engine);
+    return plan;
+  }
+  void record(const Sampling& sampling) {
     step.reset();
-    step = backend.record(backend.plan(tape.tape(), shape.rows));
+    step = backend.record(plan_step(sampling));
     step_sampling = sampling;
   }
 
@@ -169,7 +176,7 @@ struct Session::Parts {
   }
 };
 
-Session::Session(Backend& backend, Model& model, const StateShape& shape) {
+Session::Session(Backend& backend, Model& model, const StateShape& shape, std::string_view engine) {
   if (shape.positions > model.shape().max_positions) {
     fail(ErrorKind::usage,
          "context, prompt and new tokens make {} positions, the model was made for at most {} "
@@ -177,10 +184,39 @@ Session::Session(Backend& backend, Model& model, const StateShape& shape) {
          "shorten the prompt or ask for fewer new tokens",
          shape.positions, model.shape().max_positions);
   }
-  parts_ = std::make_unique<Parts>(backend, model, shape);
+  parts_ = std::make_unique<Parts>(backend, model, shape, engine);
 }
 Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
+
+EngineChoice Session::test_engines() {
+  Parts& p = *parts_;
+  const Plan plan = p.plan_step(p.step_sampling);
+  const int first_position = p.context_tokens, most_steps = p.shape.positions - 1 - first_position;
+  assert(plan.engines.size() > 1 && most_steps >= 1);
+  p.set_stops({});
+  std::vector<std::unique_ptr<Program>> others(plan.engines.size());  // but for the first, which is p.step
+  std::vector<TimedEngine> engines;
+  for (size_t i = 0; i < plan.engines.size(); ++i) {
+    const auto run_ns = [&, i](int steps) {
+      if (i > 0 && !others[i]) others[i] = p.backend.record_beside(plan, plan.engines[i].name);
+      Program& step = i > 0 ? *others[i] : *p.step;
+      p.place(first_position, [](size_t) { return 0; });
+      p.backend.synchronize();
+      const int64_t start_ns = os::steady_now_ns();
+      for (int made = 0; made < steps; ++made) step.run();
+      p.backend.synchronize();
+      return os::steady_now_ns() - start_ns;
+    };
+    engines.push_back({std::string(plan.engines[i].name), run_ns});
+  }
+  EngineChoice choice = test_in_turn(engines, most_steps);
+  p.engine = choice.engine;
+  for (size_t i = 1; i < others.size(); ++i) {
+    if (plan.engines[i].name == choice.engine) p.step = std::move(others[i]);
+  }
+  return choice;
+}
 
 void Session::fill_context(std::span<const int32_t> ids) {
   Parts& p = *parts_;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "engine/engine_choice.h"
 #include "model/model.h"
 
 namespace quantbench {
@@ -59,10 +60,16 @@ class Session {
   // `model` is loaded and was planned for `backend`; both outlive the session. Takes all memory that generating needs:
   // nothing is allocated after, but for some of the host's where tokens are looked at. The backend's workspace and the
   // model's RoPE tables are cut for the session made last: one made before it on the same backend must not run again.
-  // shape: rows and logit_rows at least `sequences`. Error usage for more positions than the model was made for.
-  Session(Backend& backend, Model& model, const StateShape& shape);
+  // shape: rows and logit_rows at least `sequences`. engine: of those that the step's plan names; empty: the first.
+  // Error usage for more positions than the model was made for.
+  Session(Backend& backend, Model& model, const StateShape& shape, std::string_view engine = {});
   ~Session();
   Session(Session&&) noexcept;
+
+  // Where no engine was given and the plan names several: has each of them run steps in turn, behind the context, keeps
+  // the fastest and gives the memory of the others back. What later runs read, they write before. shape: at least two
+  // positions. Error device where none runs.
+  EngineChoice test_engines();
 
   // Puts ids [sequences, n] into the cache, whose keys and values stay: what follows begins behind them, at position n,
   // however often it is repeated. No ids: begin at 0 again. A sequence's ids are computed kContextRows at a time and

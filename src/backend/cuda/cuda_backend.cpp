@@ -14,6 +14,7 @@
 namespace quantbench::QB_CUDA {
 namespace {
 
+constexpr std::string_view kGraph = "graph", kPersistent = "persistent";
 constexpr size_t kStagingBytes = size_t{16} << 20;  // of a weight on its way from the host
 
 // A byte's two codes as fp16, the first in the low half; bitsandbytes puts the first into the byte's high half.
@@ -66,9 +67,10 @@ class DeviceReadProbe final : public ReadProbe {
 // A recorded step, which leaves nothing that the ops know of rows made ready before it.
 class StepProgram final : public Program {
  public:
-  // choice: what is left to do behind the step, or null.
-  StepProgram(CudaOps& ops, std::unique_ptr<Program> step, std::unique_ptr<Program> choice)
-      : ops_(ops), step_(std::move(step)), choice_(std::move(choice)) {}
+  // memory: of its own, or null. choice: what is left to do behind the step, or null.
+  StepProgram(CudaOps& ops, std::unique_ptr<Buffer> memory, std::unique_ptr<Program> step,
+              std::unique_ptr<Program> choice)
+      : ops_(ops), memory_(std::move(memory)), step_(std::move(step)), choice_(std::move(choice)) {}
   void run() override {
     ops_.forget();
     step_->run();
@@ -77,6 +79,7 @@ class StepProgram final : public Program {
 
  private:
   CudaOps& ops_;
+  std::unique_ptr<Buffer> memory_;
   std::unique_ptr<Program> step_, choice_;
 };
 
@@ -101,7 +104,10 @@ class CudaBackend final : public Backend {
     plan.predicted[Use::tables] += piece_bytes(nested_code().size() * sizeof(float));
     plan.predicted[Use::tables] += piece_bytes(sizeof(code_pairs()));
     plan.predicted[Use::workspace] += piece_bytes(workspace_bytes(shape_of(plan)));
-    if (const size_t bytes = persistent_bytes(step)) plan.predicted[Use::workspace] += piece_bytes(bytes);
+    plan.engines = engines_of(step);
+    size_t most = 0;
+    for (const StepEngine& engine : plan.engines) most = std::max(most, engine.workspace_bytes);
+    plan.predicted[Use::workspace] += most;
     return plan;
   }
   Matrix pack(const HostMatrix& weight, Role role, const Plan&) override {
@@ -122,11 +128,14 @@ class CudaBackend final : public Backend {
     workspace_ = memory_.allocate(Use::workspace, workspace_bytes(shape));
     ops_->use(cut_workspace(shape, static_cast<std::byte*>(workspace_->data())));
     ops_->wide().tune(plan.tape, plan.max_rows);
-    persistent_.reset();
+    return record_beside(plan, plan.engines.front().name);
+  }
+  std::unique_ptr<Program> record_beside(const Plan& plan, std::string_view engine) override {
+    std::unique_ptr<Buffer> memory;
     std::unique_ptr<Program> step, choice;
-    if (const size_t bytes = persistent_bytes(plan.tape)) {
-      persistent_ = memory_.allocate(Use::workspace, bytes);
-      step = runtime_->record_persistent(plan.tape, tables_, static_cast<std::byte*>(persistent_->data()));
+    if (engine == kPersistent) {
+      memory = memory_.allocate(Use::workspace, runtime_->persistent_bytes(plan.tape));
+      step = runtime_->record_persistent(plan.tape, tables_, static_cast<std::byte*>(memory->data()));
       const auto& next = std::get<NextToken>(plan.tape.back());
       // The persistent kernel chooses among all ids or not at all.
       if (next.sampling.cuts(next.logits.cols)) choice = runtime_->record([this, next] { ops_->next_token(next); });
@@ -136,10 +145,7 @@ class CudaBackend final : public Backend {
       });
     }
     ops_->forget();  // what was only recorded is not done
-    return std::make_unique<StepProgram>(*ops_, std::move(step), std::move(choice));
-  }
-  std::string_view engine(const Plan& plan) const override {
-    return persistent_bytes(plan.tape) > 0 ? "persistent" : "graph";
+    return std::make_unique<StepProgram>(*ops_, std::move(memory), std::move(step), std::move(choice));
   }
   void hash(uint64_t* hash, const uint32_t* words, int count) override {
     QB_CUDA::hash({hash, words, count}, runtime_->stream());
@@ -157,21 +163,18 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  // A narrow model is a few hundred microseconds of steps waiting for one another, whatever runs it.
-  static bool is_bound_by_memory(const Tape& step) {
-    constexpr int kLeastWidth = 1024;
-    const Embed* const first = step.empty() ? nullptr : std::get_if<Embed>(&step.front());
-    return first && first->x.cols >= kLeastWidth;
-  }
-  size_t persistent_bytes(const Tape& step) const {
-    if (engine_ == "graph" || (engine_ == "auto" && !is_bound_by_memory(step))) return 0;
-    const size_t bytes = runtime_->persistent_bytes(step);
-    if (bytes == 0 && engine_ == "persistent") {
+  std::vector<StepEngine> engines_of(const Tape& step) const {
+    const size_t bytes = engine_ == kGraph ? 0 : runtime_->persistent_bytes(step);
+    const StepEngine persistent{kPersistent, piece_bytes(bytes)};
+    if (engine_ == kPersistent) {
+      if (bytes > 0) return {persistent};
       fail(ErrorKind::device,
            "--engine persistent: this GPU, this model or a batch of sequences cannot run so; use --engine graph or "
            "auto");
     }
-    return bytes;
+    std::vector<StepEngine> engines{{kGraph}};
+    if (bytes > 0) engines.push_back(persistent);
+    return engines;
   }
   // The library is opened only for a plan that could use it.
   WorkspaceShape shape_of(const Plan& plan) {
@@ -227,7 +230,7 @@ class CudaBackend final : public Backend {
   DeviceInfo device_;
   std::string engine_;
   Tables tables_;
-  std::unique_ptr<Buffer> workspace_, persistent_;
+  std::unique_ptr<Buffer> workspace_;
   std::unique_ptr<CudaOps> ops_;
 };
 

@@ -103,7 +103,6 @@ class Graph final : public Program {
   }
   ~Graph() override { cudaGraphExecDestroy(graph_); }
   void run() override { check(cudaGraphLaunch(graph_, stream_), "cudaGraphLaunch"); }
-  std::string_view engine() const override { return "graph"; }
 
  private:
   cudaStream_t stream_;

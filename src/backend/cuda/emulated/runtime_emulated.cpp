@@ -3,6 +3,7 @@
 #include <cstring>
 #include <map>
 
+#include "backend/cuda/cuda.h"
 #include "backend/cuda/persistent/persistent_program.h"
 #include "backend/cuda/runtime.h"
 #include "backend/host_memory.h"
@@ -19,10 +20,12 @@ class Repeat final : public Program {
   std::function<void()> step_;
 };
 
-// As the oldest card that is taken, or, where the persistent engine is asked for, as the oldest that has it.
+// As the oldest card that is taken, or, where the persistent engine or card kEmulatedHopper is asked for, as the oldest
+// that has it.
 class EmulatedRuntime final : public Runtime {
  public:
-  explicit EmulatedRuntime(const BackendOptions& options) : has_persistent_(options.engine == "persistent") {}
+  explicit EmulatedRuntime(const BackendOptions& options)
+      : has_persistent_(options.engine == "persistent" || options.gpu == kEmulatedHopper) {}
   DeviceInfo device() const override {
     DeviceInfo info = host_device("cuda", "emulated", 1);
     info.id = "cuda:0";

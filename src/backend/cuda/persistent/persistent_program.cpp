@@ -62,7 +62,6 @@ class PersistentProgram final : public Program {
     ++args_.epoch;
     launch_persistent(args_, format_, head_dim_, shared_bytes_, runtime_.multiprocessors(), runtime_.stream());
   }
-  std::string_view engine() const override { return "persistent"; }
 
  private:
   Runtime& runtime_;

@@ -1,0 +1,39 @@
+// Results of self-tests in a file of the user's, so that each is made once for a card, driver, program and model.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "backend/backend.h"
+#include "engine/engine_choice.h"
+
+namespace quantbench {
+
+// What a step's time follows from. A member that is empty is not known, and nothing is kept under such a key.
+struct EngineKey {
+  std::string gpu;      // UUID
+  std::string driver;   // its version
+  std::string program;  // os::build_id()
+  std::string model;    // hash of the step's shapes and formats
+  bool operator==(const EngineKey&) const = default;
+  bool is_known() const { return !gpu.empty() && !driver.empty() && !program.empty() && !model.empty(); }
+};
+EngineKey engine_key(const DeviceInfo& device, const Tape& step);
+
+// The file may be missing, damaged, somebody else's or on a full disk: then nothing is found or kept, and that is never
+// an error. Processes may write at the same time; what the last one has read and added stays.
+class EngineCache {
+ public:
+  static constexpr size_t kMostChoices = 256;  // the oldest go first
+
+  explicit EngineCache(std::optional<std::string> path = default_path()) : path_(std::move(path)) {}
+  static std::optional<std::string> default_path();  // engines.json in quantbench/ of os::cache_folder()
+
+  std::optional<EngineChoice> find(const EngineKey& key) const;
+  void keep(const EngineKey& key, const EngineChoice& choice) const;  // of a self-test
+
+ private:
+  std::optional<std::string> path_;
+};
+
+}  // namespace quantbench
