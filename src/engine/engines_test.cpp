@@ -120,7 +120,7 @@ TEST_P(Engines, GiveTheSameLogits) {
 
 // Past the first 128 positions attention goes round more than once.
 using EnginesFar = Engines;
-TEST_P(EnginesFar, GenerateTheSameTextFarIntoTheContext) {
+TEST_P(EnginesFar, GenerateTheSameTextEveryTime) {
   const int new_tokens = is_emulated() ? 4 : 300;
   const auto generate = [&](const std::string& engine, const Sampling& sampling, std::vector<int32_t> stop_at = {}) {
     Opened opened(engine, GetParam());
@@ -141,13 +141,22 @@ TEST_P(EnginesFar, GenerateTheSameTextFarIntoTheContext) {
     const int32_t last = found[found.size() / 2];
     const auto stop = std::find(found.begin(), found.end(), last);
     EXPECT_EQ(generate("persistent", sampling, {last}), std::vector<int32_t>(found.begin(), stop + 1));
-    if (!is_int8()) {
-      const auto expected = generate("graph", sampling);
-      const auto same = std::mismatch(found.begin(), found.end(), expected.begin()).first - found.begin();
-      // Two tokens that are equally likely but for rounding can part them.
-      EXPECT_GT(same, new_tokens / 3);
+    if (is_emulated() && !is_int8()) {
+      EXPECT_EQ(generate("graph", sampling), found);
     }
   }
+}
+
+// Not the text: where two tokens are equally likely but for rounding, the engines may take different ones.
+TEST_P(EnginesFar, GiveTheSameLogitsFarIntoTheContext) {
+  if (is_emulated()) GTEST_SKIP() << "hundreds of steps";
+  const auto logits = [](const std::string& engine) {
+    Opened opened(engine, GetParam());
+    Session session(*opened.backend, *opened.model, Opened::kShape);
+    return session.logits(ids_below(opened.model->shape().vocab, 360), true);
+  };
+  const auto expected = logits("graph"), found = logits("persistent");
+  EXPECT_LT(relative_error(found, expected), is_int8() ? 5e-2 : 2e-3);
 }
 
 // What a session that chose its engine gives is what that engine gives.
