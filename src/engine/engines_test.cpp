@@ -64,7 +64,7 @@ struct Opened {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Model> model;
   Plan plan;
-  static constexpr StateShape kShape{.rows = 160, .logit_rows = 8, .sequences = 1, .positions = 400};
+  static constexpr StateShape kShape{.rows = 380, .logit_rows = 8, .sequences = 1, .positions = 400};
 
   Opened(const std::string& engine, const Case& c)
       : backend(make_engine(c.backend, engine)),
