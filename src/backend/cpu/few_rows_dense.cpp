@@ -47,7 +47,7 @@ void products(float* y, size_t ldy, const float* x, size_t ldx, const Weight* w,
 
 // One activation row against long weight rows: at k = 8192 its 32 KB and one stream of weights push each other out of
 // the first-level cache. So the weight rows are cut into kStreams runs that are read side by side: each activation that
-// is loaded serves four of them, and four streams keep more lines of memory on the way than one.
+// is loaded serves one row of each, and several streams keep more lines of memory on the way than one.
 template <typename Weight>
 void products_of_one(float* y, const float* x, const Weight* w, int k, int count) {
   constexpr int kStreams = 3, kUnroll = 2, kStep = kUnroll * kLanes, kAheadOfStreams = 2560;
@@ -81,11 +81,11 @@ void products_of_one(float* y, const float* x, const Weight* w, int k, int count
   products<1, 4>(y + done, 0, x, 0, w + static_cast<size_t>(done) * k, k, count - done);
 }
 
-constexpr int kLongRow = 4096;  // activations that fill a third of a 48 KB first-level cache
+constexpr int kLongRow = 2048;  // up to here one stream of weights is as fast
 
 template <typename Weight>
 void dispatch(float* y, size_t ldy, const float* x, size_t ldx, int rows, const Weight* w, int k, int count) {
-  if (rows == 1) return products_of_one(y, x, w, k, count);
+  if (rows == 1 && k > kLongRow) return products_of_one(y, x, w, k, count);
   switch (rows) {
     case 1: return products<1, 4>(y, ldy, x, ldx, w, k, count);
     case 2: return products<2, 2>(y, ldy, x, ldx, w, k, count);
