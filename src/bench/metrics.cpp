@@ -14,11 +14,13 @@ const Span* find_span(const Run& run, Phase phase) {
   return found == run.spans.end() ? nullptr : &*found;
 }
 
+// Empty where one span stands for several steps.
 std::vector<double> decode_steps_ns(const Run& run) {
   std::vector<double> steps;
   for (const Span& s : run.spans) {
     if (s.phase == Phase::decode) steps.push_back(static_cast<double>(s.end_ns - s.start_ns));
   }
+  if (static_cast<int>(steps.size()) != run.new_tokens() - 1) steps.clear();
   return steps;
 }
 

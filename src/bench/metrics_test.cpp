@@ -55,6 +55,17 @@ TEST(Metrics, FollowFromTheSpansOfARun) {
   EXPECT_EQ(find(all, "inter_token_p95"), nullptr) << "4 steps are too few for a p95";
 }
 
+TEST(Metrics, KnowNoSingleStepWhereOneSpanStandsForAll) {
+  CellData data = some_data(10);
+  for (RunSample& sample : data.runs) {
+    auto& spans = sample.report.run.spans;
+    spans = {spans.front(), {Phase::decode, Clock::host, spans.front().end_ns, spans.back().end_ns}};
+  }
+  const auto all = summarize(data);
+  EXPECT_EQ(find(all, "inter_token_median"), nullptr);
+  EXPECT_DOUBLE_EQ(find(all, "decode_tokens_per_second")->median, 50);
+}
+
 TEST(Metrics, ShareOfReadPeakIsWeightsAndMeanContextOverTheNeighbouringRate) {
   const auto all = summarize(some_data(10));
   // Steps 1 … 4 attend to 5 … 8 positions: 6.5 on average.

@@ -125,10 +125,12 @@ TEST_P(EnginesFar, GenerateTheSameTextEveryTime) {
   const auto generate = [&](const std::string& engine, const Sampling& sampling, std::vector<int32_t> stop_at = {}) {
     Opened opened(engine, GetParam());
     Session session(*opened.backend, *opened.model, Opened::kShape);
+    const bool is_watched = !stop_at.empty();
     const auto run =
         session.generate(ids_below(opened.model->shape().vocab, is_emulated() ? 140 : 64),
                          {.max_new_tokens = new_tokens, .sampling = sampling, .stop_at = std::move(stop_at)});
     EXPECT_TRUE(run.finite);
+    EXPECT_EQ(run.spans.size(), is_watched ? run.tokens.size() : 2u);
     return run.tokens;
   };
   const Sampling sampled{.temperature = 0.8f, .seed = 7};

@@ -277,6 +277,8 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
     run.spans.push_back({Phase::decode, Clock::host, last_ns, end_ns});
     last_ns = end_ns;
   };
+  // Steps of a GPU, which the host does not see end: they are one span.
+  const bool only_asked_for = p.backend.device().gpu.has_value();
   bool stop = false;
   // Asks for a look at the token made last and takes those that have come, up to the one that ends the sequence; waits
   // for all but the last `behind`. A step ends when its token is seen.
@@ -295,13 +297,12 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
     p.step->run();
     if (is_watched)
       watch(made, made == options.max_new_tokens ? 0 : kRunAhead);
-    else
+    else if (!only_asked_for)
       end_step();
   }
   if (!is_watched) {
     p.backend.synchronize();
-    // Where steps are only asked for (a GPU), the last one is done now and not when it was asked for.
-    if (run.spans.back().phase == Phase::decode) run.spans.back().end_ns = now_ns();
+    if (only_asked_for && options.max_new_tokens > 1) end_step();
     const size_t count = static_cast<size_t>(options.max_new_tokens), apart = static_cast<size_t>(p.shape.positions);
     const size_t fetched = static_cast<size_t>(run.sequences - 1) * apart + count;
     p.backend.download(p.history.data(), new_tokens, fetched * sizeof(int32_t));

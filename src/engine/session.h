@@ -25,7 +25,7 @@ struct Span {
 };
 
 struct Run {                    // one generation, of all sequences side by side
-  std::vector<Span> spans;      // prefill (up to and with the first tokens), then one a further token
+  std::vector<Span> spans;      // prefill (up to and with the first tokens), then one a further token; see generate()
   std::vector<int32_t> tokens;  // [sequences, new tokens] the new ones
   int prompt_tokens = 0;        // of each sequence
   int64_t total_ns = 0;         // host steady clock, ids in to last id on the host
@@ -78,7 +78,8 @@ class Session {
 
   // ids [sequences, n]: prompts of one length, 1 … min(rows, positions − context − max_new_tokens) tokens each, every
   // id below vocab. Error usage with the figures otherwise. As many whole prompts as fit into `rows` are one call of
-  // forward: LLM.int8's more-than-one-row rule sees them together.
+  // forward: LLM.int8's more-than-one-row rule sees them together. On a GPU the decode steps are one span, unless each
+  // is looked at.
   Run generate(std::span<const int32_t> ids, const GenerateOptions& options);
 
   // Teacher-forced logits [sequences, n, vocab] in fp32 of ids [sequences, n]: calls of forward as for generate() (the
