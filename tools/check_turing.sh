@@ -23,13 +23,16 @@ while IFS= read -r object; do
   objects=$((objects + 1))
   table="$({ "$dump" -arch sm_75 -elf "$object"; "$dump" -arch sm_75 -res-usage "$object"; } 2> /dev/null | awk -v object="$(basename "$object")" '
     # The longest dynamic shared memory of a launch, in bytes: heads of 256 (flash_attention.cu asserts it), and a row that a
-    # block of a product makes ready for itself, for which CudaOps::makes_own_rows leaves all but 41 KB.
-    function dynamic(name) { return name ~ /flash_kernel/ ? 63 * 1024 : name ~ /product_kernel/ ? (64 - 41) * 1024 : 0 }
+    # block of a product makes ready for itself, for which CudaOps::makes_own_rows leaves all but 41 KB. Products of one row
+    # ask for what is left beside kStaticShared; those of NF4 count what else they have themselves.
+    function dynamic(name) {
+      return name ~ /flash_kernel|row_product_kernel/ ? 63 * 1024 : name ~ /[0-9]product_kernel/ ? (64 - 41) * 1024 : 0
+    }
     # Spills that were looked at, in bytes a thread. They cost time and nothing else. The finish of LLM.int8 keeps to 128
     # registers, for two blocks on a multiprocessor (docs/performance.md); the int8 product of rows made ready before sets one
-    # number of each of its matrices aside, once, to stay within 64.
+    # number of each of its matrices aside, once, to stay within 64; attention of two heads of 64 has one number too many.
     function allowed(name) {
-      return name ~ /finish_kernelILb1E/ ? 136 : name ~ /product_kernelILNS0_12WeightFormatE2E/ ? 8 : 0
+      return name ~ /finish_kernelILb1E/ ? 136 : name ~ /product_kernelILNS0_12WeightFormatE2E|attend_by_lanes_kernelILi4ELi2E/ ? 8 : 0
     }
     function number(hex,   i, value) {
       for (i = 3; i <= length(hex); ++i) value = value * 16 + index("0123456789abcdef", substr(hex, i, 1)) - 1
