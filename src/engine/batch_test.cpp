@@ -151,7 +151,8 @@ TEST_P(Batch, GeneratesWhatEachSequenceGeneratesAlone) {
   EXPECT_EQ(run.sequences, kSequences);
   EXPECT_EQ(run.prompt_tokens, kTokens);
   EXPECT_EQ(run.new_tokens(), kNew);
-  EXPECT_EQ(run.spans.size(), static_cast<size_t>(kNew)) << "one a step, not one a sequence";
+  const size_t spans = loaded.backend->device().gpu ? 2 : kNew;  // of a GPU all steps are one
+  EXPECT_EQ(run.spans.size(), spans) << "one a step, not one a sequence";
   std::vector<int32_t> expected;
   Session alone = loaded.session(session_shape(1, 0, kTokens, kNew));
   for (int s = 0; s < kSequences; ++s) {
