@@ -118,6 +118,14 @@ TEST(Device, AGpuThatIsNotThereIsRefusedByEveryCommand) {
   EXPECT_THAT(doctor.out + doctor.err, HasSubstr("--device cuda: "));
 }
 
+TEST(Run, SeesAFolderThatTakesNoRecordsBeforeItMeasures) {
+  // Not even root makes files here.
+  const Result result =
+      run({"run", "--model-id", kTiny, "--pg", "2,3", "--device", "reference", "--out", "/proc/self"});
+  EXPECT_EQ(result.code, exit_code(ErrorKind::disk));
+  EXPECT_THAT(result.err, AllOf(HasSubstr("/proc/self/record.json"), Not(HasSubstr("measuring"))));
+}
+
 TEST(Device, AutoGoesOnWithTheCpuWhereTheGpuIsHidden) {
   const TestFolder folder;
   const Result r = run({"run", "--model-id", kTiny, "--precision", "fp16", "--pg", "2,3", "-r", "1", "--out",

@@ -68,7 +68,8 @@ class Sweep {
   void measure_all() {
     try {
       choose_device();
-      os::make_directories(folder_);  // before anything is measured, and not where nothing will be
+      os::make_directories(folder_);             // before anything is measured, and not where nothing will be
+      os::OutputFile(folder_ + "/record.json");  // can be made there; dropped
       for (const PlannedGroup& group : plan_.groups) {
         group_ = &group;
         for (const RefusedCell& refused : group.refused) {
