@@ -153,9 +153,8 @@ std::string write_record(const Record& record, const std::string& folder) {
   for (int copy = 1;; ++copy) {
     std::string path = fmt::format("{}/{}_{}_{}{}.json", folder, file_name_part(v.model), v.precision, test,
                                    copy == 1 ? "" : fmt::format("_{}", copy));
-    if (os::exists(path)) continue;
-    os::write_file_atomically(path, to_text(record));
-    return path;
+    // Another process may take the name in between.
+    if (!os::exists(path) && os::write_new_file_atomically(path, to_text(record))) return path;
   }
 }
 

@@ -70,6 +70,13 @@ ssize_t System::write(int fd, const void* data, size_t bytes) { return ::write(f
 int System::fsync(int fd) { return ::fsync(fd); }
 int System::close(int fd) { return ::close(fd); }
 int System::rename(const char* from, const char* to) { return ::rename(from, to); }
+int System::rename_new(const char* from, const char* to) {
+  const int result = ::renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
+  if (result == 0 || (errno != EINVAL && errno != ENOSYS)) return result;
+  // A file system that cannot: nearly as good.
+  if (::access(to, F_OK) == 0) return errno = EEXIST, -1;
+  return ::rename(from, to);
+}
 int System::unlink(const char* path) { return ::unlink(path); }
 int System::mkdir(const char* path, unsigned mode) { return ::mkdir(path, mode); }
 int System::status(const char* path, bool follow_symlinks, FileStatus* status) {
@@ -186,9 +193,22 @@ OutputFile::~OutputFile() {
   if (!temporary_.empty()) system().unlink(temporary_.c_str());
 }
 void OutputFile::write(std::span<const std::byte> data) { write_all(fd_, temporary_, data); }
-void OutputFile::commit() {
+void OutputFile::close_durably() {
   if (system().fsync(fd_) != 0) fail_disk("sync", temporary_, errno);
   if (system().close(std::exchange(fd_, -1)) != 0) fail_disk("close", temporary_, errno);
+}
+bool OutputFile::commit_new() {
+  close_durably();
+  if (system().rename_new(temporary_.c_str(), path_.c_str()) != 0) {
+    if (errno == EEXIST) return false;
+    fail_disk("rename into place", path_, errno);
+  }
+  temporary_.clear();
+  sync_folder(path_);
+  return true;
+}
+void OutputFile::commit() {
+  close_durably();
   if (system().rename(temporary_.c_str(), path_.c_str()) != 0) fail_disk("rename into place", path_, errno);
   temporary_.clear();
   sync_folder(path_);
@@ -198,6 +218,11 @@ void write_file_atomically(const std::string& path, std::string_view content) {
   OutputFile file(path);
   file.write(std::as_bytes(std::span(content)));
   file.commit();
+}
+bool write_new_file_atomically(const std::string& path, std::string_view content) {
+  OutputFile file(path);
+  file.write(std::as_bytes(std::span(content)));
+  return file.commit_new();
 }
 
 std::optional<FileStatus> status(const std::string& path, bool follow_symlinks) {

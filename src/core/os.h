@@ -37,6 +37,7 @@ class System {
   virtual int fsync(int fd);
   virtual int close(int fd);
   virtual int rename(const char* from, const char* to);
+  virtual int rename_new(const char* from, const char* to);  // EEXIST where there is something already
   virtual int unlink(const char* path);
   virtual int mkdir(const char* path, unsigned mode);
   virtual int status(const char* path, bool follow_symlinks, FileStatus* status);
@@ -88,6 +89,9 @@ bool write_small_file(const std::string& path, std::string_view content);
 // Temporary file in the same folder, write, fsync, rename, fsync of the folder. Leaves the old file on failure.
 void write_file_atomically(const std::string& path, std::string_view content);
 
+// The same, but nothing is replaced: false where there is something of that name already, also where another process
+// was faster.
+bool write_new_file_atomically(const std::string& path, std::string_view content);
 // A file being written under a temporary name; commit() syncs and renames it into place, else it is removed.
 class OutputFile {
  public:
@@ -96,8 +100,11 @@ class OutputFile {
   OutputFile(const OutputFile&) = delete;
   void write(std::span<const std::byte> data);
   void commit();
+  bool commit_new();  // false, and nothing done, where there is something of that name
 
  private:
+  void close_durably();
+
   std::string path_, temporary_;
   int fd_ = -1;
 };

@@ -44,6 +44,9 @@ struct FailingSystem : os::System {
     return -1;
   }
   int rename(const char* from, const char* to) override { return fails(Call::rename) ? -1 : System::rename(from, to); }
+  int rename_new(const char* from, const char* to) override {
+    return fails(Call::rename) ? -1 : System::rename_new(from, to);
+  }
   void* map(size_t bytes) override { return fails(Call::map) ? nullptr : System::map(bytes); }
 };
 
@@ -67,6 +70,14 @@ TEST_F(Os, AFileIsReplacedWholeOrNotAtAll) {
   }
   os::write_file_atomically(path, "new");
   EXPECT_EQ(os::read_file(path, 100), "new");
+}
+
+TEST_F(Os, ANewFileReplacesNothing) {
+  const std::string path = folder_ + "/record.json";
+  EXPECT_TRUE(os::write_new_file_atomically(path, "first"));
+  EXPECT_FALSE(os::write_new_file_atomically(path, "second"));
+  EXPECT_EQ(os::read_file(path, 100), "first");
+  EXPECT_THAT(os::list_directory(folder_), testing::ElementsAre("record.json")) << "a temporary file was left";
 }
 
 TEST_F(Os, ReadingPastTheEndNamesTheFigures) {
