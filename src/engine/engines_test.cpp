@@ -150,8 +150,9 @@ TEST_P(EnginesFar, GenerateTheSameTextEveryTime) {
 }
 
 // Not the text: where two tokens are equally likely but for rounding, the engines may take different ones.
-TEST_P(EnginesFar, GiveTheSameLogitsFarIntoTheContext) {
-  if (is_emulated()) GTEST_SKIP() << "hundreds of steps";
+// Hundreds of steps: on a card alone.
+using EnginesDeep = Engines;
+TEST_P(EnginesDeep, GiveTheSameLogitsFarIntoTheContext) {
   const auto logits = [](const std::string& engine) {
     Opened opened(engine, GetParam());
     Session session(*opened.backend, *opened.model, Opened::kShape);
@@ -212,6 +213,7 @@ std::vector<Case> bundled(std::string_view backend) {
 }
 INSTANTIATE_TEST_SUITE_P(cuda, Engines, testing::ValuesIn(cases("cuda")), name_of_case);
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesFar, testing::ValuesIn(bundled("cuda")), name_of_case);
+INSTANTIATE_TEST_SUITE_P(cuda, EnginesDeep, testing::ValuesIn(bundled("cuda")), name_of_case);
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesChosen, testing::ValuesIn(bundled("cuda")), name_of_case);
 #if defined(QB_HAS_CUDA_EMULATOR)
 INSTANTIATE_TEST_SUITE_P(emulated, Engines, testing::ValuesIn(cases(kEmulatedCuda)), name_of_case);
