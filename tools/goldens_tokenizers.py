@@ -76,6 +76,10 @@ HARD = [
     "antidisestablishmentarianism quantization benchmark",
     " quantization", "quantization", " benchmark benchmarks", "Ġ", "Ġa", "Ċ", "âĢĻ", "Ã©", "ĠĠ", "\\u0041", "%20",
     "&amp;", "<b>", "<|", "|>", "<||>",
+    # Letters, marks and digits of Unicode 15, 15.1 and 16, and some that only 17 knows.
+    "\u1c89's \u1c89a", "\u1c8a\u1c89", "a\U00031350b", "\U000323af \U0002ebf0", "\U00011f10\U00011f34 \U00011f50",
+    "\U00010d50\U00010d70", "1\U00010d40\U00010d49", "\U0001e4d0\U0001e4f0'LL", "\ua7cb\ua7cd", "\U0001ccf0\U0001ccf9!",
+    "\u0cf3x", "a\U0001cc00", "\u088fx y", "\ua7ce's", "\U00011de0\U00011de1", "\U000323b0",
 ]  # fmt: skip
 
 ADDED = [

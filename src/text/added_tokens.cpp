@@ -75,7 +75,7 @@ int AddedTokens::Trie::longest_at(std::string_view text, size_t from) const {
 
 AddedTokens::AddedTokens(const nlohmann::json& list, const std::string& where)
     // Rust's \w: a letter, mark, decimal digit, connector or joiner (Unicode's annex C of UTS 18).
-    : word_(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])", where) {
+    : word_(R"([\p{L}\p{Nl}\p{M}\p{Nd}\p{Alphabetic}\p{Pc}\p{Join_Control}])", where) {
   if (list.is_null()) return;
   if (!list.is_array()) refuse_damaged("{}: should be a list, found {}", where, list.type_name());
   std::unordered_map<std::string, size_t> by_content;

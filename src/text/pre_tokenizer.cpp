@@ -13,6 +13,10 @@ namespace {
 // GPT-2's pattern, as ByteLevel applies it.
 constexpr const char* kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+// What Digits cuts by is not the regular expressions' digits but those of Rust's char::is_numeric, which in tokenizers
+// 0.23 knows Unicode 17 already.
+constexpr const char* kNumeric = R"([\p{N}\x{11de0}-\x{11de9}\x{16ff4}-\x{16ff6}])";
+
 enum class Behavior { isolated, removed, merged_with_previous, merged_with_next, contiguous };
 
 struct Span {
@@ -199,7 +203,7 @@ std::unique_ptr<Splitter> make_splitter(const nlohmann::json& component, const s
   if (type == "ByteLevel") return std::make_unique<ByteLevel>(component, where);
   if (type == "Digits") {
     const bool individual = bool_or(component, "individual_digits", false, where);
-    return std::make_unique<Split>(R"(\p{N})", individual ? Behavior::isolated : Behavior::contiguous, where);
+    return std::make_unique<Split>(kNumeric, individual ? Behavior::isolated : Behavior::contiguous, where);
   }
   if (type == "Sequence") return nullptr;
   refuse_unsupported("{}: unknown pre-tokenizer \"{}\"; supported are Split, ByteLevel, Digits and Sequence", where,

@@ -2,10 +2,14 @@
 
 #include <oniguruma.h>
 
+#include <algorithm>
+#include <map>
 #include <mutex>
+#include <vector>
 
 #include "core/error.h"
 #include "text/refusal.h"
+#include "text/unicode_categories.h"
 
 namespace quantbench {
 namespace {
@@ -32,16 +36,47 @@ std::unique_ptr<OnigMatchParam, FreeParam> limits() {
   return param;
 }
 
+// Categories by name as Oniguruma takes a property of its user: how many ranges, then the first and last of each. It
+// keeps pointing at them.
+using Properties = std::map<std::string, std::vector<OnigCodePoint>>;
+
+Properties properties() {
+  std::map<std::string, std::vector<CodePoints>> codes;
+  for (const UnicodeCategory& category : unicode_categories()) {
+    const std::string name = category.name;
+    codes[name].assign(category.codes.begin(), category.codes.end());
+    if (name.size() == 1) continue;
+    std::vector<CodePoints>& whole = codes[name.substr(0, 1)];  // "Lu" is a part of "L"
+    whole.insert(whole.end(), category.codes.begin(), category.codes.end());
+  }
+  Properties properties;
+  for (auto& [name, ranges] : codes) {
+    std::sort(ranges.begin(), ranges.end(), [](CodePoints a, CodePoints b) { return a.first < b.first; });
+    std::vector<OnigCodePoint>& property = properties[name];
+    property.push_back(static_cast<OnigCodePoint>(ranges.size()));
+    for (const CodePoints& range : ranges) property.insert(property.end(), {range.first, range.last});
+  }
+  return properties;
+}
+
+void initialize() {
+  OnigEncoding encodings[] = {ONIG_ENCODING_UTF8};
+  onig_initialize(encodings, 1);
+  static Properties all = properties();
+  for (auto& [name, ranges] : all) {  // in place of Oniguruma's own, which are of the Unicode of its time
+    if (onig_unicode_define_user_property(name.c_str(), ranges.data()) != ONIG_NORMAL) {
+      fail(ErrorKind::internal, "Oniguruma does not take the characters of category {}", name);
+    }
+  }
+}
+
 }  // namespace
 
 void Regex::Free::operator()(re_pattern_buffer* regex) const { onig_free(regex); }
 
 Regex::Regex(const std::string& pattern, const std::string& where) : pattern_(pattern), where_(where) {
   static std::once_flag initialized;
-  std::call_once(initialized, [] {
-    OnigEncoding encodings[] = {ONIG_ENCODING_UTF8};
-    onig_initialize(encodings, 1);
-  });
+  std::call_once(initialized, initialize);
   if (pattern.size() > kMaxPatternBytes) {
     refuse_damaged("{}: a pattern of {} bytes, expected at most {}", where, pattern.size(), kMaxPatternBytes);
   }

@@ -1,4 +1,6 @@
-// Regular expressions by Oniguruma, the engine and the default syntax of Hugging Face's tokenizers.
+// Regular expressions by Oniguruma, the engine and the default syntax of Hugging Face's tokenizers. `\p{L}`, `\p{Nd}`
+// and the other categories are those of unicode_categories.h, whatever the library's version; its own knowledge decides
+// `\w`, scripts, and which letters are the same but for their case.
 #pragma once
 
 #include <cstddef>

@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
+
 #include "core/error.h"
+#include "text/utf8.h"
 
 namespace quantbench {
 namespace {
@@ -29,6 +32,30 @@ TEST(Regex, ClassesAndCaseFollowUnicode) {
   EXPECT_FALSE(matches("\\p{L}", "\u0301"));
   EXPECT_TRUE(matches("(?i:'ll)", "'LL"));
   EXPECT_TRUE(matches("(?i:'s)", "'ſ"));  // the long s folds to s, in Hugging Face's engine too
+}
+
+// How many characters each category has in Unicode 16.0, as DerivedGeneralCategory.txt counts them, surrogates and
+// unassigned characters apart. The system's Oniguruma may well know an older Unicode.
+TEST(Regex, CategoriesAreThoseOfUnicode16) {
+  const std::pair<const char*, int> counts[] = {
+      {"Lu", 1858}, {"Ll", 2258}, {"Lt", 31},  {"Lm", 404}, {"Lo", 136477}, {"Mn", 2020},  {"Mc", 468}, {"Me", 13},
+      {"Nd", 760},  {"Nl", 236},  {"No", 915}, {"P", 855},  {"S", 8514},    {"L", 141028}, {"M", 2501}, {"N", 1911}};
+  for (const auto& [name, count] : counts) {
+    const Regex inside(fmt::format("\\p{{{}}}", name), "test"), outside(fmt::format("[^\\p{{{}}}]", name), "test"),
+        negated(fmt::format("\\P{{{}}}", name), "test");
+    int found = 0;
+    for (char32_t code = 0; code < 0x110000; ++code) {
+      if (code >= 0xd800 && code < 0xe000) continue;
+      std::string text;
+      utf8::append(text, code);
+      const bool matched = inside.match_at(text, 0).has_value();
+      found += matched;
+      if (code % 16 != 0) continue;
+      EXPECT_NE(outside.match_at(text, 0).has_value(), matched) << name << " " << uint32_t{code};
+      EXPECT_NE(negated.match_at(text, 0).has_value(), matched) << name << " " << uint32_t{code};
+    }
+    EXPECT_EQ(found, count) << name;
+  }
 }
 
 TEST(Regex, FindsFromAPlaceOnAndSeesWhatLiesBefore) {
