@@ -3,6 +3,7 @@
 
     tools/goldens.py models        tiny Llama and Phi checkpoints and their logits
     tools/goldens.py linears       PyTorch's fp16 outputs of the linears of testdata/bitsandbytes
+    tools/goldens.py rope          frequencies and magnitudes of rotary embeddings, scaled and not
     tools/goldens.py tokenizers    tokenizer.json files, token ids and decoded text
     tools/goldens.py check         holds the restated arithmetic to the files of testdata/bitsandbytes; writes nothing
 
@@ -48,9 +49,54 @@ def write_linears(made_by):
     save_file(outputs, TESTDATA / "linears" / "fp16.golden.safetensors", {"made_by": made_by})
 
 
+ROPES = [
+    {"rope_type": "default", "rope_theta": 10000.0},
+    {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+    {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+    {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 8192},
+    {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 16.0, "original_max_position_embeddings": 4096},
+    {"rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+     "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+    {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "original_max_position_embeddings": 4096,
+     "beta_fast": 16.0, "beta_slow": 2.0, "mscale": 1.0, "mscale_all_dim": 0.707},
+    {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 8.0, "attention_factor": 1.25},
+]  # fmt: skip
+
+
+def write_rope(made_by):
+    """What transformers makes of each of ROPES for two head sizes: 64 at all dimensions, 80 at two fifths."""
+    import json
+
+    from transformers import LlamaConfig, PhiConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    cases = []
+    for rope in ROPES:
+        for config in (
+            LlamaConfig(hidden_size=128, num_attention_heads=2, max_position_embeddings=65536, rope_parameters=dict(rope)),
+            PhiConfig(hidden_size=160, num_attention_heads=2, max_position_embeddings=65536,
+                      rope_parameters={**rope, "partial_rotary_factor": 0.4}),
+        ):  # fmt: skip
+            if rope["rope_type"] == "default":
+                from transformers.models.phi.modeling_phi import PhiRotaryEmbedding
+
+                rotary = PhiRotaryEmbedding if isinstance(config, PhiConfig) else LlamaRotaryEmbedding
+                frequencies, magnitude = rotary.compute_default_rope_parameters(config)
+            else:
+                frequencies, magnitude = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config)
+            head_dim = config.hidden_size // config.num_attention_heads
+            cases.append({"config": {"max_position_embeddings": 65536, "rope_parameters": rope}, "head_dim": head_dim,
+                          "fraction": config.rope_parameters.get("partial_rotary_factor", 1.0),
+                          "frequencies": frequencies.tolist(), "magnitude": magnitude})  # fmt: skip
+    text = json.dumps({"made_by": made_by, "cases": cases}, separators=(",", ":"))
+    (TESTDATA / "rope.golden.json").write_text(text + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["models", "linears", "tokenizers", "check"])
+    parser.add_argument("what", choices=["models", "linears", "rope", "tokenizers", "check"])
     what = parser.parse_args().what
     check_versions()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -59,6 +105,9 @@ def main():
         import goldens_tokenizers
 
         goldens_tokenizers.write(TESTDATA / "tokenizers", TESTDATA.parent / "models" / "bundled", made_by)
+        return
+    if what == "rope":
+        write_rope(made_by)
         return
     import torch
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "checkpoint/prequantized.h"
 #include "checkpoint/random_weights.h"
 #include "core/json.h"
 #include "model/config.h"
@@ -48,6 +49,25 @@ std::string describe(Prequantized stored) {
   return "?";
 }
 
+// Linears that transformers was told to leave alone stay fp16 here as well.
+void keep_skipped(Model& model, const Checkpoint& checkpoint) {
+  if (checkpoint.prequantized() == Prequantized::none) return;
+  for (const WeightSlot& slot : model.weights()) {
+    if (!slot.quantized || !checkpoint.find(slot.name)) continue;
+    if (is_prequantized(checkpoint, slot.name) || !is_skipped(checkpoint.config(), slot.name)) continue;
+    *std::get<Matrix*>(slot.target) = F16Matrix{slot.rows, slot.cols};
+  }
+  for (const Op& op : decode_shapes(model)) {
+    const auto* gated = std::get_if<GatedUp>(&op);
+    if (!gated || format_of(gated->gate->weight) == format_of(gated->up->weight)) continue;
+    fail(
+        ErrorKind::bad_model,
+        "{}: of a gate_proj and its up_proj one is quantised and the other not, which is not supported; save the model "
+        "again with both of them in llm_int8_skip_modules, or neither",
+        checkpoint.where());
+  }
+}
+
 }  // namespace
 
 OpenedModel open_model(const ModelSource& source, Precision precision) {
@@ -62,6 +82,8 @@ OpenedModel open_model(const ModelSource& source, Precision precision) {
   opened.prequantized = checkpoint->prequantized();
   opened.weight_form = describe(opened.prequantized);
   opened.model = make_model(config_of(*checkpoint), precision, opened.prequantized);
+  keep_skipped(*opened.model, *checkpoint);
+  check_fits(opened.model->weights(), *checkpoint);
   opened.weights = std::move(checkpoint);
   return opened;
 }

@@ -17,7 +17,8 @@ struct OpenedModel {
   Prequantized prequantized = Prequantized::none;
 };
 
-// Reads configuration and headers, no weight. Error bad_model, disk, usage.
+// Reads configuration and headers, no weight; the checkpoint's tensors are those of the model. Error bad_model, disk,
+// usage.
 OpenedModel open_model(const ModelSource& source, Precision precision);
 
 // How the checkpoint's linears are stored, from headers and config alone; none for random weights.

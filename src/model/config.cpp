@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -134,10 +135,53 @@ void ConfigReader::refuse(std::string_view key, std::string_view feature) const 
        source_.where, key, shown(*value), feature);
 }
 
+namespace {
+
+constexpr double kMostFactor = 1e6, kMostPositionsOfRope = 1e9;
+
+void read_llama3(const ConfigReader& values, RopeConfig* rope) {
+  rope->factor = values.number("factor", 1, kMostFactor);
+  rope->low_freq_factor = values.number("low_freq_factor", 0, kMostFactor);
+  rope->high_freq_factor = values.number("high_freq_factor", 0, kMostFactor);
+  rope->original_positions = values.number("original_max_position_embeddings", 1, kMostPositionsOfRope);
+  if (rope->high_freq_factor <= rope->low_freq_factor) {
+    values.fail_key("high_freq_factor", fmt::format("a number above low_freq_factor, {}", rope->low_freq_factor));
+  }
+}
+
+// Beside `factor` everything has a default of the paper's (arXiv 2309.00071).
+void read_yarn(const ConfigReader& values, const ConfigReader& whole, RopeConfig* rope) {
+  rope->factor = values.number("factor", 1, kMostFactor);
+  // transformers: a model saved without it was scaled from the length that config.json names.
+  const double original = entry(values.source().config, "original_max_position_embeddings")
+                              ? values.number("original_max_position_embeddings", 1, kMostPositionsOfRope)
+                              : whole.number("max_position_embeddings", 1, kMostPositionsOfRope);
+  const double beta_fast = values.number_or("beta_fast", 1e-3, kMostFactor, 32),
+               beta_slow = values.number_or("beta_slow", 1e-3, kMostFactor, 1);
+  if (beta_fast < beta_slow) values.fail_key("beta_fast", fmt::format("a number from beta_slow, {}, on", beta_slow));
+  // The pair that turns so often within the original length.
+  const auto pair_of = [&](double turns) {
+    return rope->dims * std::log(original / (turns * 2 * M_PI)) / (2 * std::log(rope->theta));
+  };
+  double low = pair_of(beta_fast), high = pair_of(beta_slow);
+  if (values.boolean_or("truncate", true)) low = std::floor(low), high = std::ceil(high);
+  rope->first_blended = std::max(low, 0.0);
+  rope->last_blended = std::min(high, rope->dims - 1.0);
+  if (rope->first_blended == rope->last_blended) rope->last_blended += 0.001;
+
+  const auto scale = [&](double by) { return rope->factor <= 1 ? 1.0 : 0.1 * by * std::log(rope->factor) + 1; };
+  const double mscale = values.number_or("mscale", 0, kMostFactor, 0),
+               mscale_all = values.number_or("mscale_all_dim", 0, kMostFactor, 0);
+  const double usual = mscale != 0 && mscale_all != 0 ? scale(mscale) / scale(mscale_all) : scale(1);
+  rope->magnitude = values.number_or("attention_factor", 0, kMostFactor, usual);
+}
+
+}  // namespace
+
 RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction) {
-  constexpr double kMostTheta = 1e12, kMostFactor = 1e6, kMostPositions = 1e9;
+  constexpr double kMostTheta = 1e12, kUsualTheta = 10000;  // the latter meant by files from before the key existed
   RopeConfig rope;
-  rope.theta = reader.number("rope_theta", 1, kMostTheta);
+  rope.theta = reader.number_or("rope_theta", 1, kMostTheta, kUsualTheta);
   rope.dims = static_cast<int>(head_dim * fraction);  // transformers truncates likewise
   if (rope.dims < 2 || rope.dims % 2 != 0 || rope.dims > head_dim) {
     reader.fail_text(
@@ -161,14 +205,20 @@ RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction) 
   if (!named && !entry(*scaling, "type") && !entry(*scaling, "factor")) return rope;
   const std::string type = values.text(named ? "rope_type" : "type");
   if (type == "default") return rope;
-  if (type != "llama3") values.fail_unsupported(named ? "rope_type" : "type", "default or llama3");
-  rope.llama3 = true;
-  rope.factor = values.number("factor", 1, kMostFactor);
-  rope.low_freq_factor = values.number("low_freq_factor", 0, kMostFactor);
-  rope.high_freq_factor = values.number("high_freq_factor", 0, kMostFactor);
-  rope.original_positions = values.number("original_max_position_embeddings", 1, kMostPositions);
-  if (rope.high_freq_factor <= rope.low_freq_factor) {
-    values.fail_key("high_freq_factor", fmt::format("a number above low_freq_factor, {}", rope.low_freq_factor));
+  if (type == "dynamic") {
+    values.number("factor", 1, kMostFactor);  // counts beyond max_position_embeddings only
+  } else if (type == "linear") {
+    rope.scaling = RopeScaling::linear;
+    rope.factor = values.number("factor", 1, kMostFactor);
+  } else if (type == "llama3") {
+    rope.scaling = RopeScaling::llama3;
+    read_llama3(values, &rope);
+  } else if (type == "yarn") {
+    rope.scaling = RopeScaling::yarn;
+    if (rope.theta == 1) reader.fail_key("rope_theta", "a number above 1");
+    read_yarn(values, reader, &rope);
+  } else {
+    values.fail_unsupported(named ? "rope_type" : "type", "default, linear, dynamic, llama3 or yarn");
   }
   return rope;
 }
@@ -177,17 +227,27 @@ std::vector<float> rope_frequencies(const RopeConfig& rope) {
   std::vector<float> out(static_cast<size_t>(rope.dims) / 2);
   const auto factor = static_cast<float>(rope.factor), original = static_cast<float>(rope.original_positions);
   const auto low = static_cast<float>(rope.low_freq_factor), high = static_cast<float>(rope.high_freq_factor);
+  const auto llama3 = [&](float f) {
+    const float wavelength = static_cast<float>(2 * M_PI) / f;
+    if (wavelength > original / low) return f / factor;
+    if (wavelength < original / high) return f;
+    const float smooth = (original / wavelength - low) / (high - low);
+    return (1 - smooth) * f / factor + smooth * f;
+  };
+  const auto yarn = [&](float power, size_t pair) {
+    const auto first = static_cast<float>(rope.first_blended);
+    const auto width = static_cast<float>(rope.last_blended - rope.first_blended);
+    const float kept = 1 - std::clamp((static_cast<float>(pair) - first) / width, 0.0f, 1.0f);
+    return 1 / (factor * power) * (1 - kept) + 1 / power * kept;
+  };
   for (size_t i = 0; i < out.size(); ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(rope.dims);
-    const float f = 1.0f / static_cast<float>(std::pow(rope.theta, double{exponent}));
-    out[i] = f;
-    if (!rope.llama3) continue;
-    const float wavelength = static_cast<float>(2 * M_PI) / f;
-    if (wavelength > original / low) {
-      out[i] = f / factor;
-    } else if (wavelength >= original / high) {
-      const float smooth = (original / wavelength - low) / (high - low);
-      out[i] = (1 - smooth) * f / factor + smooth * f;
+    const auto power = static_cast<float>(std::pow(rope.theta, double{exponent}));
+    switch (rope.scaling) {
+      case RopeScaling::none: out[i] = 1 / power; break;
+      case RopeScaling::linear: out[i] = 1 / power / factor; break;
+      case RopeScaling::llama3: out[i] = llama3(1 / power); break;
+      case RopeScaling::yarn: out[i] = yarn(power, i); break;
     }
   }
   return out;

@@ -64,17 +64,23 @@ class ConfigReader {
   std::string_view rope_name_;
 };
 
-// RoPE frequencies of a head: how far pair i turns a position.
+// RoPE frequencies of a head: how far pair i turns a position. Scaling as transformers 5.17 has it
+// (modeling_rope_utils.py): plain as published; linear divides all by `factor`; llama3 and yarn divide the slow ones,
+// keep the fast ones and blend those between, by wavelength or by the pair's number. "dynamic" is plain up to
+// max_position_embeddings, and no model is run beyond.
+enum class RopeScaling : uint8_t { none, linear, llama3, yarn };
 struct RopeConfig {
   int dims = 0;  // of a head that are rotated; even
   double theta = 0;
-  // Llama 3's scaling: long wavelengths are stretched by `factor`, short ones kept, those between blended.
-  bool llama3 = false;
-  double factor = 1, low_freq_factor = 1, high_freq_factor = 1, original_positions = 0;
+  RopeScaling scaling = RopeScaling::none;
+  double factor = 1;
+  double low_freq_factor = 1, high_freq_factor = 1, original_positions = 0;  // llama3
+  double first_blended = 0, last_blended = 0;                                // yarn: pairs, maybe between two
+  double magnitude = 1;                                                      // of cos and sin; yarn's attention factor
 };
-// `fraction`: the part of the head that is rotated. Refuses rope types other than default and llama3, by name.
+// `fraction`: the part of the head that is rotated. Refuses other kinds of scaling, by name.
 RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction);
-// [dims / 2], in fp32 as transformers computes them (s = (original/λ − low) / (high − low)).
+// [dims / 2], in fp32 as transformers computes them.
 std::vector<float> rope_frequencies(const RopeConfig& rope);
 
 // Ids of bos or eos: an int, a list, null or absent; generation_config.json wins over config.json, and both are

@@ -8,6 +8,7 @@
 #include "backend/host_memory.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/os.h"
 #include "model/registry.h"
 
 namespace quantbench {
@@ -78,13 +79,16 @@ TEST(PublishedConfig, AnotherIdIsRefusedWithThoseKnown) {
 }
 
 TEST(Config, AMissingKeyIsRefusedByName) {
-  for (const char* key :
-       {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
-        "max_position_embeddings", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "rope_theta"}) {
+  for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
+                          "max_position_embeddings", "rms_norm_eps", "hidden_act"}) {
     EXPECT_THAT(llama([&](json& c) { c.erase(key); }), HasSubstr(fmt::format("'{}' is missing", key)));
   }
-  for (const char* key : {"hidden_size", "layer_norm_eps", "partial_rotary_factor", "rope_theta", "vocab_size"}) {
+  for (const char* key : {"hidden_size", "layer_norm_eps", "partial_rotary_factor", "vocab_size"}) {
     EXPECT_THAT(phi([&](json& c) { c.erase(key); }), HasSubstr(fmt::format("'{}' is missing", key)));
+  }
+  for (const char* key : {"tie_word_embeddings", "rope_theta"}) {  // younger than the first models
+    EXPECT_EQ(llama([&](json& c) { c.erase(key); }), "accepted");
+    EXPECT_EQ(phi([&](json& c) { c.erase(key); }), "accepted");
   }
 }
 
@@ -135,9 +139,9 @@ TEST(Config, WhatIsNotBuiltIsRefusedByName) {
   EXPECT_THAT(phi([](json& c) { c["qk_layernorm"] = true; }), HasSubstr("'qk_layernorm' is true"));
   EXPECT_THAT(phi([](json& c) { c["tie_word_embeddings"] = true; }), HasSubstr("'tie_word_embeddings' is true"));
   EXPECT_THAT(llama([](json& c) {
-                c["rope_scaling"] = {{"type", "yarn"}, {"factor", 4}};
+                c["rope_scaling"] = {{"type", "longrope"}, {"factor", 4}};
               }),
-              HasSubstr("'type' is \"yarn\", which is not supported, only default or llama3 is"));
+              HasSubstr("'type' is \"longrope\", which is not supported, only default, linear, dynamic, llama3 or"));
   EXPECT_EQ(llama([](json& c) { c["sliding_window"] = nullptr, c["mlp_bias"] = false; }), "accepted");
 }
 
@@ -148,10 +152,10 @@ TEST(Config, WhatIsNotBuiltAsksForAnotherModelNotForAnotherFile) {
       [](json& c) { c["hidden_act"] = "gelu"; },
       [](json& c) { c["partial_rotary_factor"] = 0.5; },
       [](json& c) {
-        c["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 4}};
+        c["rope_scaling"] = {{"rope_type", "proportional"}, {"factor", 4}};
       },
       [](json& c) {
-        c["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4}};
+        c["rope_scaling"] = {{"rope_type", "longrope"}, {"factor", 4}};
       },
       [](json& c) {
         c["rope_scaling"] = {{"full_attention", {{"rope_type", "default"}}}};
@@ -198,7 +202,7 @@ TEST(Rope, Llama3ScalingKeepsBlendsAndDividesAsPublished) {
   const ModelConfig config = published_config("meta-llama/Llama-3.2-1B");
   const RopeConfig scaled = read_rope(ConfigReader(config), 64, 1.0);
   RopeConfig plain = scaled;
-  plain.llama3 = false;
+  plain.scaling = RopeScaling::none;
   const auto f = rope_frequencies(scaled), unscaled = rope_frequencies(plain);
   ASSERT_EQ(f.size(), 32u);
   for (size_t i = 0; i < 32; ++i) {
@@ -213,6 +217,24 @@ TEST(Rope, Llama3ScalingKeepsBlendsAndDividesAsPublished) {
   // λ = 2π·θ^(30/64) lies between 2048 and 8192: (1−s)·f/32 + s·f with s = (8192/λ − 1)/3.
   const double pure = std::pow(5e5, -30.0 / 64), s = (8192 * pure / (2 * M_PI) - 1) / 3;
   EXPECT_NEAR(f[15], (1 - s) * pure / 32 + s * pure, 1e-6 * pure);
+}
+
+TEST(Rope, ScalesAsTransformersDoes) {
+  const json golden = json::parse(os::read_file(QB_SOURCE_DIR "/testdata/rope.golden.json", 1 << 20));
+  int scaled = 0;
+  for (const json& entry : golden["cases"]) {
+    const ModelConfig config{entry["config"], nullptr, "m"};
+    const RopeConfig rope = read_rope(ConfigReader(config), entry["head_dim"], entry["fraction"]);
+    const auto expected = entry["frequencies"].get<std::vector<float>>();
+    const std::vector<float> found = rope_frequencies(rope);
+    ASSERT_EQ(found.size(), expected.size()) << entry["config"];
+    for (size_t i = 0; i < found.size(); ++i) {
+      EXPECT_NEAR(found[i], expected[i], 3e-7 * expected[i]) << entry["config"] << " " << i;
+    }
+    EXPECT_NEAR(rope.magnitude, entry["magnitude"].get<double>(), 1e-12) << entry["config"];
+    scaled += rope.scaling != RopeScaling::none;
+  }
+  EXPECT_EQ(scaled, 12) << "of 16: default and dynamic are plain";
 }
 
 TEST(Rope, BothSpellingsOfTheParametersMeanTheSame) {

@@ -54,11 +54,12 @@ void RopeTables::make(Backend& backend, int positions) {
   const std::vector<float> frequencies = rope_frequencies(config_);
   const size_t half = frequencies.size(), count = half * static_cast<size_t>(positions);
   std::vector<float> values(2 * count);
+  const auto magnitude = static_cast<float>(config_.magnitude);
   for (size_t p = 0; p < static_cast<size_t>(positions); ++p) {
     for (size_t i = 0; i < half; ++i) {
       const float angle = static_cast<float>(p) * frequencies[i];  // rounded to fp32, as transformers does
-      values[p * half + i] = static_cast<float>(std::cos(double{angle}));
-      values[count + p * half + i] = static_cast<float>(std::sin(double{angle}));
+      values[p * half + i] = static_cast<float>(std::cos(double{angle})) * magnitude;
+      values[count + p * half + i] = static_cast<float>(std::sin(double{angle})) * magnitude;
     }
   }
   buffer_.reset();

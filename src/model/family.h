@@ -45,8 +45,8 @@ class Slots {
     out_.push_back({std::move(name), table->n, table->k, table, Role::embedding, false, {}});
   }
   // `prefix`.weight, and `prefix`.bias where the linear has one.
-  void linear(const std::string& prefix, Linear* linear) { add(prefix, linear, Role::linear, true); }
-  void head(const std::string& prefix, Linear* linear) { add(prefix, linear, Role::output_head, false); }
+  void linear(const std::string& prefix, Linear* linear) { add(prefix, linear, Role::linear); }
+  void head(const std::string& prefix, Linear* linear) { add(prefix, linear, Role::output_head); }
   void vector(std::string name, int count, const float** target) {
     out_.push_back({std::move(name), 1, count, target, Role::vector, false, {}});
   }
@@ -58,8 +58,10 @@ class Slots {
   std::vector<WeightSlot> take() { return std::move(out_); }
 
  private:
-  void add(const std::string& prefix, Linear* l, Role role, bool quantized) {
+  void add(const std::string& prefix, Linear* l, Role role) {
     const int n = rows_of(l->weight), k = cols_of(l->weight);
+    const Format format = format_of(l->weight);
+    const bool quantized = format == Format::int8 || format == Format::nf4;
     out_.push_back({prefix + ".weight", n, k, &l->weight, role, quantized, {}});
     if (l->biased) vector(prefix + ".bias", n, &l->bias);
   }

@@ -82,7 +82,7 @@ Shape read_shape(const ConfigReader& c) {
 
 Llama::Llama(const ConfigReader& c, const Storage& storage)
     : shape_(read_shape(c)),
-      tied_(c.boolean("tie_word_embeddings")),
+      tied_(c.boolean_or("tie_word_embeddings", false)),  // as LlamaConfig has it: files of its first year do not say
       activation_(c.activation("hidden_act")),
       scale_(1 / std::sqrt(static_cast<float>(shape_.head_dim))),
       rope_(read_rope(c, shape_.head_dim, 1.0)),

@@ -39,8 +39,8 @@ void check_quantized(const WeightSlot& slot, const WeightSource& source) {
   if (source.prequantized() == Prequantized::none || !source.find(slot.name)) return;
   if (is_prequantized(source, slot.name) == slot.quantized) return;
   fail(ErrorKind::bad_model,
-       "{}: tensor '{}' is {}quantised, expected {}: every linear but the output head is quantised, no more and no "
-       "less; save the model again with the default llm_int8_skip_modules",
+       "{}: tensor '{}' is {}quantised, expected {}: every linear is, but for the output head and those that "
+       "llm_int8_skip_modules names; save the model again, with the output head among them",
        source.where(), slot.name, slot.quantized ? "not " : "", slot.quantized ? "that it is" : "that it is not");
 }
 

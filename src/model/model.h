@@ -40,7 +40,7 @@ struct WeightSlot {
   // A linear; the embedding table; a norm weight or bias (rounded to fp16 as all parameters are, kept in fp32).
   std::variant<Matrix*, F16Matrix*, const float**> target;
   Role role = Role::linear;
-  bool quantized = false;  // in int8 and nf4; else fp16
+  bool quantized = false;  // whether its format is int8 or nf4
   std::string tied_to;     // name of the tensor whose memory it shares (target is null), or empty
 };
 
