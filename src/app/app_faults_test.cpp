@@ -54,6 +54,7 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"run", "-p", "4", "--max-new-tokens", "5"}, "--max-new-tokens: the rows of -p, -n and -pg do not use it"},
       {{"run", "-p", "4", "--stop-at-eos"}, "generates nothing that could stop"},
       {{"run", "--model-id", "bundled,bundled"}, "is named twice"},
+      {{"run", "--model-id", "bundled," QB_SOURCE_DIR "/models/bundled/"}, "is the same folder as bundled"},
       {{"run", "--model-id", kTiny, "-p", "0"}, "nothing else is asked for"},
       {{"run", "--model-id", kTiny, "-p", "4", "-p", "8,4"}, "pp4 is asked for twice"},
       {{"run", "--threads", "4000"}, "more than the"},
@@ -65,7 +66,9 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"run", "-b", "2", "-b", "4,2", "-n", "8"}, "tg8 b2 is asked for twice"},
       {{"run", "-d", "5,5", "-n", "8"}, "tg8 @ d5 is asked for twice"},
       {{"run", "-d", "1000", "-n", "64"},
-       "1000 tokens of context, 1 prompt token and 64 new ones are more than the 1024 positions of this "
+       "1000 tokens of context, 1 prompt token and 64 new ones, all but the last of which are fed back, are more than "
+       "the "
+       "1024 positions of this "
        "LlamaForCausalLM model; lower -d, or lower -n"},
       {{"run", "-d", "100000", "-p", "8"}, "lower -d, or lower -p"},
       {{"run", "-b", "2", "--stop-at-eos"}, "--stop-at-eos: the sequences of a batch would end at different steps"},

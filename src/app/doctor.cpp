@@ -73,7 +73,9 @@ class Doctor {
     if (e.load_average) {
       say("load", fmt::format("{:.2f} over the last minute", (*e.load_average)[0]));
       if ((*e.load_average)[0] > 0.5 * e.logical_cpus) {
-        advise("other programs were busy in the last minute; end them before measuring");
+        advise(
+            "the CPUs were busy in the last minute, be it with a measurement that has just ended; see that no other "
+            "program is when measuring");
       }
     }
     for (const std::string& line : describe_gpus()) say("GPU", line);

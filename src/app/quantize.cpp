@@ -27,8 +27,7 @@ int quantize_model(const QuantizeFlags& flags) {
   const ModelSource source = find_model(flags.common.model_ids, flags.common);
   const auto checkpoint = Checkpoint::open(source.folder, {source.allow_symlinks, source.allow_nonfinite});
   const OpenedModel opened = open_model(source, precision);
-  check_fits(opened.model->weights(), *checkpoint);
-  QuantizeRequest request{.source = *checkpoint, .output = flags.output};
+  QuantizeRequest request{.source = *checkpoint, .output = os::expand_home(flags.output)};
   request.format = precision == Precision::int8 ? Format::int8 : Format::nf4;
   request.skipped_modules = skipped_modules(*opened.model, precision);
   for (const WeightSlot& slot : opened.model->weights()) {
@@ -44,7 +43,7 @@ int quantize_model(const QuantizeFlags& flags) {
   os::write_output(fmt::format("{}: {} linears in {}, {} file{}, {} of weights in {}\n", source.name,
                                request.linears.size(), long_name_of(precision, true), result.files.size(),
                                result.files.size() == 1 ? "" : "s",
-                               format_bytes(static_cast<double>(result.weight_bytes)), flags.output));
+                               format_bytes(static_cast<double>(result.weight_bytes)), request.output));
   return 0;
 }
 

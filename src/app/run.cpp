@@ -50,7 +50,7 @@ class Sweep {
         zero_ns_(os::steady_now_ns()),
         probe_(hooks_) {
     facts_ = {os::utc_now(), read_environment(), build_info(), plan_.options, {}};
-    folder_ = !flags.out.empty() ? flags.out
+    folder_ = !flags.out.empty() ? os::expand_home(flags.out)
                                  : fmt::format("quantbench-results/{}-{}", compact_utc(facts_.started_utc),
                                                file_name_part(plan_.models.front().source.name));
     hooks_.start = [this, flags](const Cell*) { return start_worker(flags, device_); };
@@ -72,6 +72,8 @@ class Sweep {
       os::OutputFile(folder_ + "/record.json");  // can be made there; dropped
       for (const PlannedGroup& group : plan_.groups) {
         group_ = &group;
+        group_begin_ = records_.size();
+        ranks_.clear();
         for (const RefusedCell& refused : group.refused) {
           CellData data;
           data.outcome = {Status::failed, refused.error.what(), refused.error.kind()};
@@ -172,20 +174,31 @@ class Sweep {
     }
     if (data.outcome.status == Status::failed && first_failure_ == ErrorKind::internal)
       first_failure_ = data.outcome.kind;
-    records_.push_back(make_record(cell, data, facts_, facts));
+    const Record& record = add(cell, make_record(cell, data, facts_, facts));
     try {
-      written_.push_back(write_record(records_.back(), folder_));
+      written_.push_back(write_record(record, folder_));
     } catch (const Error& error) {
       progress_.line(fmt::format("{}: its record is lost: {}", cell.label(), error.what()));
       if (!write_failure_) write_failure_ = error;
       return;
     }
     if (data.outcome.status != Status::ok) return;
-    const RecordView v = view_of(records_.back());
+    const RecordView v = view_of(record);
     const Summary* rate = v.find(headline_metric(v));
     progress_.line(fmt::format("{}: {} t/s, {} run{} ({}), {}", cell.label(),
                                rate ? fmt::format("{:.4g}", rate->median) : "no", data.runs.size(),
                                data.runs.size() == 1 ? "" : "s", data.stop_reason, name_of(v.stamp.kind)));
+  }
+
+  // In the order that was asked for, whichever cell of a group ends first.
+  const Record& add(const Cell& cell, Record record) {
+    const auto& [first, last] = std::pair{group_->cells.begin(), group_->cells.end()};
+    const auto planned = std::find_if(first, last, [&](const Cell& c) { return c.precision == cell.precision; });
+    const auto rank = planned == last ? -1 : planned - first;  // those that were refused come first
+    const auto at = std::upper_bound(ranks_.begin(), ranks_.end(), rank);
+    const auto place = static_cast<std::ptrdiff_t>(group_begin_) + (at - ranks_.begin());
+    ranks_.insert(at, rank);
+    return *records_.insert(records_.begin() + place, std::move(record));
   }
 
   std::string records_line() const {
@@ -223,6 +236,8 @@ class Sweep {
   BandwidthProbe probe_;
   const PlannedGroup* group_ = nullptr;
   std::vector<Record> records_;
+  size_t group_begin_ = 0;             // of the group's records
+  std::vector<std::ptrdiff_t> ranks_;  // of them: which cell of the group each is of
   std::vector<std::string> written_;
   std::optional<Error> write_failure_;
   ErrorKind first_failure_ = ErrorKind::internal;

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "app/bundled.h"
@@ -27,14 +28,15 @@ void add_seeded_ids(int count, int vocab, uint64_t seed, uint64_t stream, int se
   for (int i = 0; i < count; ++i) ids->push_back(static_cast<int32_t>(numbers.below(static_cast<uint64_t>(vocab))));
 }
 
-// flags: those that make it shorter.
+// The last new token is not fed back, so it needs no position. flags: those that make it shorter.
 void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shape& shape, const std::string& flags) {
-  if (depth + prompt_tokens + static_cast<size_t>(new_tokens) <= static_cast<size_t>(shape.max_positions)) return;
-  fail(ErrorKind::usage,
-       "{}{} prompt token{} and {} new one{} are more than the {} positions of this {} model; {} (nothing is ever cut "
-       "silently)",
-       depth > 0 ? fmt::format("{} tokens of context, ", depth) : "", prompt_tokens, prompt_tokens == 1 ? "" : "s",
-       new_tokens, new_tokens == 1 ? "" : "s", shape.max_positions, shape.architecture, flags);
+  if (depth + prompt_tokens + static_cast<size_t>(new_tokens) - 1 <= static_cast<size_t>(shape.max_positions)) return;
+  fail(
+      ErrorKind::usage,
+      "{}{} prompt token{} and {} new one{}, all but the last of which are fed back, are more than the {} positions of "
+      "this {} model; {} (nothing is ever cut silently)",
+      depth > 0 ? fmt::format("{} tokens of context, ", depth) : "", prompt_tokens, prompt_tokens == 1 ? "" : "s",
+      new_tokens, new_tokens == 1 ? "" : "s", shape.max_positions, shape.architecture, flags);
 }
 constexpr const char* kShortenPrompt = "shorten the prompt or lower --max-new-tokens";
 
@@ -258,7 +260,7 @@ ModelSource find_model(const std::string& id, const RunFlags& flags) {
 
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folder, const Shape& shape,
                                                 bool allow_symlinks) {
-  std::string path = file_or_folder;
+  std::string path = os::expand_home(file_or_folder);
   if (!os::exists(path)) {
     fail(ErrorKind::hub, "--tokenizer: there is no '{}'; give a tokenizer.json or a folder that has one", path);
   }
@@ -300,11 +302,6 @@ namespace {
 void plan_model(const std::string& id, const RunFlags& flags, const EngineOptions& engine, RunPlan* plan) {
   PlannedModel model;
   model.source = find_model(id, flags);
-  for (const PlannedModel& other : plan->models) {
-    if (model.source.folder.empty() || other.source.folder.empty()) continue;
-    if (os::real_path(model.source.folder) != os::real_path(other.source.folder)) continue;
-    fail(ErrorKind::usage, "--model-id: {} is the same folder as {}; name it once", id, other.source.name);
-  }
   const bool nf4_double_quantized = stored_form(model.source) != Prequantized::nf4_plain;
   std::vector<Precision> fine;
   std::vector<std::pair<Precision, Error>> refused;
@@ -362,6 +359,27 @@ void refuse_model(const std::string& id, const RunFlags& flags, const EngineOpti
 
 }  // namespace
 
+namespace {
+
+// A mistake in the command, so nothing is measured; that an id names no model at all is said later, in its own rows.
+void check_apart(const std::vector<std::string>& ids, const RunFlags& flags) {
+  std::map<std::string, std::string> seen;  // a folder, or an id without one, and how it was named
+  for (const std::string& id : ids) {
+    std::string place = id;
+    try {
+      const ModelSource source = find_model(id, flags);
+      place = source.folder.empty() ? source.name : os::real_path(source.folder);
+    } catch (const Error&) {
+    }
+    const auto [known, is_new] = seen.emplace(place, id);
+    if (is_new) continue;
+    if (known->second == id) fail(ErrorKind::usage, "--model-id: {} is named twice", id);
+    fail(ErrorKind::usage, "--model-id: {} is the same folder as {}; name it once", id, known->second);
+  }
+}
+
+}  // namespace
+
 RunPlan plan_run(const RunFlags& flags) {
   RunPlan plan;
   plan.options = measure_options(flags);
@@ -376,19 +394,16 @@ RunPlan plan_run(const RunFlags& flags) {
   } else if (!flags.model_ids.empty()) {
     ids = parse_list("--model-id", flags.model_ids);
   }
+  check_apart(ids, flags);
   std::optional<Error> first;
   size_t fine = 0;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (std::find(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(i), ids[i]) !=
-        ids.begin() + static_cast<std::ptrdiff_t>(i)) {
-      fail(ErrorKind::usage, "--model-id: {} is named twice", ids[i]);
-    }
+  for (const std::string& id : ids) {
     try {
-      plan_model(ids[i], flags, engine, &plan);
+      plan_model(id, flags, engine, &plan);
       ++fine;
     } catch (const Error& error) {
       if (!first) first = error;
-      refuse_model(ids[i], flags, engine, error, &plan);
+      refuse_model(id, flags, engine, error, &plan);
     }
   }
   if (fine == 0) throw Error(*first);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <unordered_set>
 
 #include "core/os.h"
@@ -90,17 +91,21 @@ class Writer {
       : request_(request), source_(request.source), pool_(pool), progress_(progress) {}
 
   QuantizeResult write() {
-    check_request();
+    check_source();
+    folder_.emplace(request_.output);
+    check_output();
     plan();
     write_shards();
     copy_files();
     write_json("config.json", config());
     commit();
+    folder_->keep();
     return result_;
   }
 
  private:
-  void check_request() const;
+  void check_source() const;
+  void check_output() const;
   void plan();
   void plan_linear(Item* item);
   void write_shards();
@@ -121,6 +126,7 @@ class Writer {
   ThreadPool& pool_;
   const QuantizeProgress& progress_;
   std::vector<Item> items_;
+  std::optional<os::OutputFolder> folder_;  // outlives the temporary files in it
   // Written under temporary names; commit() gives them theirs in this order.
   std::vector<std::unique_ptr<SafetensorsWriter>> shards_;
   std::vector<std::unique_ptr<os::OutputFile>> files_;
@@ -132,7 +138,7 @@ class Writer {
   QuantizeResult result_;
 };
 
-void Writer::check_request() const {
+void Writer::check_source() const {
   if (source_.prequantized() != Prequantized::none) {
     fail(ErrorKind::bad_model, "{}: is quantised already, expected F32, F16 or BF16 weights; give the original model",
          source_.where());
@@ -140,14 +146,6 @@ void Writer::check_request() const {
   if (os::exists(request_.output) && !os::is_directory(request_.output)) {
     fail(ErrorKind::usage, "{}: expected a new or empty folder, found a file; choose another output folder",
          request_.output);
-  }
-  if (os::is_directory(request_.output)) {
-    const auto names = os::list_directory(request_.output);
-    if (!names.empty()) {
-      fail(ErrorKind::usage,
-           "{}: expected a new or empty folder, found {} entries ({}{}); choose another output folder", request_.output,
-           names.size(), names.front(), names.size() > 1 ? ", …" : "");
-    }
   }
   std::vector<std::string> unfit;
   for (const std::string& name : request_.linears) {
@@ -163,6 +161,13 @@ void Writer::check_request() const {
     fail(ErrorKind::bad_model, "{}: expected a matrix of F32, F16 or BF16 for every linear, but {}", source_.where(),
          fmt::join(unfit, ", "));
   }
+}
+
+void Writer::check_output() const {
+  const auto names = os::list_directory(request_.output);
+  if (names.empty()) return;
+  fail(ErrorKind::usage, "{}: expected a new or empty folder, found {} entries ({}{}); choose another output folder",
+       request_.output, names.size(), names.front(), names.size() > 1 ? ", …" : "");
 }
 
 void Writer::plan() {
@@ -228,7 +233,6 @@ void Writer::write_shards() {
     shards.back().push_back(&item);
     shard_bytes += bytes;
   }
-  os::make_directories(request_.output);
   json weight_map = json::object();
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string name = shards.size() == 1 ? "model.safetensors"

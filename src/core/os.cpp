@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <link.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -33,11 +34,13 @@ std::string folder_of(const std::string& path) {
 }
 
 [[noreturn]] void fail_disk(const char* doing, const std::string& path, int error) {
-  const char* advice = error == ENOSPC   ? "free some space or choose another folder"
-                       : error == EACCES ? "check the permissions"
-                       : error == ENOENT ? "check the path"
-                       : error == EMFILE ? kMoreOpenFiles
-                                         : "check the disk and try again";
+  const char* advice = error == ENOSPC || error == EDQUOT  ? "free some space or choose another folder"
+                       : error == EACCES || error == EPERM ? "check the permissions"
+                       : error == EROFS                    ? "choose a folder that can be written"
+                       : error == ENOTDIR ? "a part of this path is a file, not a folder: choose another path"
+                       : error == ENOENT || error == ENAMETOOLONG ? "check the path"
+                       : error == EMFILE                          ? kMoreOpenFiles
+                                                                  : "check the disk and try again";
   fail(ErrorKind::disk, "cannot {} '{}': {} (errno {}); {}", doing, path, std::strerror(error), error, advice);
 }
 
@@ -79,6 +82,8 @@ int System::rename_new(const char* from, const char* to) {
 }
 int System::unlink(const char* path) { return ::unlink(path); }
 int System::mkdir(const char* path, unsigned mode) { return ::mkdir(path, mode); }
+int System::rmdir(const char* path) { return ::rmdir(path); }
+int System::lock(int fd) { return ::flock(fd, LOCK_EX | LOCK_NB); }
 int System::status(const char* path, bool follow_symlinks, FileStatus* status) {
   struct stat s;
   const int result = follow_symlinks ? ::stat(path, &s) : ::lstat(path, &s);
@@ -225,6 +230,18 @@ bool write_new_file_atomically(const std::string& path, std::string_view content
   return file.commit_new();
 }
 
+OutputFolder::OutputFolder(const std::string& path) : made_(make_directories(path)) {
+  fd_ = system().open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  // Some network file systems know no locks: then nobody can be seen.
+  if (fd_ < 0 || system().lock(fd_) == 0 || errno != EWOULDBLOCK) return;
+  system().close(fd_);
+  fail(ErrorKind::usage, "{}: another process is writing into this folder; choose another output folder", path);
+}
+OutputFolder::~OutputFolder() {
+  for (auto folder = made_.rbegin(); folder != made_.rend(); ++folder) system().rmdir(folder->c_str());
+  if (fd_ >= 0) system().close(fd_);
+}
+
 std::optional<FileStatus> status(const std::string& path, bool follow_symlinks) {
   FileStatus result;
   if (system().status(path.c_str(), follow_symlinks, &result) != 0) return std::nullopt;
@@ -249,12 +266,17 @@ std::vector<std::string> list_directory(const std::string& path) {
   return names;
 }
 
-void make_directories(const std::string& path) {
+std::vector<std::string> make_directories(const std::string& path) {
+  std::vector<std::string> made;
   for (size_t end = 0; end != std::string::npos;) {
     end = path.find('/', end + 1);
     const std::string part = path.substr(0, end);
     if (part.empty() || is_directory(part)) continue;
-    if (system().mkdir(part.c_str(), 0755) != 0 && errno != EEXIST) fail_disk("create folder", part, errno);
+    if (system().mkdir(part.c_str(), 0755) == 0) {
+      made.push_back(part);
+    } else if (errno != EEXIST) {
+      fail_disk("create folder", part, errno);
+    }
   }
   if (!is_directory(path)) {
     fail(ErrorKind::disk,
@@ -262,6 +284,7 @@ void make_directories(const std::string& path) {
          "choose another path",
          path);
   }
+  return made;
 }
 
 std::string real_path(const std::string& path) {
@@ -316,13 +339,16 @@ std::optional<std::string> cache_folder() {
     auto value = environment(name);
     return value && value->empty() ? std::nullopt : value;
   };
-  auto caches = variable("XDG_CACHE_HOME");
-  const auto home = variable("HOME");
-  if (caches && (*caches == "~" || caches->starts_with("~/"))) {
-    return home ? std::optional(*home + caches->substr(1)) : std::nullopt;
-  }
-  if (caches) return caches;
-  return home ? std::optional(*home + "/.cache") : std::nullopt;
+  const auto is_of_home = [](const std::string& path) { return path == "~" || path.starts_with("~/"); };
+  const auto caches = variable("XDG_CACHE_HOME"), home = variable("HOME");
+  if (!home && (!caches || is_of_home(*caches))) return std::nullopt;
+  return caches ? expand_home(*caches) : *home + "/.cache";
+}
+
+std::string expand_home(const std::string& path) {
+  const auto home = environment("HOME");
+  if (!home || home->empty() || (path != "~" && !path.starts_with("~/"))) return path;
+  return *home + path.substr(1);
 }
 
 uint32_t process_id() { return static_cast<uint32_t>(::getpid()); }

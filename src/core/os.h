@@ -40,6 +40,8 @@ class System {
   virtual int rename_new(const char* from, const char* to);  // EEXIST where there is something already
   virtual int unlink(const char* path);
   virtual int mkdir(const char* path, unsigned mode);
+  virtual int rmdir(const char* path);
+  virtual int lock(int fd);  // for this process alone, without waiting: EWOULDBLOCK where another has it
   virtual int status(const char* path, bool follow_symlinks, FileStatus* status);
   virtual int status(int fd, FileStatus* status);
   virtual void* map(size_t bytes);  // anonymous, zeroed, page-aligned
@@ -109,11 +111,25 @@ class OutputFile {
   int fd_ = -1;
 };
 
+// A folder that this process alone fills, for as long as this lives: made, with what leads to it, where it is missing.
+// Error usage where another process has it. Unless kept, the folders that were made go away again, if they are empty.
+class OutputFolder {
+ public:
+  explicit OutputFolder(const std::string& path);
+  ~OutputFolder();
+  OutputFolder(const OutputFolder&) = delete;
+  void keep() { made_.clear(); }
+
+ private:
+  std::vector<std::string> made_;
+  int fd_ = -1;
+};
+
 bool exists(const std::string& path);
 bool is_directory(const std::string& path);
 std::optional<FileStatus> status(const std::string& path, bool follow_symlinks = true);
-std::vector<std::string> list_directory(const std::string& path);  // names, sorted, without . and ..
-void make_directories(const std::string& path);
+std::vector<std::string> list_directory(const std::string& path);    // names, sorted, without . and ..
+std::vector<std::string> make_directories(const std::string& path);  // those that were missing, outermost first
 std::string real_path(const std::string& path);  // every symlink resolved; Error if it does not exist
 std::string executable_path();                   // of this process
 // What the linker called this program, in hex: another for every other program. Empty where it gave it no name.
@@ -121,6 +137,8 @@ std::string build_id();
 // Where programs of this user keep what they can make again: $XDG_CACHE_HOME, else ~/.cache. A variable that is empty
 // counts as not set; nothing where no home is known.
 std::optional<std::string> cache_folder();
+// "~" and "~/x" → "$HOME/x", as a shell does it where the word begins so; unchanged where no home is known.
+std::string expand_home(const std::string& path);
 uint32_t process_id();
 std::optional<std::string> environment(const char* name);
 

@@ -80,6 +80,34 @@ TEST_F(Os, ANewFileReplacesNothing) {
   EXPECT_THAT(os::list_directory(folder_), testing::ElementsAre("record.json")) << "a temporary file was left";
 }
 
+TEST_F(Os, AnOutputFolderGoesAgainUnlessItIsKept) {
+  const std::string outer = folder_ + "/a", inner = folder_ + "/a/b";
+  {
+    const os::OutputFolder folder(inner);
+    EXPECT_TRUE(os::is_directory(inner));
+    EXPECT_THROW(os::OutputFolder second(inner), Error) << "one process at a time";
+    EXPECT_TRUE(os::is_directory(inner)) << "the second did not make it";
+  }
+  EXPECT_FALSE(os::exists(outer));
+  os::make_directories(outer);
+  { const os::OutputFolder folder(inner); }
+  EXPECT_TRUE(os::is_directory(outer)) << "it was there before";
+  EXPECT_FALSE(os::exists(inner));
+  os::OutputFolder(inner).keep();
+  EXPECT_TRUE(os::is_directory(inner));
+  ::rmdir(inner.c_str()), ::rmdir(outer.c_str());
+}
+
+TEST_F(Os, AFileInTheWayOfAFolderIsSaid) {
+  os::write_file_atomically(folder_ + "/file", "");
+  try {
+    os::make_directories(folder_ + "/file/out");
+    FAIL() << "made";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("a part of this path is a file"));
+  }
+}
+
 TEST_F(Os, ReadingPastTheEndNamesTheFigures) {
   const std::string path = folder_ + "/short";
   os::write_file_atomically(path, "12345");

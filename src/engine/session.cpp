@@ -177,12 +177,12 @@ struct Session::Parts {
 };
 
 Session::Session(Backend& backend, Model& model, const StateShape& shape, std::string_view engine) {
-  if (shape.positions > model.shape().max_positions) {
+  const int fed = shape.positions - 1;  // the last new token is not fed back
+  if (fed > model.shape().max_positions) {
     fail(ErrorKind::usage,
-         "context, prompt and new tokens make {} positions, the model was made for at most {} "
-         "(max_position_embeddings); "
-         "shorten the prompt or ask for fewer new tokens",
-         shape.positions, model.shape().max_positions);
+         "context, prompt and all new tokens but the last make {} positions, the model was made for at most {} "
+         "(max_position_embeddings); shorten the prompt or ask for fewer new tokens",
+         fed, model.shape().max_positions);
   }
   parts_ = std::make_unique<Parts>(backend, model, shape, engine);
 }

@@ -61,7 +61,7 @@ class Session {
   // nothing is allocated after, but for some of the host's where tokens are looked at. The backend's workspace and the
   // model's RoPE tables are cut for the session made last: one made before it on the same backend must not run again.
   // shape: rows and logit_rows at least `sequences`. engine: of those that the step's plan names; empty: the first.
-  // Error usage for more positions than the model was made for.
+  // Error usage where more positions are fed than the model was made for: all of `positions` but the last.
   Session(Backend& backend, Model& model, const StateShape& shape, std::string_view engine = {});
   ~Session();
   Session(Session&&) noexcept;

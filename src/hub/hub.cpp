@@ -27,15 +27,18 @@ std::optional<std::string> variable(const char* name) {
        "give the model's folder");
 }
 
-std::string home_folder() {
-  if (const auto home = variable("HOME")) return *home;
-  fail_without_home();
+// As Python expands it.
+std::string expanded(const std::string& path) {
+  if ((path == "~" || path.starts_with("~/")) && !variable("HOME")) fail_without_home();
+  return os::expand_home(path);
 }
 
-// "~/x" → "$HOME/x", as Python expands it.
-std::string expanded(const std::string& path) {
-  if (path == "~" || path.starts_with("~/")) return home_folder() + path.substr(1);
-  return path;
+// What a folder is called in tables: as it was given, but "models/x" for "models/x/", and its whole path for ".".
+std::string folder_name(const std::string& folder) {
+  const size_t last = folder.find_last_not_of('/');
+  const std::string name = folder.substr(0, last == std::string::npos ? 1 : last + 1);
+  const std::string end = name.substr(name.rfind('/') + 1);
+  return end == "." || end == ".." ? os::real_path(folder) : name;
 }
 
 bool is_commit(std::string_view text) {
@@ -119,8 +122,9 @@ bool is_repo_id(std::string_view text) {
          !text.ends_with(".git");
 }
 
-ResolvedModel resolve_model(const std::string& model) {
-  if (os::is_directory(model)) return {model, model, ""};
+ResolvedModel resolve_model(const std::string& name) {
+  const std::string model = os::is_directory(name) ? name : os::expand_home(name);
+  if (os::is_directory(model)) return {model, folder_name(model), ""};
   if (os::exists(model)) {
     fail(ErrorKind::hub,
          "'{}' is a file; give the folder of a model (config.json, model.safetensors, tokenizer.json) or "

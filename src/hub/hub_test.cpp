@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 
+#include "core/os.h"
 #include "testing/test_folder.h"
 
 namespace quantbench {
@@ -99,6 +100,10 @@ TEST_F(HubCache, AFolderTakesPrecedenceAndFilesAndPathsAreNotNames) {
   EXPECT_EQ(model.folder, cache_ / snapshot());
   EXPECT_EQ(model.name, cache_ / snapshot());
   EXPECT_EQ(model.commit, "");
+  EXPECT_EQ(resolve_model(cache_ / snapshot() + "//").name, cache_ / snapshot());
+  EXPECT_EQ(resolve_model(cache_ / snapshot() + "/.").name, os::real_path(cache_ / snapshot()));
+  set("HOME", cache_.path());
+  EXPECT_EQ(resolve_model("~/" + snapshot()).folder, cache_ / snapshot());
   EXPECT_THAT(hub_refusal(cache_ / "version.txt"), HasSubstr("is a file"));
   EXPECT_THAT(hub_refusal("./none"), HasSubstr("no folder './none'"));
   EXPECT_THAT(hub_refusal("/none/there"), HasSubstr("no folder '/none/there'"));
