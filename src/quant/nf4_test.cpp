@@ -86,12 +86,16 @@ TEST(Nf4, WithoutDoubleQuantisationKeepsThePlainAbsmax) {
 }
 
 TEST(Nf4, DequantizesExactlyAsBitsandbytes) {
-  for_each_golden([](const GoldenData& data, const std::string& linear, const Golden& golden) {
+  int seen = 0;
+  for_each_golden([&](const GoldenData& data, const std::string& linear, const Golden& golden) {
+    if (!data.has(linear + ".nf4.dequant")) return;  // of one left out, for its size
+    ++seen;
     std::vector<float> out(golden.w.size());
     dequantize_nf4(golden.view(), out);
     const auto expected = data.get<f16>(linear + ".nf4.dequant");
     for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(to_f16(out[i]), expected[i]) << linear << " element " << i;
   });
+  EXPECT_EQ(seen, 7);
 }
 
 TEST(Nf4, DecodesEveryCodeExactly) {
