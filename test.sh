@@ -4,6 +4,12 @@
 #
 #   ./test.sh [--full] [CTEST ARGUMENT…]     --full: also builds with g++-11 where it is installed, and runs the unit tests
 #                                            under the address and undefined-behaviour sanitizers
+case "${1:-}" in
+  -h | --help)
+    sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
 . "$(dirname "${BASH_SOURCE[0]}")/tools/setup.sh"
 
 full=0
@@ -23,7 +29,7 @@ run_tests() {
   qb_say "Testing ($preset)"
   mkdir -p "$folder/Testing/Temporary"
   : > "$folder/Testing/Temporary/LastTest.log"
-  (cd "$QB_ROOT" && ctest --preset "$preset" --parallel "$(nproc)" "$@") 2>&1 |
+  (cd "$QB_ROOT" && ctest --preset "$preset" --no-tests=error --parallel "$(nproc)" "$@") 2>&1 |
     tee "$folder/ctest_output.txt" || status=$?
   cat "$folder/Testing/Temporary/LastTest.log" >> "$QB_LOG"
   counts="$(awk -f "$QB_ROOT/tools/count_tests.awk" "$folder/ctest_output.txt" "$folder/Testing/Temporary/LastTest.log")"

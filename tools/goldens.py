@@ -61,6 +61,8 @@ ROPES = [
     {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "original_max_position_embeddings": 4096,
      "beta_fast": 16.0, "beta_slow": 2.0, "mscale": 1.0, "mscale_all_dim": 0.707},
     {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 8.0, "attention_factor": 1.25},
+    {"rope_type": "yarn", "rope_theta": 10000.0, "factor": None, "original_max_position_embeddings": 8192, "beta_fast": 0},
+    {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
 ]  # fmt: skip
 
 
@@ -73,12 +75,13 @@ def write_rope(made_by):
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     cases = []
-    for rope in ROPES:
+    original = {"original_max_position_embeddings": 4096}
+    for rope, beside in [(rope, {}) for rope in ROPES] + [(rope, original) for rope in ROPES if rope["rope_type"] != "default"]:
+        shared = {"num_attention_heads": 2, "max_position_embeddings": 65536, **beside}
         for config in (
-            LlamaConfig(hidden_size=128, num_attention_heads=2, max_position_embeddings=65536, rope_parameters=dict(rope)),
-            PhiConfig(hidden_size=160, num_attention_heads=2, max_position_embeddings=65536,
-                      rope_parameters={**rope, "partial_rotary_factor": 0.4}),
-        ):  # fmt: skip
+            LlamaConfig(hidden_size=128, rope_parameters=dict(rope), **shared),
+            PhiConfig(hidden_size=160, rope_parameters={**rope, "partial_rotary_factor": 0.4}, **shared),
+        ):
             if rope["rope_type"] == "default":
                 from transformers.models.phi.modeling_phi import PhiRotaryEmbedding
 
@@ -87,7 +90,7 @@ def write_rope(made_by):
             else:
                 frequencies, magnitude = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config)
             head_dim = config.hidden_size // config.num_attention_heads
-            cases.append({"config": {"max_position_embeddings": 65536, "rope_parameters": rope}, "head_dim": head_dim,
+            cases.append({"config": {"max_position_embeddings": 65536, "rope_parameters": rope, **beside}, "head_dim": head_dim,
                           "fraction": config.rope_parameters.get("partial_rotary_factor", 1.0),
                           "frequencies": frequencies.tolist(), "magnitude": magnitude})  # fmt: skip
     text = json.dumps({"made_by": made_by, "cases": cases}, separators=(",", ":"))

@@ -188,6 +188,18 @@ TEST(Run, InterruptedInItsWarmUpItHasTheTextOfItsIds) {
   EXPECT_THAT(r.out, Not(HasSubstr("no tokenizer"))) << "the bundled model has one";
 }
 
+TEST(Run, AnyOfTheSignalsThatStopItStopsIt) {
+  for (const int signal : {SIGTERM, SIGHUP}) {
+    const TestFolder folder;
+    Program program(long_run(folder / "out", "100000"));
+    ASSERT_TRUE(program.wait_for("measuring")) << program.errors();
+    ::kill(program.pid(), signal);
+    const Result r = program.finish();
+    EXPECT_EQ(r.code, exit_code(ErrorKind::interrupted)) << signal << ": " << r.err;
+    for (const json& record : records_in(folder / "out")) expect_well_formed(record);
+  }
+}
+
 TEST(Run, InterruptionLeavesValidRecordsAndNoChild) {
   const TestFolder folder;
   Program program(long_run(folder / "out", "100000"));

@@ -239,6 +239,31 @@ TEST(Run, StoppingAtEndOfSequenceIsMarkedNotComparable) {
   EXPECT_THAT(r.out, AllOf(HasSubstr("FLAGGED"), HasSubstr("not comparable")));
 }
 
+TEST(Run, TheLastNewTokenNeedsNoPosition) {
+  const TestFolder folder;
+  const auto with = [&](const char* new_tokens) {
+    return run({"run", "--model-id", kTiny, "--precision", "fp16", "-p", "8", "-n", new_tokens, "-r", "1", "--out",
+                folder / "out"});
+  };
+  const Result most = with("256");  // one token before them: positions 0 to 255 are fed
+  EXPECT_EQ(most.code, 0) << most.err;
+  EXPECT_EQ(with("257").code, exit_code(ErrorKind::usage));
+}
+
+TEST(Run, ATildeIsHomeInEveryPath) {
+  const TestFolder home;
+  std::filesystem::copy(kTiny, home / "model");
+  const auto at_home = [&](const std::vector<std::string>& arguments) {
+    return Program(arguments, "export HOME='" + home.path() + "';").finish();
+  };
+  const Result missing = at_home({"run", "--model-id", "~/model", "--tokenizer", "~/none", "--out", "~/out"});
+  EXPECT_THAT(missing.err, HasSubstr(home / "none"));
+  const Result good =
+      at_home({"run", "--model-id", "~/model", "--precision", "fp16", "-p", "4", "-r", "1", "--out", "~/out"});
+  EXPECT_EQ(good.code, 0) << good.err;
+  EXPECT_TRUE(os::is_directory(home / "out"));
+}
+
 TEST(Run, ACheckpointQuantisedAlreadyRunsAsItIsStored) {
   const TestFolder folder;
   const Result r = run({"run", "--model-id", kTiny + "-nf4-plain", "--pg", "2,3", "--device", "reference", "-r", "2",

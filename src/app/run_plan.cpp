@@ -35,8 +35,9 @@ void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shap
       ErrorKind::usage,
       "{}{} prompt token{} and {} new one{}, all but the last of which are fed back, are more than the {} positions of "
       "this {} model; {} (nothing is ever cut silently)",
-      depth > 0 ? fmt::format("{} tokens of context, ", depth) : "", prompt_tokens, prompt_tokens == 1 ? "" : "s",
-      new_tokens, new_tokens == 1 ? "" : "s", shape.max_positions, shape.architecture, flags);
+      depth > 0 ? fmt::format("{} token{} of context, ", depth, depth == 1 ? "" : "s") : "", prompt_tokens,
+      prompt_tokens == 1 ? "" : "s", new_tokens, new_tokens == 1 ? "" : "s", shape.max_positions, shape.architecture,
+      flags);
 }
 constexpr const char* kShortenPrompt = "shorten the prompt or lower --max-new-tokens";
 

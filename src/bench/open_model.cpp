@@ -8,6 +8,7 @@
 #include "model/config.h"
 #include "model/loader.h"
 #include "model/registry.h"
+#include "text/regex.h"
 
 namespace quantbench {
 namespace {
@@ -49,12 +50,44 @@ std::string describe(Prequantized stored) {
   return "?";
 }
 
+// Modules that quantization_config names in llm_int8_skip_modules, as transformers compares them: an entry is the end
+// of a module's name, or a regular expression for its beginning.
+class SkippedModules {
+ public:
+  explicit SkippedModules(const Checkpoint& checkpoint) {
+    const nlohmann::json& config = checkpoint.config();
+    const auto quantization = config.find("quantization_config");
+    if (quantization == config.end() || !quantization->is_object()) return;
+    const auto names = quantization->find("llm_int8_skip_modules");
+    if (names == quantization->end() || !names->is_array()) return;
+    for (const nlohmann::json& entry : *names) {
+      if (!entry.is_string() || entry.get_ref<const std::string&>().empty()) continue;
+      ends_.push_back(entry);
+      try {
+        beginnings_.emplace_back(ends_.back(), checkpoint.where() + "/config.json: llm_int8_skip_modules");
+      } catch (const Error&) {  // it names an end all the same
+      }
+    }
+  }
+  bool has(const std::string& weight) const {
+    const std::string module = weight.substr(0, weight.rfind('.'));
+    return std::any_of(ends_.begin(), ends_.end(), [&](const std::string& end) { return module.ends_with(end); }) ||
+           std::any_of(beginnings_.begin(), beginnings_.end(),
+                       [&](const Regex& beginning) { return beginning.match_at(module, 0).has_value(); });
+  }
+
+ private:
+  std::vector<std::string> ends_;
+  std::vector<Regex> beginnings_;
+};
+
 // Linears that transformers was told to leave alone stay fp16 here as well.
 void keep_skipped(Model& model, const Checkpoint& checkpoint) {
   if (checkpoint.prequantized() == Prequantized::none) return;
+  const SkippedModules skipped(checkpoint);
   for (const WeightSlot& slot : model.weights()) {
     if (!slot.quantized || !checkpoint.find(slot.name)) continue;
-    if (is_prequantized(checkpoint, slot.name) || !is_skipped(checkpoint.config(), slot.name)) continue;
+    if (is_prequantized(checkpoint, slot.name) || !skipped.has(slot.name)) continue;
     *std::get<Matrix*>(slot.target) = F16Matrix{slot.rows, slot.cols};
   }
   for (const Op& op : decode_shapes(model)) {

@@ -371,7 +371,7 @@ void Checkpoint::read_f32(const std::string& name, int64_t first, int64_t count,
 }
 
 void check_tensors(const WeightSource& source, std::span<const ExpectedTensor> expected) {
-  std::vector<std::string> missing, different;
+  std::vector<std::string> missing, different, mistyped;
   for (const ExpectedTensor& wanted : expected) {
     const auto found = source.find(wanted.name);
     if (!found) {
@@ -379,13 +379,20 @@ void check_tensors(const WeightSource& source, std::span<const ExpectedTensor> e
       continue;
     }
     std::vector<int64_t> shape = found->shape;
-    if (is_prequantized(source, wanted.name)) shape = prequantized_shape(source, wanted.name);
+    const bool is_quantized = is_prequantized(source, wanted.name);
+    if (is_quantized) shape = prequantized_shape(source, wanted.name);
+    const DType codes = source.prequantized() == Prequantized::int8 ? DType::i8 : DType::u8;
+    const bool is_float = found->dtype == DType::f32 || found->dtype == DType::f16 || found->dtype == DType::bf16;
+    if (is_quantized ? found->dtype != codes : !is_float) {
+      mistyped.push_back(fmt::format("'{}' is {}, expected {}", wanted.name, name_of(found->dtype),
+                                     is_quantized ? name_of(codes) : "F32, F16 or BF16"));
+    }
     const std::vector<int64_t> matrix = {wanted.rows, wanted.cols}, vector = {wanted.cols};
     if (shape == matrix || (wanted.rows == 1 && shape == vector)) continue;
     different.push_back(fmt::format("'{}' is {}, expected {}", wanted.name, shape_text(shape),
                                     shape_text(wanted.rows == 1 ? vector : matrix)));
   }
-  if (missing.empty() && different.empty()) return;
+  if (missing.empty() && different.empty() && mistyped.empty()) return;
   std::string text;
   if (!missing.empty())
     text += fmt::format("{} tensor{} missing: {}", missing.size(), missing.size() == 1 ? " is" : "s are",
@@ -393,6 +400,10 @@ void check_tensors(const WeightSource& source, std::span<const ExpectedTensor> e
   if (!different.empty()) {
     text += fmt::format("{}{} tensor{} another shape than config.json says: {}", text.empty() ? "" : "; ",
                         different.size(), different.size() == 1 ? " has" : "s have", list_text(different));
+  }
+  if (!mistyped.empty()) {
+    text += fmt::format("{}{} tensor{} a type that is not read there: {}", text.empty() ? "" : "; ", mistyped.size(),
+                        mistyped.size() == 1 ? " has" : "s have", list_text(mistyped));
   }
   fail(ErrorKind::bad_model, "{}: {}; weights and config.json must be of the same model, and complete", source.where(),
        text);

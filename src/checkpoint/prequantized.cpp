@@ -216,18 +216,6 @@ bool is_prequantized(const WeightSource& source, const std::string& weight) {
   return false;
 }
 
-bool is_skipped(const json& config, const std::string& weight) {
-  const auto quantization = config.find("quantization_config");
-  if (quantization == config.end() || !quantization->is_object()) return false;
-  const json names = value_or(*quantization, "llm_int8_skip_modules", json::array());
-  const std::string module = module_of(weight);
-  return names.is_array() && std::any_of(names.begin(), names.end(), [&](const json& entry) {
-           if (!entry.is_string()) return false;
-           const auto& name = entry.get_ref<const std::string&>();
-           return !name.empty() && (module.starts_with(name) || module.ends_with(name));
-         });
-}
-
 std::vector<int64_t> prequantized_shape(const WeightSource& source, const std::string& weight) {
   if (source.prequantized() == Prequantized::int8) {
     const auto info = source.find(weight);

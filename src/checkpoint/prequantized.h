@@ -22,9 +22,6 @@ Prequantized detect_prequantized(const nlohmann::json& config, const WeightSourc
 
 // Whether this weight itself is quantised: the head and other skipped modules of a quantised checkpoint are not.
 bool is_prequantized(const WeightSource& source, const std::string& weight);
-// Whether config.json names the weight's module in llm_int8_skip_modules, as transformers compares them: an entry is a
-// module's name, its beginning or its end (one that is a regular expression is taken literally).
-bool is_skipped(const nlohmann::json& config, const std::string& weight);
 // [n, k] before quantisation, of a weight that is prequantised.
 std::vector<int64_t> prequantized_shape(const WeightSource& source, const std::string& weight);
 

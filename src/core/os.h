@@ -160,7 +160,7 @@ class Block {
 };
 
 // A child process with a pipe to its stdin and one from its stdout; stderr is inherited. Started with posix_spawn.
-// It sits in this process's group with SIGINT, SIGTERM and SIGHUP ignored: the parent decides when it ends.
+// It sits in this process's group with SIGINT, SIGTERM and SIGHUP blocked: the parent decides when it ends.
 class Process {
  public:
   struct Exit {
@@ -221,8 +221,8 @@ int terminal_columns(int fd);  // 80 where it does not say
 // Ends this process when the one that started it ends, however that happens.
 void end_with_parent();
 
-// SIGINT, SIGTERM and SIGHUP set a flag instead of ending the process; a second one, half a second
-// later or more, ends it.
+// SIGINT, SIGTERM and SIGHUP set a flag instead of ending the process, also where its parent blocked them; a second
+// one, half a second later or more, ends it.
 void catch_stop_signals();
 bool stop_requested();
 // A file beyond the limit on sizes (ulimit -f) is a write that fails, here and in child processes, and no signal.

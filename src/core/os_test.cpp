@@ -179,6 +179,40 @@ TEST(OsProcess, TalksInLinesAndReportsTheEnd) {
   EXPECT_EQ(child.wait().describe(), "exit code 3");
 }
 
+TEST(OsProcess, TheChildOutlivesWhatStopsTheParent) {
+  for (const char* name : {"INT", "TERM", "HUP"}) {
+    os::Process child("/bin/sh", {"-c", fmt::format("kill -{} $$; echo alive", name)});
+    std::string line;
+    ASSERT_EQ(child.read_line(&line), os::Process::Got::line) << name;
+    EXPECT_EQ(line, "alive") << name;
+    child.wait();
+  }
+}
+
+std::atomic<int> heard{0};
+
+// One signal after the other, while children are started one after the other: each must be heard.
+TEST(OsProcess, NoSignalIsLostWhileAChildIsStarted) {
+  struct sigaction action {
+  }, old{};
+  action.sa_handler = [](int) { ++heard; };
+  ::sigaction(SIGTERM, &action, &old);
+  std::atomic<bool> ends{false};
+  int lost = 0;
+  std::thread sender([&] {
+    for (int sent = 1; sent <= 200; ++sent) {
+      ::kill(::getpid(), SIGTERM);
+      for (int waited = 0; heard < sent - lost && waited < 500; ++waited) ::usleep(1000);
+      if (heard < sent - lost) ++lost;
+    }
+    ends = true;
+  });
+  while (!ends) os::Process("/bin/true", {}).wait();
+  sender.join();
+  ::sigaction(SIGTERM, &old, nullptr);
+  EXPECT_EQ(lost, 0);
+}
+
 TEST(OsProcess, TimesOutAndReportsASignal) {
   os::Process child("/bin/sh", {"-c", "exec sleep 100"});
   std::string line;

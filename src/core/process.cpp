@@ -39,6 +39,13 @@ void on_stop_signal(int signal) {
        files ? kMoreOpenFiles : "end other processes or free memory, and try again");
 }
 
+sigset_t stop_signals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&signals, signal);
+  return signals;
+}
+
 void close_if_open(int* fd) {
   if (*fd >= 0) ::close(*fd);
   *fd = -1;
@@ -57,6 +64,8 @@ void catch_stop_signals() {
   struct sigaction hangup;
   ::sigaction(SIGHUP, nullptr, &hangup);
   if (hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
+  const sigset_t signals = stop_signals();  // which our parent may have blocked, as Process does
+  ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
 
 void let_large_files_fail() { ::signal(SIGXFSZ, SIG_IGN); }
@@ -135,22 +144,20 @@ Process::Process(const std::string& program, const std::vector<std::string>& arg
   for (std::string& variable : variables) envp.push_back(variable.data());
   envp.push_back(nullptr);
 
-  // Ignored signals stay ignored across exec, so the child ignores these from its first instruction on.
-  struct sigaction ignore, old_int, old_term, old_hangup;
-  std::memset(&ignore, 0, sizeof ignore);
-  ignore.sa_handler = SIG_IGN;
-  ::sigaction(SIGINT, &ignore, &old_int);
-  ::sigaction(SIGTERM, &ignore, &old_term);
-  ::sigaction(SIGHUP, &ignore, &old_hangup);
+  // Blocked signals stay blocked across exec, so they do not end the child from its first instruction on; this process
+  // goes on to hear them.
+  posix_spawnattr_t attributes;
+  ::posix_spawnattr_init(&attributes);
+  const sigset_t signals = stop_signals();
+  ::posix_spawnattr_setsigmask(&attributes, &signals);
+  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_adddup2(&actions, input[0], STDIN_FILENO);
   ::posix_spawn_file_actions_adddup2(&actions, output[1], STDOUT_FILENO);
-  const int result = ::posix_spawn(&pid_, program.c_str(), &actions, nullptr, argv.data(), envp.data());
+  const int result = ::posix_spawn(&pid_, program.c_str(), &actions, &attributes, argv.data(), envp.data());
   ::posix_spawn_file_actions_destroy(&actions);
-  ::sigaction(SIGINT, &old_int, nullptr);
-  ::sigaction(SIGTERM, &old_term, nullptr);
-  ::sigaction(SIGHUP, &old_hangup, nullptr);
+  ::posix_spawnattr_destroy(&attributes);
   ::signal(SIGPIPE, SIG_IGN);  // a dead child is reported by write_line(), not by a signal
   ::close(input[0]);
   ::close(output[1]);

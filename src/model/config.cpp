@@ -121,7 +121,7 @@ std::string ConfigReader::text(std::string_view key) const {
 
 Act ConfigReader::activation(std::string_view key) const {
   const std::string name = text(key);
-  if (name == "silu") return Act::silu;
+  if (name == "silu" || name == "swish") return Act::silu;
   if (name == "gelu_new" || name == "gelu_pytorch_tanh") return Act::gelu_tanh;
   fail_unsupported(key, "silu, gelu_new or gelu_pytorch_tanh");
 }
@@ -139,25 +139,37 @@ namespace {
 
 constexpr double kMostFactor = 1e6, kMostPositionsOfRope = 1e9;
 
-void read_llama3(const ConfigReader& values, RopeConfig* rope) {
+// The length that a model was trained with: beside the object it counts before inside it, and one saved without it was
+// scaled from the length that config.json names (transformers 5.17, standardize_rope_params).
+double original_positions(const ConfigReader& values, const ConfigReader& whole) {
+  constexpr const char* kKey = "original_max_position_embeddings";
+  for (const ConfigReader* reader : {&whole, &values}) {
+    if (entry(reader->source().config, kKey)) return reader->number(kKey, 1, kMostPositionsOfRope);
+  }
+  return whole.number("max_position_embeddings", 1, kMostPositionsOfRope);
+}
+
+void read_llama3(const ConfigReader& values, const ConfigReader& whole, RopeConfig* rope) {
   rope->factor = values.number("factor", 1, kMostFactor);
   rope->low_freq_factor = values.number("low_freq_factor", 0, kMostFactor);
   rope->high_freq_factor = values.number("high_freq_factor", 0, kMostFactor);
-  rope->original_positions = values.number("original_max_position_embeddings", 1, kMostPositionsOfRope);
+  rope->original_positions = original_positions(values, whole);
   if (rope->high_freq_factor <= rope->low_freq_factor) {
     values.fail_key("high_freq_factor", fmt::format("a number above low_freq_factor, {}", rope->low_freq_factor));
   }
 }
 
-// Beside `factor` everything has a default of the paper's (arXiv 2309.00071).
+// Everything has a default, those of the betas the paper's (arXiv 2309.00071); 0 asks for it as well.
 void read_yarn(const ConfigReader& values, const ConfigReader& whole, RopeConfig* rope) {
-  rope->factor = values.number("factor", 1, kMostFactor);
-  // transformers: a model saved without it was scaled from the length that config.json names.
-  const double original = entry(values.source().config, "original_max_position_embeddings")
-                              ? values.number("original_max_position_embeddings", 1, kMostPositionsOfRope)
-                              : whole.number("max_position_embeddings", 1, kMostPositionsOfRope);
-  const double beta_fast = values.number_or("beta_fast", 1e-3, kMostFactor, 32),
-               beta_slow = values.number_or("beta_slow", 1e-3, kMostFactor, 1);
+  const double original = original_positions(values, whole);
+  rope->factor = entry(values.source().config, "factor")
+                     ? values.number("factor", 1, kMostFactor)
+                     : whole.number("max_position_embeddings", original, kMostPositionsOfRope) / original;
+  const auto beta = [&](const char* key, double usual) {
+    const double told = values.number_or(key, 0, kMostFactor, usual);
+    return told == 0 ? usual : told;
+  };
+  const double beta_fast = beta("beta_fast", 32), beta_slow = beta("beta_slow", 1);
   if (beta_fast < beta_slow) values.fail_key("beta_fast", fmt::format("a number from beta_slow, {}, on", beta_slow));
   // The pair that turns so often within the original length.
   const auto pair_of = [&](double turns) {
@@ -212,7 +224,7 @@ RopeConfig read_rope(const ConfigReader& reader, int head_dim, double fraction) 
     rope.factor = values.number("factor", 1, kMostFactor);
   } else if (type == "llama3") {
     rope.scaling = RopeScaling::llama3;
-    read_llama3(values, &rope);
+    read_llama3(values, reader, &rope);
   } else if (type == "yarn") {
     rope.scaling = RopeScaling::yarn;
     if (rope.theta == 1) reader.fail_key("rope_theta", "a number above 1");

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/os.h"
+#include "model/family.h"
 #include "model/registry.h"
 
 namespace quantbench {
@@ -234,7 +235,28 @@ TEST(Rope, ScalesAsTransformersDoes) {
     EXPECT_NEAR(rope.magnitude, entry["magnitude"].get<double>(), 1e-12) << entry["config"];
     scaled += rope.scaling != RopeScaling::none;
   }
-  EXPECT_EQ(scaled, 12) << "of 16: default and dynamic are plain";
+  EXPECT_EQ(scaled, 32) << "of 38: default and dynamic are plain";
+}
+
+TEST(Rope, ATableHasTheMagnitudeInBothItsParts) {
+  const auto backend = make_backend("reference", {});
+  RopeConfig config{.dims = 8, .theta = 10000};
+  const std::vector<float> frequencies = rope_frequencies(config);
+  for (const double magnitude : {1.0, 1.25}) {
+    config.magnitude = magnitude;
+    RopeTables tables(config);
+    tables.make(*backend, 3);
+    for (size_t at = 0; at < 3 * frequencies.size(); ++at) {
+      const float angle = static_cast<float>(at / frequencies.size()) * frequencies[at % frequencies.size()];
+      EXPECT_NEAR(tables.rope()->cos[at], magnitude * std::cos(angle), 1e-6) << at;
+      EXPECT_NEAR(tables.rope()->sin[at], magnitude * std::sin(angle), 1e-6) << at;
+    }
+  }
+}
+
+TEST(Rope, WithoutAThetaItIsThatOfTheFirstModels) {
+  const ModelConfig config{json::object(), nullptr, "m"};
+  EXPECT_EQ(read_rope(ConfigReader(config), 64, 1).theta, 10000);
 }
 
 TEST(Rope, BothSpellingsOfTheParametersMeanTheSame) {

@@ -134,6 +134,15 @@ TEST(Loader, AWrongShapeIsRefusedWithNameFoundAndExpected) {
               AllOf(HasSubstr("'model.layers.1.mlp.up_proj.weight'"), HasSubstr("[48, 31]"), HasSubstr("[48, 32]")));
 }
 
+TEST(Loader, ATypeThatIsNoWeightsIsRefusedBeforeAnythingIsRead) {
+  for (const DType dtype : {DType::i16, DType::f64, DType::i8, DType::boolean}) {
+    Tiny tiny(false);
+    tiny.source.tensors["model.norm.weight"].first.dtype = dtype;
+    EXPECT_THAT(tiny.refusal(),
+                HasSubstr(fmt::format("'model.norm.weight' is {}, expected F32, F16 or BF16", name_of(dtype))));
+  }
+}
+
 TEST(Loader, AnEmbeddingOfAnotherVocabularyIsRefused) {
   Tiny tiny(true);
   tiny.source.add("model.embed_tokens.weight", 51, 32);
