@@ -386,6 +386,8 @@ void check_tensors(const WeightSource& source, std::span<const ExpectedTensor> e
     if (is_quantized ? found->dtype != codes : !is_float) {
       mistyped.push_back(fmt::format("'{}' is {}, expected {}", wanted.name, name_of(found->dtype),
                                      is_quantized ? name_of(codes) : "F32, F16 or BF16"));
+    } else if (is_quantized) {
+      check_parts(source, wanted.name);
     }
     const std::vector<int64_t> matrix = {wanted.rows, wanted.cols}, vector = {wanted.cols};
     if (shape == matrix || (wanted.rows == 1 && shape == vector)) continue;
@@ -405,8 +407,9 @@ void check_tensors(const WeightSource& source, std::span<const ExpectedTensor> e
     text += fmt::format("{}{} tensor{} a type that is not read there: {}", text.empty() ? "" : "; ", mistyped.size(),
                         mistyped.size() == 1 ? " has" : "s have", list_text(mistyped));
   }
-  fail(ErrorKind::bad_model, "{}: {}; weights and config.json must be of the same model, and complete", source.where(),
-       text);
+  fail(ErrorKind::bad_model, "{}: {}; {}", source.where(), text,
+       missing.empty() && different.empty() ? "get the model again"
+                                            : "weights and config.json must be of the same model, and complete");
 }
 
 }  // namespace quantbench

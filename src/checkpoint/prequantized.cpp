@@ -34,9 +34,7 @@ json value_or(const json& quantization, const char* key, const json& otherwise) 
   return found == quantization.end() || found->is_null() ? otherwise : *found;
 }
 
-// Reads all of a tensor that must have this type and number of elements.
-template <typename T>
-void read_tensor(const WeightSource& source, const std::string& name, DType dtype, size_t count, std::vector<T>* into) {
+TensorInfo require_tensor(const WeightSource& source, const std::string& name, DType dtype, size_t count) {
   const auto info = source.find(name);
   if (!info) {
     refuse(source.where(), "tensor '{}' is missing, which belongs to a quantised weight; get the model again", name);
@@ -45,9 +43,16 @@ void read_tensor(const WeightSource& source, const std::string& name, DType dtyp
     refuse(source.where(), "tensor '{}' is {} {}, expected {} with {} elements", name, name_of(info->dtype),
            shape_text(info->shape), name_of(dtype), count);
   }
+  return *info;
+}
+
+// Reads all of a tensor that must have this type and number of elements.
+template <typename T>
+void read_tensor(const WeightSource& source, const std::string& name, DType dtype, size_t count, std::vector<T>* into) {
+  const TensorInfo info = require_tensor(source, name, dtype, count);
   into->resize(count);
   if constexpr (std::is_same_v<T, float>) {
-    const int64_t rows = info->shape.size() < 2 ? 1 : info->shape[0];
+    const int64_t rows = info.shape.size() < 2 ? 1 : info.shape[0];
     source.read_f32(name, 0, rows, into->data());  // with its check for NaN and infinity
   } else {
     source.read_bytes(name, 0, std::as_writable_bytes(std::span(*into)));
@@ -226,17 +231,35 @@ std::vector<int64_t> prequantized_shape(const WeightSource& source, const std::s
   return {state.n, state.k};
 }
 
-void read_int8(const WeightSource& source, const std::string& weight, int n, int k, Int8Weights* into) {
-  expect_shape(source, weight, n, k, prequantized_shape(source, weight));
-  const std::string module = module_of(weight);
-  if (const auto format = source.find(module + ".weight_format")) {
+void check_parts(const WeightSource& source, const std::string& weight) {
+  const std::vector<int64_t> shape = prequantized_shape(source, weight);
+  if (shape.size() != 2)
+    refuse(source.where(), "tensor '{}' is {}, expected two dimensions", weight, shape_text(shape));
+  const auto n = static_cast<size_t>(shape[0]), k = static_cast<size_t>(shape[1]);
+  if (source.prequantized() == Prequantized::int8) {
+    const std::string module = module_of(weight);
+    require_tensor(source, module + ".SCB", DType::f32, n);
+    if (!source.find(module + ".weight_format")) return;
     std::vector<uint8_t> value;
     read_tensor(source, module + ".weight_format", DType::u8, 1, &value);
-    if (value[0] != 0) {
-      refuse(source.where(), "tensor '{}.weight_format' is {}, expected 0 (row-major); this variant is not supported",
-             module, value[0]);
-    }
+    if (value[0] == 0) return;
+    refuse(source.where(), "tensor '{}.weight_format' is {}, expected 0 (row-major); this variant is not supported",
+           module, value[0]);
   }
+  const size_t count = n * k, blocks = ceil_div(count, kNf4Block);
+  const bool is_nested = source.prequantized() == Prequantized::nf4_nested;
+  require_tensor(source, weight, DType::u8, ceil_div(count, 2));
+  require_tensor(source, weight + ".quant_map", DType::f32, kNf4Code.size());
+  require_tensor(source, weight + ".absmax", is_nested ? DType::u8 : DType::f32, blocks);
+  if (!is_nested) return;
+  require_tensor(source, weight + ".nested_absmax", DType::f32, ceil_div(blocks, kNf4NestedBlock));
+  require_tensor(source, weight + ".nested_quant_map", DType::f32, nested_code().size());
+}
+
+void read_int8(const WeightSource& source, const std::string& weight, int n, int k, Int8Weights* into) {
+  expect_shape(source, weight, n, k, prequantized_shape(source, weight));
+  check_parts(source, weight);
+  const std::string module = module_of(weight);
   into->n = n;
   into->k = k;
   read_tensor(source, weight, DType::i8, static_cast<size_t>(n) * static_cast<size_t>(k), &into->codes);

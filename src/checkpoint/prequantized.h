@@ -22,6 +22,9 @@ Prequantized detect_prequantized(const nlohmann::json& config, const WeightSourc
 
 // Whether this weight itself is quantised: the head and other skipped modules of a quantised checkpoint are not.
 bool is_prequantized(const WeightSource& source, const std::string& weight);
+// That the tensors which belong to a weight that is prequantised are there, with their types and sizes; their numbers
+// are looked at when they are read. Error bad_model.
+void check_parts(const WeightSource& source, const std::string& weight);
 // [n, k] before quantisation, of a weight that is prequantised.
 std::vector<int64_t> prequantized_shape(const WeightSource& source, const std::string& weight);
 

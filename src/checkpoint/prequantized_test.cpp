@@ -192,5 +192,30 @@ TEST(Prequantized, RefusesDamagedTensorsOfAWeight) {
   EXPECT_THAT(int8_refusal(0, {"other", "I8", "1", "x"}), HasSubstr("'q.weight' is missing"));
 }
 
+TEST(Prequantized, PartsOfAWeightAreCheckedWithoutReadingThem) {
+  const auto refused = [](const char* config, std::vector<TestTensor> tensors, size_t index, const TestTensor& tensor) {
+    tensors[index] = tensor;
+    const TestFolder folder;
+    const auto checkpoint = open(folder, config, tensors);
+    return refusal([&] { check_parts(*checkpoint, "q.weight"); });
+  };
+  const auto nf4 = nf4_tensors(true, nested_state());
+  EXPECT_THAT(refused(kNestedConfig, nf4, 0, {"q.weight", "U8", "64, 1", std::string(64, 'x')}),
+              HasSubstr("expected U8 with 65"));
+  EXPECT_THAT(refused(kNestedConfig, nf4, 1, {"other", "U8", "3", "abc"}),
+              HasSubstr("'q.weight.quant_map' is missing"));
+  EXPECT_THAT(refused(kNestedConfig, nf4, 3, {"q.weight.absmax", "F32", "1", bytes_of<float>({1})}),
+              HasSubstr("'q.weight.absmax' is F32"));
+  EXPECT_THAT(refused(kNestedConfig, nf4, 4, {"other", "U8", "3", "abc"}),
+              HasSubstr("'q.weight.nested_absmax' is missing"));
+  const auto int8 = int8_tensors();
+  EXPECT_THAT(refused(kInt8Config, int8, 1, {"q.SCB", "F32", "1", bytes_of<float>({1})}),
+              HasSubstr("expected F32 with 2"));
+  EXPECT_THAT(refused(kInt8Config, int8, 2, {"q.weight_format", "U8", "", bytes_of<uint8_t>({2})}),
+              HasSubstr("is 2, expected 0"));
+  const TestFolder folder;
+  EXPECT_NO_THROW(check_parts(*open(folder, kNestedConfig, nf4), "q.weight"));
+}
+
 }  // namespace
 }  // namespace quantbench
