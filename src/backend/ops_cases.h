@@ -68,7 +68,7 @@ inline std::vector<OpCase> op_cases() {
   for (const OpShape& shape : {kLlama1B, kPhi2, kSmall, kOdd}) {
     const bool is_small = shape.hidden < 1024;
     // 512 rows of the odd shape would only repeat what 33 show; the real ones are compared where paths differ.
-    const std::vector<int> rows = is_small ? std::vector{1, 2, 5, 17, 33, 130} : std::vector{1, 5, 512};
+    const std::vector<int> rows = is_small ? std::vector{1, 2, 5, 11, 17, 32, 33, 130} : std::vector{1, 5, 512};
     for (const int r : rows) {
       for (const OpKind kind : products) {
         for (const Format format : {Format::f16, Format::int8, Format::nf4}) cases.push_back({kind, shape, format, r});

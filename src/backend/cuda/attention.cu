@@ -9,6 +9,7 @@
 #include "backend/cuda/block.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/row.cuh"
 #include "backend/cuda/sum_by_halves.cuh"
 
 namespace quantbench::QB_CUDA {
@@ -91,6 +92,12 @@ QB_DEVICE void prefetch_share(const AttendArgs& a, int row, int kv_head, int beg
     prefetch_to_l2(a.kv.k + i);
     prefetch_to_l2(a.kv.v + i);
   }
+}
+
+// Output `column` of a row.
+QB_DEVICE void put(const AttendArgs& a, int row, int column, float value) {
+  a.a[static_cast<size_t>(row) * a.q_heads * a.kv.head_dim + column] = value;
+  leave_ready(a.ready, row, column, value);
 }
 
 // grid: x: key/value head and kGroup of the q heads that share it; y: row; z: share of the positions.
@@ -206,7 +213,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
       if (part)
         part[2 + dim] = sum;
       else
-        a.a[at + static_cast<size_t>(h) * d + dim] = sum / running[h].total;
+        put(a, row, (first_head + h) * d + dim, sum / running[h].total);
     }
     if (part && thread_index() == 0) {
       part[0] = running[h].most;
@@ -235,7 +242,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
         total = fmaf(load_fresh(part + 1), factor, total);
         sum = fmaf(load_fresh(part + 2 + dim), factor, sum);
       }
-      a.a[at + static_cast<size_t>(h) * d + dim] = sum / total;
+      put(a, row, (first_head + h) * d + dim, sum / total);
     }
   }
   if (thread_index() == 0) *arrived = 0;
@@ -369,7 +376,7 @@ __global__ void __launch_bounds__(kThreads) attend_by_lanes_kernel(const __grid_
     const auto all = join(
         kWarps, [&](int w, int number) { return parts[w][h][number]; }, dim);
     if (shares == 1) {
-      a.a[at + i] = all.sum / all.total;
+      put(a, row, first_head * kHeadDim + i, all.sum / all.total);
       continue;
     }
     float* const part = part_of(a, row, first_head + h, share);
@@ -392,7 +399,7 @@ __global__ void __launch_bounds__(kThreads) attend_by_lanes_kernel(const __grid_
     const auto all = join(
         shares, [&](int s, int number) { return load_fresh(part + static_cast<size_t>(s) * (2 + kHeadDim) + number); },
         i % kHeadDim);
-    a.a[at + i] = all.sum / all.total;
+    put(a, row, first_head * kHeadDim + i, all.sum / all.total);
   }
   if (thread == 0) *arrived = 0;
 }

@@ -44,7 +44,10 @@ void cut_wide(const WideShape& shape, Cutter* cutter, Workspace* w) {
   std::byte* gemm = nullptr;
   cutter->align(kGemmAlignment);
   cutter->take(&gemm, kGemmWorkspaceBytes);
-  cutter->take(&raw, rows * static_cast<size_t>(shape.raw_cols));
+  // Fewer rows than eight are multiplied as eight.
+  cutter->take(&raw, std::max<size_t>(rows, 8) * static_cast<size_t>(shape.raw_cols));
+  wide.counters = shape.raw_cols / 4;
+  cutter->take(&wide.arrived, static_cast<size_t>(wide.counters));
   wide.raw = raw;
   wide.gemm = gemm;
   if (shape.nf4) cutter->take(&wide.scratch, kScratchNumbers);
@@ -188,7 +191,7 @@ void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output>
   }
   // What an activation gives is the next product's input.
   if (own_rows && (finish == Finish::gate || act != Act::none)) {
-    args.ready = workspace_.ready_row;
+    args.ready.x16 = workspace_.ready_row;
     ready_of_ = written;
   }
   if (qkv) {
@@ -282,6 +285,7 @@ void CudaOps::attend(const Attend& op) {
     return;
   }
   wrote(op.a);
+  const ReadyRows ready = wide_.attended(op.a);
   const bool shared_out = op.rows.count <= w.attend_rows;
   QB_CUDA::attend({.a = op.a.f32(),
                    .q = op.q.f32(),
@@ -291,7 +295,8 @@ void CudaOps::attend(const Attend& op) {
                    .kv = view(op.kv),
                    .scale = op.scale,
                    .parts = shared_out ? w.parts : nullptr,
-                   .arrived = w.attend_arrived},
+                   .arrived = w.attend_arrived,
+                   .ready = ready},
                   runtime_.stream());
 }
 

@@ -45,8 +45,7 @@ Workspace cut_workspace(const WorkspaceShape& shape, std::byte* buffer);
 
 class CudaOps final : public Ops {
  public:
-  CudaOps(Runtime& runtime, const Tables& tables)
-      : runtime_(runtime), tables_(tables), wide_(runtime, tables.nested_code) {}
+  CudaOps(Runtime& runtime, const Tables& tables) : runtime_(runtime), tables_(tables), wide_(runtime, tables) {}
   void use(const Workspace& workspace) {
     workspace_ = workspace;
     wide_.use(workspace.wide);

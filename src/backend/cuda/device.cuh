@@ -24,6 +24,7 @@ QB_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
 QB_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
 QB_DEVICE int block_z() { return static_cast<int>(blockIdx.z); }
 QB_DEVICE int blocks_x() { return static_cast<int>(gridDim.x); }
+QB_DEVICE int blocks_y() { return static_cast<int>(gridDim.y); }
 QB_DEVICE int blocks_z() { return static_cast<int>(gridDim.z); }
 QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
 QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }

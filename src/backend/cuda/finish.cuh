@@ -5,6 +5,7 @@
 
 #include "backend/cuda/device.cuh"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/row.cuh"
 
 namespace quantbench::QB_CUDA {
 
@@ -53,12 +54,12 @@ QB_DEVICE float finish_float(float sum, const Job& job, int n) { return job.bias
 QB_DEVICE void put(const ProductArgs& a, const Job& job, int row, int n, float value) {
   float* const y = job.y + static_cast<size_t>(row) * job.w.n + n;
   *y = a.finish == Finish::add ? *y + value : activate(value, a.act);
-  if (a.ready) a.ready[n] = half_of_float(*y);
+  leave_ready(a.ready, row, n, *y);
 }
 QB_DEVICE void put_gated(const ProductArgs& a, int row, int n, float gate, float up) {
   const float value = activate(gate, a.act) * up;
   a.jobs[1].y[static_cast<size_t>(row) * a.jobs[1].w.n + n] = value;
-  if (a.ready) a.ready[n] = half_of_float(value);
+  leave_ready(a.ready, row, n, value);
 }
 
 // Output `n` of q, k or v: q to y, k and v to the cache.

@@ -8,24 +8,27 @@ namespace {
 
 constexpr int kThreads = 256;
 
-QB_DEVICE float normed_at(int column, float x, const NormFactors<true>& f, const RowNorm& norm) {
+template <bool kExact>
+QB_DEVICE float normed_at(int column, float x, const NormFactors<kExact>& f, const RowNorm& norm) {
   if (!norm.weight) return x;
-  return normed<true>(x, f, norm.weight[column], norm.bias ? norm.bias[column] : 0.0f);
+  return normed<kExact>(x, f, norm.weight[column], norm.bias ? norm.bias[column] : 0.0f);
 }
 
 // A block a row, which its threads keep: k is a multiple of 4 and at most kThreads · 4 · kQuads.
+// Exact: as norm_factors().
 constexpr int kMostQuads = 4;
-template <int kQuads>
+template <int kQuads, bool kExact>
 __global__ void __launch_bounds__(kThreads) prepare_kept_kernel(const __grid_constant__ PrepareArgs a) {
   wait_for_previous();
   let_next_start();
   using Held = HeldRow<kThreads, kQuads>;
+  using Real = NormReal<kExact>;
   const int row = block_x();
   const size_t start = static_cast<size_t>(row) * a.k;
   Held x;
   x.load(a.x + start, a.k);
-  const NormFactors<true> f = norm_factors<true>(
-      [&](auto value) { return block_sum<kThreads>(x.template own_sum<double>(a.k, value)); }, a.k, a.norm);
+  const NormFactors<kExact> f = norm_factors<kExact>(
+      [&](auto value) { return block_sum<kThreads>(x.template own_sum<Real>(a.k, value)); }, a.k, a.norm);
 #pragma unroll
   for (int j = 0; j < kQuads; ++j) {
     const int first = Held::column(j);
@@ -34,7 +37,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kept_kernel(const __grid_con
     if (first < a.k) {
       Quad& four = x.quad[j];
       for (int i = 0; i < 4; ++i) {
-        four.at[i] = normed_at(first + i, four.at[i], f, a.norm);
+        four.at[i] = normed_at<kExact>(first + i, four.at[i], f, a.norm);
         half[i] = half_of_float(four.at[i]);
         if (a.marks) mark(a.marks + first + i, half[i]);
       }
@@ -59,7 +62,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant
       },
       a.k, a.norm);
   for (int i = thread_index(); i < a.stride; i += kThreads) {
-    const float value = i < a.k ? normed_at(i, x[i], factors, a.norm) : 0.0f;
+    const float value = i < a.k ? normed_at<true>(i, x[i], factors, a.norm) : 0.0f;
     if (a.x32 && i < a.k) a.x32[static_cast<size_t>(row) * a.k + i] = value;
     const uint16_t rounded = half_of_float(value);
     a.x16[static_cast<size_t>(row) * a.stride + i] = rounded;
@@ -206,10 +209,13 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(const __grid_constan
 
 void prepare(const PrepareArgs& args, const Stream& stream) {
   constexpr int kPiece = kThreads * 4;
+  const bool exact = args.marks;  // codes depend on it
   if (args.k % 4 == 0 && args.stride <= 2 * kPiece)
-    return launch(prepare_kept_kernel<2>, {args.rows}, kThreads, stream, args);
+    return launch(exact ? prepare_kept_kernel<2, true> : prepare_kept_kernel<2, false>, {args.rows}, kThreads, stream,
+                  args);
   if (args.k % 4 == 0 && args.stride <= kMostQuads * kPiece)
-    return launch(prepare_kept_kernel<kMostQuads>, {args.rows}, kThreads, stream, args);
+    return launch(exact ? prepare_kept_kernel<kMostQuads, true> : prepare_kept_kernel<kMostQuads, false>, {args.rows},
+                  kThreads, stream, args);
   launch(prepare_kernel, {args.rows}, kThreads, stream, args);
 }
 bool can_gather(int k) { return k % 8 == 0 && padded_k(k) <= kThreads * 8 * kMostEights; }

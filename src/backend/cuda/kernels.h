@@ -96,6 +96,19 @@ struct Tables {
   const uint32_t* code_pairs = nullptr;  // [256] a byte's two codes as fp16, the first in the low half
 };
 
+struct BatchPlan {  // of multiply_batch()
+  // Workspace for sums that several blocks share: numbers of 4 bytes, and counters that are zero before and after.
+  void* partial = nullptr;
+  size_t most_partial = 0;
+  int32_t* arrived = nullptr;
+  int most_counters = 0;
+  // Decided by the launch: groups of weights that a warp has on the way, groups of inputs in a block's shared memory,
+  // whether these are all that it needs, and how many blocks share a sum.
+  int depth = 0, inputs = 0;
+  bool keeps = false;
+  int splits = 1;
+};
+
 constexpr int kMostJobs = 3;
 struct ProductArgs {
   Input x;
@@ -103,7 +116,7 @@ struct ProductArgs {
   // the former through this norm.
   bool own_rows = false;
   RowNorm norm;
-  uint16_t* ready = nullptr;  // of one row: y in fp16 beside it, for the next product, whose x.x16 it may be; or null
+  ReadyRows ready;  // store and gate: y in fp16 beside it, for the next product, whose x.x16 it may be
   // Of one format and k. gate: jobs[0] is the gate, jobs[1] what it gates, y is jobs[1]'s. qkv: q, k and v; q is
   // rotated into y, k rotated and v as it is go into the cache.
   Job jobs[kMostJobs];
@@ -114,6 +127,10 @@ struct ProductArgs {
   Cache kv;  // qkv, as are the next two
   Rotation rotation;
   RowPlaces places;
+  // multiply_batch() alone, marks to be zeroed or null among them.
+  uint8_t* used = nullptr;
+  int used_count = 0;
+  BatchPlan batch;
 };
 // Whether multiply() has tiles for this format and k; only then can it do the next two.
 bool has_tiles(WeightFormat format, int k);
@@ -129,6 +146,11 @@ struct Room {  // of the device
   size_t shared_bytes = 0;  // the most that a block can have
 };
 void multiply(const ProductArgs& args, const Room& room, const Stream& stream);
+
+// 2 to 32 rows at once, where k is a whole number of this format's groups. int8: x.x16 gathered (QuantizeArgs).
+bool can_multiply_batch(WeightFormat format, int k, int rows);
+// False, and nothing is done, where it cannot: then, or where there is no room.
+bool multiply_batch(const ProductArgs& args, const Room& room, const Stream& stream);
 
 // --- attention -------------------------------------------------------------------------------------------------------
 struct StoreArgs {     // rotates q in place, rotates and stores k, stores v
@@ -153,6 +175,7 @@ struct AttendArgs {
   // these zero before and after; or null, and a block takes all positions.
   float* parts;
   int32_t* arrived;
+  ReadyRows ready = {};  // a, for the product that follows
 };
 size_t attend_parts(int q_heads, int head_dim);
 void attend(const AttendArgs& args, const Stream& stream);

@@ -80,6 +80,14 @@ QB_DEVICE void leave_ready(const ReadyRows& ready, int row, int column, float x,
   mark(ready.marks + column + 1, second);
 }
 
+// The same of one number.
+QB_DEVICE void leave_ready(const ReadyRows& ready, int row, int column, float x) {
+  if (!ready.x16) return;
+  const uint16_t half = half_of_float(x);
+  ready.x16[static_cast<size_t>(row) * ready.stride + column] = half;
+  if (ready.marks) mark(ready.marks + column, half);
+}
+
 // Where a block keeps a row of its own, in dynamic shared memory.
 struct OwnRow {
   uint16_t* x16;      // [stride]

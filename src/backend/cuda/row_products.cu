@@ -249,7 +249,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksByRegisters)
     } else if (lane < kRows) {
       const float out = a.finish == Finish::add ? beside.old + value : activate(value, a.act);
       a.jobs[unit.job].y[n] = out;
-      if (a.ready) a.ready[n] = half_of_float(out);
+      if (a.ready.x16) a.ready.x16[n] = half_of_float(out);
     }
     work += step;
     if (work < units) {

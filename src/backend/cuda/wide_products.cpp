@@ -207,7 +207,7 @@ std::vector<WideProducts::Call> WideProducts::calls_of(const Product& product, i
       call.expand.parts[0] = {w, first, call.gemm.shape.n};
       call.expand.part_count = 1;
       call.expand.to = w_.scratch;
-      call.expand.nested_code = nested_code_;
+      call.expand.nested_code = tables_.nested_code;
       std::copy(kNf4Code.begin(), kNf4Code.end(), call.expand.code);
       calls.push_back(call);
     }
@@ -215,14 +215,71 @@ std::vector<WideProducts::Call> WideProducts::calls_of(const Product& product, i
   return calls;
 }
 
+bool WideProducts::fits_batch(const Product& product) const {
+  const Tensor& x = product.x;
+  const WeightFormat format = product.outputs.front().w.format;
+  if (x.rows > w_.rows || padded_k(x.cols) > w_.general.stride || !can_multiply_batch(format, x.cols, x.rows))
+    return false;
+  if (format == WeightFormat::int8 && (!w_.codes || !can_gather(x.cols))) return false;
+  for (const Product::Output& output : product.outputs) {
+    if (output.w.format != format) return false;
+  }
+  return product.finish != Finish::qkv || can_place_qkv(product.kv, product.rotation);
+}
+
+Input WideProducts::input_of(const Product& product, const Slot& slot) const {
+  return {.rows = product.x.rows,
+          .k = product.x.cols,
+          .stride = padded_k(product.x.cols),
+          .x16 = slot.ready.x16,
+          .codes = w_.codes,
+          .absmax = w_.absmax,
+          .outliers = w_.outliers};
+}
+
+bool WideProducts::multiply_batch(const Product& product, Slot& slot) {
+  ProductArgs args{.x = input_of(product, slot), .finish = product.finish, .act = product.act, .tables = tables_};
+  for (const Product::Output& output : product.outputs) args.jobs[args.job_count++] = {output.w, output.bias, output.y};
+  args.kv = product.kv;
+  args.rotation = product.rotation;
+  args.places = product.places;
+  args.batch.partial = w_.raw;
+  args.batch.most_partial = static_cast<size_t>(std::max(w_.rows, 8)) * static_cast<size_t>(w_.raw_cols);
+  args.batch.arrived = w_.arrived;
+  args.batch.most_counters = w_.counters;
+  const bool zeroes = &slot == quantized_ && !slot.clean;
+  if (zeroes) {
+    args.used = slot.ready.marks;
+    args.used_count = slot.ready.stride;
+  }
+  const auto& output = product.finish == Finish::qkv ? product.outputs.front() : product.outputs.back();
+  const Tensor out{output.y, DType::f32, product.x.rows, output.w.n};
+  const Room room{runtime_.multiprocessors(), runtime_.shared_bytes()};
+  // An activation's output is the next product's input. What reads the slot that it fills would find it changed.
+  const bool leaves = (product.finish == Finish::gate || product.act != Activation::none) && &slot != &inner_;
+  wrote(out);
+  if (leaves) args.ready = produce(inner_, out, nullptr);
+  if (!QB_CUDA::multiply_batch(args, room, runtime_.stream())) {
+    if (leaves) wrote(out);
+    return false;
+  }
+  if (zeroes) slot.clean = true;
+  return true;
+}
+
 bool WideProducts::multiply(const Product& product) {
-  if (!fits(product)) return false;
+  const bool batch = fits_batch(product);
+  if (!batch && !fits(product)) return false;
   const Tensor& x = product.x;
   const bool int8 = product.outputs.front().w.format == WeightFormat::int8;
   const int stride = padded_k(x.cols);
-  std::vector<Call> calls = calls_of(product, x.rows, stride);
+  std::vector<Call> calls;
+  if (fits(product)) calls = calls_of(product, x.rows, stride);
   for (const Call& call : calls) {
-    if (!gemm_->takes(call.gemm.shape)) return false;
+    if (gemm_->takes(call.gemm.shape)) continue;
+    if (!batch) return false;
+    calls.clear();
+    break;
   }
   Slot& slot = ready_rows(product, int8);
   if (int8 && quantized_ != &slot) {
@@ -232,6 +289,8 @@ bool WideProducts::multiply(const Product& product) {
     slot.marked = false;
     quantized_ = &slot;
   }
+  if (batch && multiply_batch(product, slot)) return true;
+  if (calls.empty()) return false;
   for (Call& call : calls) {
     if (call.expand.part_count > 0) expand(call.expand, runtime_.stream());
     call.gemm.x = int8 ? static_cast<const void*>(w_.codes) : slot.ready.x16;
@@ -258,13 +317,7 @@ bool WideProducts::multiply(const Product& product) {
     if (product.finish == Finish::qkv) column += output.w.n;
   }
   if (int8) {
-    args.x = {.rows = x.rows,
-              .k = x.cols,
-              .stride = stride,
-              .x16 = slot.ready.x16,
-              .codes = w_.codes,
-              .absmax = w_.absmax,
-              .outliers = w_.outliers};
+    args.x = input_of(product, slot);
     if (!slot.clean) {
       args.used = slot.ready.marks;
       args.used_count = slot.ready.stride;
@@ -295,6 +348,7 @@ void WideProducts::tune(const Tape& step, int rows) {
       product.outputs.push_back({view(l->weight), l->bias, static_cast<float*>(w_.raw)});
     }
     const WeightFormat format = product.outputs.front().w.format;
+    if (can_multiply_batch(format, k, rows)) return;
     if (format == WeightFormat::nf4 && rows <= kStreamedNf4Rows) return;
     for (const Product::Output& output : product.outputs) {
       if (output.w.format != format || !divides(format, output.w.n, k)) return;

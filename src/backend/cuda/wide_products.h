@@ -12,9 +12,10 @@
 
 namespace quantbench::QB_CUDA {
 
-// More rows than this take matrix products; fewer take the kernels that stream the weights, eight rows at a time. NF4,
-// whose weights would have to be expanded, does so up to twice eight, and so does attention.
-constexpr int kStreamedRows = 4, kStreamedNf4Rows = 16, kStreamedAttentionRows = 16;
+// More rows than this are made ready beforehand: up to 32 for kernels of our own, where k allows it, else for matrix
+// products. Fewer, and NF4's up to twice eight, whose weights would have to be expanded, take the kernels that stream
+// the weights, eight rows at a time; so does attention.
+constexpr int kStreamedRows = 1, kStreamedNf4Rows = 16, kStreamedAttentionRows = 16;
 
 struct WideShape {  // zero: no product here has many rows
   int rows = 0;
@@ -33,7 +34,9 @@ struct WideWorkspace {
   int raw_cols = 0;
   void* raw = nullptr;          // [rows, raw_cols] float or int32
   uint16_t* scratch = nullptr;  // kScratchNumbers, nf4
-  void* gemm = nullptr;         // kGemmWorkspaceBytes
+  int32_t* arrived = nullptr;   // [counters] zero between calls
+  int counters = 0;
+  void* gemm = nullptr;  // kGemmWorkspaceBytes
   struct Ready {
     uint16_t* x16 = nullptr;   // [rows, stride]
     uint8_t* marks = nullptr;  // [stride], int8
@@ -50,7 +53,7 @@ constexpr size_t kScratchNumbers = size_t{16} << 20;
 
 class WideProducts {
  public:
-  WideProducts(Runtime& runtime, const float* nested_code) : runtime_(runtime), nested_code_(nested_code) {}
+  WideProducts(Runtime& runtime, const Tables& tables) : runtime_(runtime), tables_(tables) {}
   // Opens the library unless that was tried; whether there is one. QUANTBENCH_CUBLASLT=off: as if there were none.
   bool open();
   void use(const WideWorkspace& workspace);
@@ -97,13 +100,17 @@ class WideProducts {
   };
 
   bool fits(const Product& product) const;
+  bool fits_batch(const Product& product) const;
+  // By our own kernels, from rows that are ready; false, and nothing done, where there is no room.
+  bool multiply_batch(const Product& product, Slot& slot);
+  Input input_of(const Product& product, const Slot& slot) const;
   std::vector<Call> calls_of(const Product& product, int rows, int x_stride) const;
   bool finishes(const Product& product) const;
   ReadyRows produce(Slot& slot, Tensor from, const void* norm);
   Slot& ready_rows(const Product& product, bool int8);
 
   Runtime& runtime_;
-  const float* nested_code_;
+  Tables tables_;
   bool tried_ = false;
   std::unique_ptr<Gemm> gemm_;
   WideWorkspace w_;

@@ -26,6 +26,7 @@ QB_DEVICE int block_x() { return static_cast<int>(current_thread().block.x); }
 QB_DEVICE int block_y() { return static_cast<int>(current_thread().block.y); }
 QB_DEVICE int block_z() { return static_cast<int>(current_thread().block.z); }
 QB_DEVICE int blocks_x() { return static_cast<int>(current_thread().grid_size.x); }
+QB_DEVICE int blocks_y() { return static_cast<int>(current_thread().grid_size.y); }
 QB_DEVICE int blocks_z() { return static_cast<int>(current_thread().grid_size.z); }
 QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
 QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
