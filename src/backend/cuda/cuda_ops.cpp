@@ -69,7 +69,7 @@ size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
     cutter.take(&w->marks, stride);
     cutter.take(&w->outliers, 1 + k);
   }
-  cutter.take(&w->ready_row, stride);
+  cutter.take(&w->ready_row, static_cast<size_t>(padded_k(std::max(shape.k, shape.activated))));
   cutter.take(&w->keys, rows * kv_cols);
   cutter.take(&w->values, rows * kv_cols);
   const size_t attending = static_cast<size_t>(shape.attend_rows), ending = static_cast<size_t>(shape.token_rows);
@@ -116,8 +116,12 @@ WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool has_library)
     void operator()(const AddLinear& o) const { add(o.w, o.x.rows); }
     void operator()(const GatedUp& o) const {
       for (const Linear* w : {o.gate, o.up}) add(w, o.x.rows);
+      shape.activated = std::max(shape.activated, rows_of(o.up->weight));
     }
-    void operator()(const Project& o) const { add(o.w, o.x.rows); }
+    void operator()(const Project& o) const {
+      add(o.w, o.x.rows);
+      if (o.act != Act::none) shape.activated = std::max(shape.activated, rows_of(o.w->weight));
+    }
     void operator()(const NextToken& o) const { shape.token_rows = std::max(shape.token_rows, o.logits.rows); }
   };
   for (const Op& op : step) std::visit(Visitor{product, shape}, op);

@@ -11,6 +11,7 @@ namespace quantbench::QB_CUDA {
 struct WorkspaceShape {
   int rows = 1;         // the most of one call
   int k = 1;            // the largest input of a product
+  int activated = 1;    // the most outputs of an activation
   int kv_cols = 0;      // outputs of a key or value projection
   bool int8 = false;    // whether any product is LLM.int8
   bool dense = false;   // whether any product needs its rows in fp32
@@ -29,7 +30,7 @@ struct Workspace {
   float* absmax = nullptr;                   // [rows]
   uint8_t* marks = nullptr;                  // [padded_k(k)]
   int32_t* outliers = nullptr;               // [1 + k]
-  uint16_t* ready_row = nullptr;             // [padded_k(k)] the output of a product of one row
+  uint16_t* ready_row = nullptr;             // the output of a product of one row
   float *keys = nullptr, *values = nullptr;  // [rows, kv_cols] before they are rotated and stored
   // For so many rows at the most (kernels.h); counters are zero between calls.
   int attend_rows = 0, token_rows = 0;
