@@ -24,7 +24,7 @@ while IFS= read -r object; do
   table="$({ "$dump" -arch sm_75 -elf "$object"; "$dump" -arch sm_75 -res-usage "$object"; } 2> /dev/null | awk -v object="$(basename "$object")" '
     # The longest dynamic shared memory of a launch, in bytes: heads of 256 (flash_attention.cu asserts it), and a row that a
     # block of a product makes ready for itself, for which CudaOps::makes_own_rows leaves all but 41 KB. Products of one row
-    # ask for what is left beside kStaticShared; those of NF4 count what else they have themselves.
+    # ask for what is left beside kStaticShared; those of NF4 count what else they have themselves, those of batches all.
     function dynamic(name) {
       return name ~ /flash_kernel|row_product_kernel/ ? 63 * 1024 : name ~ /[0-9]product_kernel/ ? (64 - 41) * 1024 : 0
     }

@@ -7,6 +7,7 @@
 #   start     the program finds the card, measures on it by itself, and records it as nvidia-smi names it
 #   ops       the op tests, single linears, goldens and sessions of the CUDA backend
 #   figures   decoding, by the project's own bench, beside the read rate of the same run
+#   batches   decoding of 1 to 32 sequences, each beside it alone, and prompts of 8 tokens
 #   op_figures  each op × format of the real shapes alone: µs, GB/s, share of the read rate
 #   sanitize  compute-sanitizer memcheck over the persistent kernel, and with racecheck over the op tests of the small shape
 #   parity    whole models beside transformers and bitsandbytes' arithmetic (tools/parity.py; python3 with torch and
@@ -26,7 +27,7 @@ chaos_programs=build/gpu-check-chaos-folder/bin
 turing_programs=build/gpu-check-turing-folder/bin
 out=build/gpu-check-results
 packed=""
-all_stages=(start ops figures op_figures sanitize parity soak turing)
+all_stages=(start ops figures batches op_figures sanitize parity soak turing)
 parity_stages=(parity_llama parity_phi)
 soak_stages=({soak,chaos}_{llama,phi}_{fp16,int8,4bit})
 stages=()
@@ -38,7 +39,7 @@ while [ $# -gt 0 ]; do
     *)
       case " ${all_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
         *" $1 "*) stages+=("$1"); shift ;;
-        *) sed -n '2,28s/^# \{0,1\}//p' "$0"; exit 64 ;;
+        *) sed -n '2,29s/^# \{0,1\}//p' "$0"; exit 64 ;;
       esac ;;
   esac
 done
@@ -99,6 +100,13 @@ figures() {
       run "decode_${model#*/}_${engine}_outliers" 60 "${bench[@]}" --model-id "$model" --engine "$engine" \
         --precision int8 --outlier-channels 16 --prefill-rounds $([ $engine = graph ] && echo 5 || echo 0)
     done
+  done
+}
+batches() {
+  local model bench=("$programs/bench_decode" --device cuda --engine graph)
+  for model in meta-llama/Llama-3.2-1B microsoft/phi-2; do
+    run "batches_${model#*/}" 90 "${bench[@]}" --model-id "$model" -b 1,2,4,8,16,32 -n 16 --rounds 2 --prefill-rounds 0
+    run "prompt8_${model#*/}" 30 "${bench[@]}" --model-id "$model" --rounds 0 --prefill 8 --prefill-rounds 12
   done
 }
 sanitize() {

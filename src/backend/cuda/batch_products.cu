@@ -245,9 +245,14 @@ QB_DEVICE void wait_for_copies_but(int left) {
   wait_for_copies<3>();
 }
 
+// Blocks of a multiprocessor that registers are kept low for; of the others shared memory lets one in.
+template <WeightFormat kFormat, int kColumnTiles>
+constexpr int kBlocksByRegisters = kColumnTiles == 4 || (kFormat == WeightFormat::nf4 && kColumnTiles == 2) ? 1 : 2;
+
 // Rows block_y · 8 · kColumnTiles and those after it; of k the part block_z, whose sums meet in a.partial.
 template <WeightFormat kFormat, bool kGate, int kColumnTiles, int kWarps, int kTeamWarps>
-__global__ void __launch_bounds__(kWarps* kWarpSize, 2) batch_product_kernel(const __grid_constant__ ProductArgs a) {
+__global__ void __launch_bounds__(kWarps* kWarpSize, (kBlocksByRegisters<kFormat, kColumnTiles>))
+    batch_product_kernel(const __grid_constant__ ProductArgs a) {
   using F = Form<kFormat>;
   using Sum = typename F::Sum;
   constexpr bool kInt8 = kFormat == WeightFormat::int8, kNf4 = kFormat == WeightFormat::nf4;
@@ -568,7 +573,7 @@ bool multiply_batch(const ProductArgs& args, const Room& room, const Stream& str
   if (!can_multiply_batch(format, args.x.k, rows)) return false;
   if (format == kNf4) {
     return rows <= kRowsOfTile ? multiply_columns<kNf4, 1>(args, 2, room, stream)
-                               : multiply_columns<kNf4, 2>(args, 2, room, stream);
+                               : multiply_columns<kNf4, 2>(args, 1, room, stream);
   }
   const bool is_int8 = format == kInt8;
   if (rows <= kRowsOfTile)
