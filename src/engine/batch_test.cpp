@@ -91,10 +91,11 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.backend << " " << nam
 class Batch : public testing::TestWithParam<Case> {
  protected:
   // How far a sequence's logits may be from those of it alone. The reference promises the same sums, and on the
-  // emulator the CUDA backend is seen to make LLM.int8's for all rows that it streams; its other norms are summed in
-  // fp32 where there is one row, so that an activation may be rounded to fp16 the other way. The CPU's order of sums
-  // depends on the number of rows. Elsewhere roundings do as well: nf4's activations are whole numbers of 16 bits where
-  // rows are few, many rows are rounded to fp16 on a GPU, and an int8 activation's code may then fall the other way.
+  // emulator the CUDA backend is seen to make LLM.int8's but for the order of fp32 sums (the head's); its other norms
+  // are summed in fp32, in another order for one row, so that an activation may be rounded to fp16 the other way. The
+  // CPU's order of sums depends on the number of rows. Elsewhere roundings do as well: nf4's activations are whole
+  // numbers of 16 bits where rows are few, many rows are rounded to fp16 on a GPU, and an int8 activation's code may
+  // then fall the other way.
   double tolerance(int rows) const {
     const auto& [backend, precision] = GetParam();
     constexpr int kBatchRows = 32;
