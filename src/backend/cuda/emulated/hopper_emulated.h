@@ -65,21 +65,17 @@ QB_DEVICE void copy_box(SharedAddress to, const TensorMap* map, int row, int chu
   const TensorMap m = *map;
   do_later([=] {
     const auto* const w = reinterpret_cast<const std::byte*>(m.words[0]);
-    const size_t rows = m.words[1], chunks = m.words[2], box_chunks = m.words[3];
-    for (size_t c = 0; c < box_chunks; ++c) {
-      for (size_t r = 0; r < kBoxRows; ++r) {
-        const size_t from_row = static_cast<size_t>(row) + r, from_chunk = static_cast<size_t>(chunk) + c;
-        std::byte* const line = base + (c * kBoxRows + r) * kChunkBytes;
-        for (size_t column = 0; column < kChunkBytes / kColumn; ++column) {
-          std::byte* const at = line + (column ^ r) * kColumn;
-          if (from_row < rows && from_chunk < chunks)
-            std::memcpy(at, w + (from_row * chunks + from_chunk) * kChunkBytes + column * kColumn, kColumn);
-          else
-            std::memset(at, 0, kColumn);
-        }
+    const size_t rows = m.words[1], chunks = m.words[2], box_chunks = m.words[3], high_bytes = m.words[4];
+    for (size_t i = 0; i < 2 * box_chunks * kBoxRows; ++i) {
+      const size_t high = i / kBoxRows / box_chunks, c = i / kBoxRows % box_chunks, r = i % kBoxRows;
+      const size_t from_row = static_cast<size_t>(row) + r, from_chunk = static_cast<size_t>(chunk) + c;
+      if (from_row >= rows || from_chunk >= chunks) abandon("a box goes beyond its matrix");
+      for (size_t column = 0; column < kChunkBytes / kColumn; ++column) {
+        std::memcpy(base + i * kChunkBytes + (column ^ r) * kColumn,
+                    w + high * high_bytes + (from_row * chunks + from_chunk) * kChunkBytes + column * kColumn, kColumn);
       }
     }
-    b->bytes -= static_cast<int32_t>(box_chunks * kBoxRows * kChunkBytes);
+    b->bytes -= static_cast<int32_t>(2 * box_chunks * kBoxRows * kChunkBytes);
     settle(b);
   });
 }
@@ -106,14 +102,9 @@ QB_DEVICE void leave_registers() {}
 // --- shared memory by address ---------------------------------------------------------------------
 QB_DEVICE void load_fragments(uint32_t (&a)[4], SharedAddress from) { load_matrices(a, shared_pointer(from)); }
 QB_DEVICE uint32_t load_shared(SharedAddress from) { return load_aligned<uint32_t>(shared_pointer(from)); }
-QB_DEVICE Bytes16 load_shared_fresh(SharedAddress from) {
-  pause();
-  return load_aligned<Bytes16>(shared_pointer(from));
-}
-QB_DEVICE void store_shared_last(SharedAddress to, uint32_t value) {
-  store_aligned(shared_pointer(to), value);
-  note_progress();
-}
+QB_DEVICE bool is_elected() { return own_thread() % kWarpSize == 0; }
+template <typename... Values>
+QB_DEVICE void stay_here(Values&...) {}
 QB_DEVICE uint32_t load_shared_byte(SharedAddress from) { return load_aligned<uint8_t>(shared_pointer(from)); }
 QB_DEVICE Bytes16 load_shared16(SharedAddress from) { return load_aligned<Bytes16>(shared_pointer(from)); }
 QB_DEVICE int load_shared_code(SharedAddress from) { return load_aligned<int8_t>(shared_pointer(from)); }

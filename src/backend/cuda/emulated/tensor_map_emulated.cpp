@@ -9,6 +9,7 @@ TensorMap make_tensor_map(const MapShape& shape) {
   map.words[1] = static_cast<uint64_t>(shape.rows);
   map.words[2] = static_cast<uint64_t>(shape.chunks);
   map.words[3] = static_cast<uint64_t>(shape.slot_chunks);
+  map.words[4] = shape.high_bytes;
   return map;
 }
 

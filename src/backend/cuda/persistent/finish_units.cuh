@@ -119,7 +119,7 @@ QB_DEVICE void move_ahead(const Step& s, int rows, Ahead& ahead) {
 struct StepFacts {
   int parts;
   Activation act;
-  bool halved;
+  bool halved, activates_second;
   float* logits;
 };
 // By one warp; lanes i and i + 16 have the same sum.
@@ -152,8 +152,8 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const StepF
     }
     if (ahead.leaves) put_word(ahead.out, tagged(bits_of_float(old + value), a.epoch));
   } else if constexpr (kFinish == Finish::gate) {
-    const float up = from_lane_down(value, 8);
-    value = activate(value, facts.act) * up;
+    const float second = from_lane_down(value, 8);
+    value = facts.activates_second ? activate(second, facts.act) * value : activate(value, facts.act) * second;
     const float next = from_lane_down(value, 1);
     if (ahead.leaves) put_word(ahead.out, tagged(halves(value, next), a.epoch));
   } else {
@@ -198,7 +198,7 @@ QB_DEVICE void finish_units(const PersistentArgs& a, const Shared& m, const Step
   const int first = first_unit(s);
   int unit = static_cast<int>((static_cast<uint32_t>(own) + kFinishers - first_number % kFinishers) % kFinishers);
   if (unit >= own_units) return;
-  const StepFacts facts{parts_of_unit(s.chunks), s.act, s.halved, s.logits};
+  const StepFacts facts{s.walk.parts, s.act, s.halved, s.activates_second, s.logits};
   const int rows_on = kFinishers * blocks_x() * rows_of_unit(s);
   Ahead ahead = look_ahead<kFormat, kFinish>(m, s, first + unit * blocks_x());
   while (true) {
@@ -206,12 +206,11 @@ QB_DEVICE void finish_units(const PersistentArgs& a, const Shared& m, const Step
     const PartPlace at = part_place(number);
     wait_barrier(wait, part_barrier(m, at), at.parity);
     Int8Row row{};
-    if constexpr (kFormat == WeightFormat::int8) row = *m.row(wait.step);
+    if constexpr (kFormat == WeightFormat::int8) row = *m.row(s.index);
     SumOf<kFormat> sum = sum_of_parts<kLanesOfSum<kFormat>>(parts_at<kFormat>(m, at), facts.parts);
     float outliers = 0;
-    if constexpr (kFormat == WeightFormat::int8) {
-      if (row.has_outliers) outliers = sum_of_parts<1>(outlier_parts_at(m, at), facts.parts);
-    }
+    if constexpr (kFormat == WeightFormat::int8)
+      outliers = sum_of_parts<1>(outlier_parts_at(m, at), facts.parts);  // with outliers alone it is of this unit
     if constexpr (kFinish == Finish::add) {
       if (facts.halved) {
         sum += from_lane_xor(sum, kUnitRows / 2);
@@ -220,7 +219,7 @@ QB_DEVICE void finish_units(const PersistentArgs& a, const Shared& m, const Step
     }
     finish_unit<kFormat, kFinish>(a, m, facts, wait, ahead, sum, outliers, row, best);
     sync_warp();
-    if (lane_index() == 0) store_shared_last(shared_address(m.progress() + own), number + kFinishers);
+    if (lane_index() == 0) barrier_arrive(part_barrier(m, at) + kEmpty);
     unit += kFinishers;
     if (unit >= own_units) return;
     if constexpr (kFinish == Finish::qkv)
@@ -246,7 +245,7 @@ QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m, Best best)
   const int lane = lane_index();
   const int sequence = *m.sequence(), stop_count = a.done ? a.stops[0] : 0;
   const bool is_done = a.done && a.done[sequence] != 0;
-  const Wait wait{a.stuck, a.epoch, a.step_count};
+  const Wait wait{a.stuck, a.epoch, &a.step_count};
   wait_barrier(wait, m.best_barrier(), 0);
   for (int f = 1; f < kFinishers; ++f) best = better(best, m.pointer<Best>(m.at.best)[f]);
   if (lane == 0) {
@@ -270,16 +269,6 @@ QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m, Best best)
   if (is_among(a.stops + 1, stop_count, best.id)) a.done[sequence] = 1;
 }
 
-// Copies a step to where a warp of finishers reads it, beside the one that it is at.
-QB_DEVICE void fetch_step(const PersistentArgs& a, Step* to, int step) {
-  constexpr int kPiece = 16;
-  if (step >= a.step_count) return;
-  for (int i = lane_index() * kPiece; i < static_cast<int>(sizeof(Step)); i += kWarpSize * kPiece) {
-    copy16_async(shared_address(to) + static_cast<SharedAddress>(i),
-                 reinterpret_cast<const std::byte*>(a.steps + step) + i);
-  }
-}
-
 // Warp `own` of the finishers.
 template <WeightFormat kFormat>
 QB_DEVICE void finish(const PersistentArgs& a, const Shared& m, int own) {
@@ -293,7 +282,7 @@ QB_DEVICE void finish(const PersistentArgs& a, const Shared& m, int own) {
     fetch_step(a, steps + (i + 1) % 2, i + 1);
     const Step& s = steps[i % 2];
     if (s.kind != StepKind::product) continue;
-    const Wait wait{a.stuck, a.epoch, i};
+    const Wait wait{a.stuck, a.epoch, &s.index};
     const int own_units = own_unit_count(s, first_unit(s));
     if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16)
       finish_step<WeightFormat::f16>(a, m, s, wait, own, number, own_units, &best);

@@ -70,12 +70,12 @@ QB_DEVICE void sync_consumers() {
 }
 
 // --- copies ---------------------------------------------------------------------------------------
-// Box {kChunkBytes, 8 rows, slot_chunks} of a matrix: lies as [chunk][row][128 bytes], the 16-byte columns of row r at
-// column ^ r.
+// Box {kChunkBytes, 8 rows, slot_chunks, low and high} of a matrix: lies as [low and high][chunk][row][128 bytes], the
+// 16-byte columns of row r at column ^ r.
 QB_DEVICE void copy_box(SharedAddress to, const TensorMap* map, int row, int chunk, SharedAddress barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::
-          "r"(to),
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %2}], "
+      "[%5];" ::"r"(to),
       "l"(map), "r"(0), "r"(row), "r"(chunk), "r"(barrier)
       : "memory");
 }
@@ -93,6 +93,13 @@ QB_DEVICE void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+// One lane of a whole warp; code behind it is known to run in one alone.
+QB_DEVICE bool is_elected() {
+  uint32_t elected;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+  return elected != 0;
+}
+
 // --- registers ------------------------------------------------------------------------------------
 // By all threads of four warps side by side: so many a thread from here on. Only in code for 9.0 itself (sm_90a).
 template <int kCount>
@@ -108,6 +115,16 @@ QB_DEVICE void leave_registers() {
 #endif
 }
 
+// What these are is found out here and not later, where they are used.
+template <typename Value>
+QB_DEVICE void stay_here(Value& value) {
+  asm volatile("" : "+r"(value));
+}
+template <typename... Values>
+QB_DEVICE void stay_here(Values&... values) {
+  (stay_here(values), ...);
+}
+
 // --- shared memory by address ---------------------------------------------------------------------
 QB_DEVICE void load_fragments(uint32_t (&a)[4], SharedAddress from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -121,20 +138,6 @@ QB_DEVICE uint32_t load_shared(SharedAddress from) {
   return v;
 }
 
-// What another warp of the block leaves with store_shared_last.
-QB_DEVICE Bytes16 load_shared_fresh(SharedAddress from) {
-  Bytes16 v;
-  asm volatile("ld.volatile.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
-               : "r"(from)
-               : "memory");
-  return v;
-}
-// Behind everything that this thread did before.
-QB_DEVICE void store_shared_last(SharedAddress to, uint32_t value) {
-  stagger();
-  asm volatile("fence.acq_rel.cta;\nst.volatile.shared.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
-}
 QB_DEVICE uint32_t load_shared_byte(SharedAddress from) {
   uint32_t v;
   asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(from));

@@ -51,21 +51,22 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, Half2 (&pairs)[kPairs], con
   };
   uint32_t most = largest([](Half2 pair) { return pair; });
   const bool warp_has = most >= kThresholdBits;
-  if (warp_has) most = largest(without_outliers) | 0x10000;
-  auto* const sums = m.pointer<uint32_t>(m.at.sums);
-  if (lane_index() == 0) sums[warp_index()] = most;
+  if (warp_has) [[unlikely]]
+    most = largest(without_outliers) | 0x10000;
+  auto* const of_warps = m.pointer<uint32_t>(m.at.largest);
+  if (lane_index() == 0) of_warps[warp_index()] = most;
   auto* const masks = m.pointer<uint32_t>(m.at.outliers);
   if (thread_index() < k / kWarpSize) masks[thread_index()] = 0;
   sync_consumers();
   uint32_t all = 0;
 #pragma unroll
   for (int w = 0; w < kConsumerWarps; w += 4) {
-    const Bytes16 four = load_shared16(shared_address(sums + w));
+    const Bytes16 four = load_shared16(shared_address(of_warps + w));
     all = larger_halves(
         all, larger_halves(larger_halves(four.word[0], four.word[1]), larger_halves(four.word[2], four.word[3])));
   }
   const float absmax = float_of_half(static_cast<uint16_t>(all)), scale = code_scale(absmax);
-  if (warp_has) {
+  if (warp_has) [[unlikely]] {
     auto* const x16 = m.pointer<uint16_t>(m.at.x);
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
@@ -82,7 +83,7 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, Half2 (&pairs)[kPairs], con
     if (is_there(i)) put(i, two_codes(pairs[i], scale));
   }
   sync_consumers();
-  return {absmax, all >= 0x10000};
+  return {absmax, all >= 0x10000 ? 1u : 0u};
 }
 
 // --- words ---
@@ -100,7 +101,8 @@ QB_DEVICE void ask_row(const Tagged* words, int begin, int count, RowWords& row)
   }
 }
 QB_DEVICE int row_word_count(const Step& s) { return s.in.source == Source::halves ? s.k / 4 : s.k / 2; }
-// Until all that were asked for are of this launch.
+// Until all that were asked for are of this launch, of the first kCount.
+template <int kCount>
 QB_DEVICE void wait_row(const Tagged* words, int begin, int count, const Wait& wait, RowWords& row) {
   const auto is_missing = [&](int j) {
     return begin + j * kConsumers < count && (static_cast<uint32_t>(row.v[j].first >> 32) != wait.epoch ||
@@ -110,11 +112,11 @@ QB_DEVICE void wait_row(const Tagged* words, int begin, int count, const Wait& w
   for (uint32_t polls = 0;; ++polls) {
     bool missing = false;
 #pragma unroll
-    for (int j = 0; j < kWordsAtOnce; ++j) missing |= is_missing(j);
+    for (int j = 0; j < kCount; ++j) missing |= is_missing(j);
     if (!any_lane(missing)) return;
-    if (polls > kMostPolls) give_up(wait.stuck, 3, wait.step);
+    if (polls > kMostPolls) give_up(wait.stuck, 3, *wait.step);
 #pragma unroll
-    for (int j = 0; j < kWordsAtOnce; ++j) {
+    for (int j = 0; j < kCount; ++j) {
       if (is_missing(j)) row.v[j] = get_two_words(words + 2 * (begin + j * kConsumers));
     }
   }
@@ -143,19 +145,28 @@ QB_DEVICE float sum_of_block(const Shared& m, float value) {
   }
   return total;
 }
+// The same of doubles.
+QB_DEVICE double sum_of_block(const Shared& m, double value) {
+  auto* const sums = m.pointer<double>(m.at.sums);
+  value = warp_sum(value);
+  if (lane_index() == 0) sums[warp_index()] = value;
+  sync_consumers();
+  double total = 0;
+#pragma unroll
+  for (int w = 0; w < kConsumerWarps; w += 4) total += (sums[w] + sums[w + 1]) + (sums[w + 2] + sums[w + 3]);
+  return total;
+}
 struct TwoSums {
   double first, second;
 };
-template <bool kBoth>
 QB_DEVICE TwoSums sums_of_block(const Shared& m, TwoSums values) {
   auto* const sums = m.pointer<TwoSums>(m.at.sums);
-  if (kBoth) values.first = warp_sum(values.first);
-  values.second = warp_sum(values.second);
+  values = {warp_sum(values.first), warp_sum(values.second)};
   if (lane_index() == 0) sums[warp_index()] = values;
   sync_consumers();
   values = sums[lane_index() % kConsumerWarps];
   for (int mask = kConsumerWarps / 2; mask > 0; mask /= 2) {
-    if (kBoth) values.first += from_lane_xor(values.first, mask);
+    values.first += from_lane_xor(values.first, mask);
     values.second += from_lane_xor(values.second, mask);
   }
   return values;
@@ -179,7 +190,7 @@ QB_DEVICE void take_floats(const Shared& m, const Step& s, const Wait& wait, Row
     }
     return;
   }
-  wait_row(s.in.words, thread, pairs, wait, words);
+  wait_row<kPairs>(s.in.words, thread, pairs, wait, words);
 #pragma unroll
   for (int j = 0; j < kPairs; ++j) {
     x[2 * j] = as_float(static_cast<uint32_t>(words.v[j].first));
@@ -195,11 +206,24 @@ QB_DEVICE TwoFloats two_floats(double x) {
   const auto high = static_cast<float>(x);
   return {high, static_cast<float>(x - high)};
 }
+QB_DEVICE TwoFloats times(TwoFloats x, TwoFloats y) {
+  const float high = mul_rn(x.high, y.high);
+  return {high, fmaf(x.high, y.high, -high) + fmaf(x.high, y.low, x.low * y.high)};
+}
+QB_DEVICE TwoFloats sum(float x, float y) {  // exactly
+  const float high = add_rn(x, y), of_y = add_rn(high, -x);
+  return {high, add_rn(add_rn(x, -add_rn(high, -of_y)), add_rn(y, -of_y))};
+}
 QB_DEVICE float scaled(float x, float weight, TwoFloats factor) {
-  const float product = mul_rn(x, weight), rest = fmaf(x, weight, -product);
-  const float high = mul_rn(product, factor.high);
-  const float low = fmaf(product, factor.high, -high) + fmaf(product, factor.low, rest * factor.high);
-  return add_rn(high, low);
+  const float product = mul_rn(x, weight);
+  const TwoFloats all = times({product, fmaf(x, weight, -product)}, factor);
+  return add_rn(all.high, all.low);
+}
+QB_DEVICE float scaled(float x, TwoFloats mean, float weight, float bias, TwoFloats factor) {
+  const TwoFloats off = sum(x, -mean.high);
+  const TwoFloats product = times(times({off.high, off.low - mean.low}, {weight, 0}), factor);
+  const TwoFloats all = sum(product.high, bias);
+  return add_rn(all.high, add_rn(all.low, product.low));
 }
 
 // k ≤ 2 · 512 · kPairs
@@ -233,30 +257,28 @@ QB_DEVICE Int8Row make_row_of_floats(const Shared& m, const Step& s, const Wait&
       sums.first += x[i];
       sums.second += static_cast<double>(x[i]) * x[i];
     }
-    sums = sums_of_block<true>(m, sums);
+    sums = sums_of_block(m, sums);
     const double mean = sums.first * inverse_k;
     const double variance = sums.second * inverse_k - mean * mean + static_cast<double>(eps);
-    const double factor = kInt8 ? inverse_sqrt(variance) : 0;
-    const float mean32 = static_cast<float>(mean), factor32 = kInt8 ? 0 : inverse_sqrt(static_cast<float>(variance));
-    if (kInt8) sync_consumers();  // `sums` is read
+    // LLM.int8 finds the reference's codes only if the norm is summed in double and rounded once.
+    const TwoFloats two_means = two_floats(mean);
+    const TwoFloats factor = kInt8 ? two_floats(inverse_sqrt(variance)) : TwoFloats{};
+    const float factor32 = kInt8 ? 0 : inverse_sqrt(static_cast<float>(variance));
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) {
       out[j] = 0;
       if (!is_there(j)) continue;
       const Pair bias = bias_from ? pair_at(bias_from, j) : Pair{0, 0};
-      // LLM.int8 finds the reference's codes only if the norm is summed in double and rounded once.
-      out[j] = kInt8 ? halves(static_cast<float>((x[2 * j] - mean) * factor * weight[j].x + bias.x),
-                              static_cast<float>((x[2 * j + 1] - mean) * factor * weight[j].y + bias.y))
-                     : halves(fmaf((x[2 * j] - mean32) * factor32, weight[j].x, bias.x),
-                              fmaf((x[2 * j + 1] - mean32) * factor32, weight[j].y, bias.y));
+      out[j] = kInt8 ? halves(scaled(x[2 * j], two_means, weight[j].x, bias.x, factor),
+                              scaled(x[2 * j + 1], two_means, weight[j].y, bias.y, factor))
+                     : halves(fmaf((x[2 * j] - two_means.high) * factor32, weight[j].x, bias.x),
+                              fmaf((x[2 * j + 1] - two_means.high) * factor32, weight[j].y, bias.y));
     }
   } else if (kInt8) {
-    TwoSums sums{};
+    double square = 0;
 #pragma unroll
-    for (int i = 0; i < 2 * kPairs; ++i) sums.second += static_cast<double>(x[i]) * x[i];
-    sums = sums_of_block<false>(m, sums);
-    const TwoFloats factor = two_floats(inverse_sqrt(sums.second * inverse_k + static_cast<double>(eps)));
-    sync_consumers();  // `sums` is read
+    for (int i = 0; i < 2 * kPairs; ++i) square += static_cast<double>(x[i]) * x[i];
+    const TwoFloats factor = two_floats(inverse_sqrt(sum_of_block(m, square) * inverse_k + static_cast<double>(eps)));
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) {
       out[j] = halves(scaled(x[2 * j], weight[j].x, factor), scaled(x[2 * j + 1], weight[j].y, factor));
@@ -298,7 +320,7 @@ QB_DEVICE Int8Row make_codes_of_halves(const Shared& m, const Step& s, const Wai
   for (int first = 0; first < kQuads; first += kAtOnce) {
     const int begin = thread + first * kConsumers;
     if (first > 0) ask_row(s.in.words, begin, count, words);
-    wait_row(s.in.words, begin, count, wait, words);
+    wait_row<kAtOnce>(s.in.words, begin, count, wait, words);
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       const bool there = begin + j * kConsumers < count;
@@ -329,9 +351,18 @@ QB_DEVICE Int8Row make_row_of_halves(const Shared& m, const Step& s, const Wait&
     return make_codes_of_halves<8>(m, s, wait, words);
   } else {
     const Tagged* const from = s.in.words;
+    if (count <= kConsumers) {
+      wait_row<1>(from, thread, count, wait, words);
+      if (thread < count) {
+        put_pair<kFormat>(m, 4 * thread, static_cast<Half2>(words.v[0].first));
+        put_pair<kFormat>(m, 4 * thread + 2, static_cast<Half2>(words.v[0].second));
+      }
+      sync_consumers();
+      return {};
+    }
     for (int begin = thread; begin - thread < count; begin += kWordsAtOnce * kConsumers) {
       if (begin != thread) ask_row(from, begin, count, words);
-      wait_row(from, begin, count, wait, words);
+      wait_row<kWordsAtOnce>(from, begin, count, wait, words);
 #pragma unroll
       for (int j = 0; j < kWordsAtOnce; ++j) {
         const int i = begin + j * kConsumers;
@@ -349,8 +380,10 @@ QB_DEVICE Int8Row make_row_of_halves(const Shared& m, const Step& s, const Wait&
 template <WeightFormat kFormat>
 QB_DEVICE Int8Row make_row(const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
   if (s.in.source == Source::halves) return make_row_of_halves<kFormat>(m, s, wait, words);
-  return s.k <= 2 * 2 * kConsumers ? make_row_of_floats<kFormat, 2>(m, s, wait, words)
-                                   : make_row_of_floats<kFormat, 4>(m, s, wait, words);
+  if (s.k <= 2 * 2 * kConsumers) return make_row_of_floats<kFormat, 2>(m, s, wait, words);
+  if (kFormat == WeightFormat::int8 && s.k <= 3 * 2 * kConsumers)
+    return make_row_of_floats<kFormat, 3>(m, s, wait, words);
+  return make_row_of_floats<kFormat, 4>(m, s, wait, words);
 }
 
 }  // namespace quantbench::QB_CUDA::persistent

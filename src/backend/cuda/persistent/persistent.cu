@@ -48,7 +48,7 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
   sync_consumers();
   for (int i = 0; i < a.step_count; ++i) {
     const Step& s = m.pointer<Step>(m.at.steps)[i % 2];
-    const Wait wait{a.stuck, a.epoch, i};
+    const Wait wait{a.stuck, a.epoch, &s.index};
     fetch_step(a, m, i + 1);
     if (s.kind == StepKind::attend) {
       attend<kPieces>(m, s, wait);
@@ -70,14 +70,15 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
   const Shared m{a.at, aligned_shared()};
   if (thread_index() == 0) {
     for (int i = 0; i < a.slots; ++i) {
-      barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kSlotBarriers, 1);
-      barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kSlotBarriers + kEmpty, kArrivals);
+      barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kTwoBarriers, 1);
+      barrier_init(m.barriers() + static_cast<SharedAddress>(i) * kTwoBarriers + kEmpty, kArrivals);
     }
     for (int i = 0; a.nf4 && i <= a.slots; ++i) barrier_init(m.scale_barriers() + static_cast<SharedAddress>(i) * 8, 1);
     publish_barriers();
-    for (int i = 0; i < kPartBuffers; ++i)
-      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * sizeof(uint64_t), kArrivals);
-    for (int i = 0; i < kFinishers; ++i) m.progress()[i] = static_cast<uint32_t>(i);
+    for (int i = 0; i < kPartBuffers; ++i) {
+      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kTwoBarriers, kArrivals);
+      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kTwoBarriers + kEmpty, 1);
+    }
     barrier_init(m.best_barrier(), kFinishers - 1);
     *m.position() = a.position[0];
     *m.token() = a.token[0];
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
     leave_registers<kOtherRegisters>();
     if (warp_index() < kConsumerWarps + kFinishers)
       finish<kFormat>(a, m, warp_index() - kConsumerWarps);
-    else if (warp_index() == kConsumerWarps + kFinishers && lane_index() == 0)
+    else if (warp_index() == kConsumerWarps + kFinishers)
       produce(a, m);
   }
 #endif

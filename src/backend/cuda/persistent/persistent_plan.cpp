@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstdint>
+#include <functional>
 #include <map>
 
 #include "backend/cuda/views.h"
@@ -38,17 +40,25 @@ struct Needs {  // of all steps
   bool int8 = false, nf4 = false;
 };
 
-Stride stride_of(const Step& s, int ring_slots) {
+Walk walk_of(const Step& s, int piece_chunks) {
+  Walk walk;
+  walk.piece_chunks = static_cast<uint8_t>(piece_chunks);
+  walk.piece_bytes = static_cast<uint16_t>(piece_chunks * kRowsChunkBytes / 2);
+  walk.pieces = static_cast<uint16_t>(s.chunks / piece_chunks);
+  walk.slot_pieces = static_cast<uint8_t>(s.slot_chunks / piece_chunks);
+  walk.parts = static_cast<uint8_t>(std::min<int>(walk.pieces, kConsumerWarps));
+  return walk;
+}
+void set_strides(Walk& walk, int ring_slots) {
   const auto small = [](int i) { return static_cast<uint8_t>(i); };
-  const auto is_odd = [](int i) { return i % 2 != 0; };
-  const int units = kConsumerWarps / s.chunks, slots = kConsumerWarps / s.slot_chunks, areas = ring_slots + 1;
-  return {.units = small(units),
-          .chunks = small(kConsumerWarps % s.chunks),
-          .slots = small(slots % ring_slots),
-          .in_slot = small(kConsumerWarps % s.slot_chunks),
-          .areas = small(units % areas),
-          .slots_flip = is_odd(slots / ring_slots),
-          .areas_flip = is_odd(units / areas)};
+  const int units = kConsumerWarps / walk.pieces, slots = kConsumerWarps / walk.slot_pieces, areas = ring_slots + 1;
+  walk.on_units = small(units);
+  walk.on_pieces = kConsumerWarps % walk.pieces;
+  walk.on_slots = small(slots % ring_slots);
+  walk.on_in_slot = small(kConsumerWarps % walk.slot_pieces);
+  walk.on_areas = small(units % areas);
+  walk.slots_flip = small(slots / ring_slots % 2);
+  walk.areas_flip = small(units / areas % 2);
 }
 
 class Builder {
@@ -144,6 +154,42 @@ class Builder {
     const auto most = [&](int units) { return (units + multiprocessors_ - 1) / multiprocessors_; };
     return chunks % 2 == 0 && most(n / (kUnitRows / 2)) < 2 * most(n / kUnitRows);
   }
+  // How many chunks a warp takes at a time. What it does beside the products is then less, but its last piece longer:
+  // of int8, whose products are short, two are better where a block has pieces enough for all its warps to go on.
+  int piece_chunks(const Step& s) const {
+    constexpr int kTwo = 2;
+    const int units = (s.units + multiprocessors_ - 1) / multiprocessors_;
+    return s.format == WeightFormat::int8 && s.slot_chunks % kTwo == 0 && units * s.chunks > kConsumerWarps ? kTwo : 1;
+  }
+  int add_map(const Step& s, const Weight& w, size_t high_bytes) {
+    plan.maps.push_back({.w = w.w,
+                         .rows = w.n,
+                         .chunks = s.halved ? 2 * s.chunks : s.chunks,
+                         .slot_chunks = s.slot_chunks,
+                         .half = s.format == WeightFormat::f16,
+                         .high_bytes = high_bytes});
+    return static_cast<int>(plan.maps.size()) - 1;
+  }
+  void add_maps(Step& s) {
+    constexpr size_t kHalfUnit = kUnitRows / 2;
+    const auto row = static_cast<size_t>(row_bytes(s.format, s.k));
+    if (s.finish == Finish::gate) {
+      Segment &low = s.segments[0], &high = s.segments[1];
+      s.activates_second = std::less<>{}(high.w.w, low.w.w);  // as the high rows must lie behind the low ones
+      if (s.activates_second) {
+        std::swap(low.w, high.w);
+        std::swap(low.bias, high.bias);
+      }
+      low.map = add_map(s, low.w, reinterpret_cast<uintptr_t>(high.w.w) - reinterpret_cast<uintptr_t>(low.w.w));
+      return;
+    }
+    for (int i = 0; i < s.segment_count; ++i) {
+      Segment& segment = s.segments[i];
+      segment.map = add_map(s, segment.w, s.halved ? row / 2 : kHalfUnit * row);
+      if (s.finish == Finish::qkv && i < 2 && s.rotation.cos)
+        segment.rotated_map = add_map(s, segment.w, static_cast<size_t>(s.rotation.dims / 2) * row);
+    }
+  }
   Step product(std::initializer_list<const Linear*> linears, Tensor x, const Norm* norm, Finish finish) {
     Step s;
     s.finish = finish;
@@ -165,21 +211,20 @@ class Builder {
       s.chunks = row_bytes(s.format, s.k) / kChunkBytes / (s.halved ? 2 : 1);
       s.slot_chunks = largest_part(s.chunks, s.format == WeightFormat::nf4
                                                  ? kMostSlotChunks
-                                                 : std::max(kFewSlotChunks, needs.slot_bytes / kPieceBytes));
+                                                 : std::max(kFewSlotChunks, needs.slot_bytes / kRowsChunkBytes));
       s.slots = s.chunks / s.slot_chunks;
-      segment.map = static_cast<int>(plan.maps.size());
-      plan.maps.push_back(
-          {segment.w.w, segment.w.n, s.halved ? 2 * s.chunks : s.chunks, s.slot_chunks, s.format == WeightFormat::f16});
     }
+    s.walk = walk_of(s, piece_chunks(s));
     for (int warp = 0; warp < kConsumerWarps; ++warp) {
       const auto small = [](int i) { return static_cast<uint8_t>(i); };
-      s.starts[warp] = {small(warp / s.chunks), small(warp % s.chunks), small(warp / s.slot_chunks),
-                        small(warp % s.slot_chunks)};
+      const int pieces = s.walk.pieces, slot_pieces = s.walk.slot_pieces;
+      s.starts[warp] = {small(warp / pieces), small(warp % pieces), small(warp / slot_pieces),
+                        small(warp % slot_pieces)};
     }
     if (!plan.steps.empty()) s.same_row = same_row(plan.steps.back(), s);
     needs.most_k = std::max(needs.most_k, s.k);
-    needs.slot_bytes = std::max(needs.slot_bytes, s.slot_chunks * kPieceBytes);
-    needs.most_stride = std::max(needs.most_stride, kConsumerWarps / s.slot_chunks);
+    needs.slot_bytes = std::max(needs.slot_bytes, s.slot_chunks * kRowsChunkBytes);
+    needs.most_stride = std::max(needs.most_stride, kConsumerWarps / s.walk.slot_pieces);
     needs.int8 |= s.format == WeightFormat::int8;
     if (s.format == WeightFormat::nf4) {
       needs.nf4 = true;
@@ -193,6 +238,8 @@ class Builder {
       plan.steps.back().next_norm = s.norm;
       plan.steps.back().next_norm_count = s.k;
     }
+    if (s.kind == StepKind::product) add_maps(s);
+    s.index = static_cast<int>(plan.steps.size());
     s.turn = turn_ % multiprocessors_;
     s.rounds = s.units / multiprocessors_;
     s.rest = s.units % multiprocessors_;
@@ -296,12 +343,12 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   args.slots = ring_slots(needs, shared_bytes);
   // As measured on an H100 (docs/performance.md).
   const int wanted = plan.format == WeightFormat::nf4    ? (48 << 10) / args.slot_bytes
-                     : plan.format == WeightFormat::int8 ? 4
+                     : plan.format == WeightFormat::int8 ? (32 << 10) / args.slot_bytes
                                                          : 6;
   // A warp may not meet a slot again before it has been filled in between.
   args.slots_on_the_way = std::min(wanted, args.slots - needs.most_stride);
   for (Step& step : plan.steps) {
-    if (step.kind == StepKind::product) step.stride = stride_of(step, args.slots);
+    if (step.kind == StepKind::product) set_strides(step.walk, args.slots);
   }
   args.at = layout(args.slots, needs);
   plan.shared_bytes = args.at.bytes;

@@ -10,10 +10,11 @@
 
 namespace quantbench::QB_CUDA {
 
-struct MapShape {  // of a tensor map: the weight rows as [chunk][row][128 bytes]
+struct MapShape {  // of a tensor map: the weight rows as [low and high][chunk][row][128 bytes]
   const void* w = nullptr;
   int rows = 0, chunks = 0, slot_chunks = 0;
-  bool half = false;  // elements are fp16, else bytes
+  bool half = false;      // elements are fp16, else bytes
+  size_t high_bytes = 0;  // from a unit's low rows to its high rows
 };
 
 struct PersistentPlan {

@@ -124,32 +124,34 @@ TEST(PersistentPlan, StridesMeetEveryPieceInItsSlot) {
     for (const Step& s : plan.steps) {
       if (s.kind != StepKind::product) continue;
       ASSERT_EQ(s.slots * s.slot_chunks, s.chunks);
+      ASSERT_EQ(s.walk.pieces * s.walk.piece_chunks, s.chunks);
+      ASSERT_EQ(s.walk.slot_pieces * s.walk.piece_chunks, s.slot_chunks);
       constexpr int kUnits = 70;  // several times round the ring
-      std::vector<int> met(static_cast<size_t>(kUnits * s.chunks));
+      std::vector<int> met(static_cast<size_t>(kUnits * s.walk.pieces));
       for (int warp = 0; warp < kConsumerWarps; ++warp) {
         const WarpStart start = s.starts[warp];
-        int unit = start.unit, chunk = start.chunk, slot = start.slots % ring, in_slot = start.in_slot;
+        int unit = start.unit, in_unit = start.piece, slot = start.slots % ring, in_slot = start.in_slot;
         int area = start.unit % areas, flips = start.slots / ring, area_flips = start.unit / areas;
         while (unit < kUnits) {
-          const int piece = unit * s.chunks + chunk, slots = piece / s.slot_chunks;
-          ASSERT_LT(chunk, s.chunks);
+          const int piece = unit * s.walk.pieces + in_unit, slots = piece / s.walk.slot_pieces;
+          ASSERT_LT(in_unit, s.walk.pieces);
           ++met[static_cast<size_t>(piece)];
-          EXPECT_EQ(in_slot, piece % s.slot_chunks);
+          EXPECT_EQ(in_slot, piece % s.walk.slot_pieces);
           EXPECT_EQ(slot, slots % ring);
           EXPECT_EQ(flips % 2, slots / ring % 2);
           EXPECT_EQ(area, unit % areas);
           EXPECT_EQ(area_flips % 2, unit / areas % 2);
           // As the kernel goes on.
-          int next_unit = unit + s.stride.units;
-          chunk += s.stride.chunks;
-          if (chunk >= s.chunks) chunk -= s.chunks, ++next_unit;
-          in_slot += s.stride.in_slot;
-          slot += s.stride.slots;
-          flips += s.stride.slots_flip;
-          if (in_slot >= s.slot_chunks) in_slot -= s.slot_chunks, ++slot;
+          int next_unit = unit + s.walk.on_units;
+          in_unit += s.walk.on_pieces;
+          if (in_unit >= s.walk.pieces) in_unit -= s.walk.pieces, ++next_unit;
+          in_slot += s.walk.on_in_slot;
+          slot += s.walk.on_slots;
+          flips += s.walk.slots_flip;
+          if (in_slot >= s.walk.slot_pieces) in_slot -= s.walk.slot_pieces, ++slot;
           if (slot >= ring) slot -= ring, ++flips;
-          area += s.stride.areas + (next_unit - unit - s.stride.units);
-          area_flips += s.stride.areas_flip;
+          area += s.walk.on_areas + (next_unit - unit - s.walk.on_units);
+          area_flips += s.walk.areas_flip;
           if (area >= areas) area -= areas, ++area_flips;
           unit = next_unit;
         }

@@ -22,7 +22,7 @@ constexpr int kChunkBytes = 128;  // of a weight row; rows are whole chunks
 constexpr int kMostSlotChunks = 8, kFewSlotChunks = 5;
 constexpr int kScaleHeadBytes = 16;  // before the scales of a unit: what they begin with
 constexpr int kNestedBytes = 48;     // of the nested scales of eight rows: at most 9 of them, from a whole 16 bytes on
-constexpr int kPieceBytes = kUnitRows * kChunkBytes;  // a chunk of each row of a unit: what a warp takes at a time
+constexpr int kRowsChunkBytes = kUnitRows * kChunkBytes;  // a chunk of each row of a unit
 
 enum class StepKind : uint8_t { product, attend };
 // How a step's input comes: a row of an fp16 table, tagged fp32, or tagged pairs of fp16.
@@ -38,26 +38,33 @@ struct StepInput {
 struct Segment {  // rows of one matrix; a step's units go through its segments in order
   Weight w;
   const float* bias = nullptr;
-  int map = 0;    // index of the matrix's tensor map
-  int units = 0;  // 0: the second matrix of a gate, which shares the units of the first
+  int map = 0, rotated_map = 0;  // index of the tensor map of its units; of those that are rotated
+  int units = 0;                 // 0: the second matrix of a gate, which shares the units of the first
 };
 
-// Where a warp begins in a block's pieces of a step: a unit's chunk, that many slots further on, in its piece
-// `in_slot`.
+// What a warp takes at a time is a piece: some chunks of each row of a unit. Where a warp begins in a block's pieces of
+// a step: a unit's piece, that many slots further on, the slot's piece `in_slot`.
 struct alignas(4) WarpStart {
-  uint8_t unit, chunk, slots, in_slot;
+  uint8_t unit, piece, slots, in_slot;
 };
-// From a warp's piece to its next one, sixteen further on; slots and areas of scales modulo those of their rings.
-struct alignas(8) Stride {
-  uint8_t units, chunks, slots, in_slot, areas;
-  bool slots_flip, areas_flip;  // an odd number of times round the ring more
+// How a warp goes from one of its pieces to the next, sixteen further on; slots and areas of scales modulo those of
+// their rings. Read for each piece, so that it takes no registers between.
+struct alignas(16) Walk {
+  uint16_t piece_bytes = 0;  // of half of a unit's rows
+  uint16_t pieces = 0;       // of a unit
+  uint16_t on_pieces = 0;
+  uint8_t on_units = 0, on_slots = 0, on_in_slot = 0, on_areas = 0;
+  uint8_t slots_flip = 0, areas_flip = 0;  // whether it goes round the ring an odd number of times more
+  uint8_t slot_pieces = 0, piece_chunks = 0, parts = 0;
 };
+static_assert(sizeof(Walk) == 16);
 
 struct alignas(128) Step {
   StepKind kind = StepKind::product;
   WeightFormat format = WeightFormat::f16;
   Finish finish = Finish::store;
   Activation act = Activation::none;
+  int index = 0;  // of this step
   int turn = 0;   // unit u is done by multiprocessor (turn + u) mod their number: work goes round across steps
   int units = 0;  // attend: q heads
   // Products.
@@ -65,12 +72,13 @@ struct alignas(128) Step {
   double inverse_k = 0;
   int chunks = 0, slots = 0, slot_chunks = 0;  // of a unit's rows; slots · slot_chunks = chunks
   WarpStart starts[kConsumerWarps];
-  Stride stride;
+  Walk walk;
   int rounds = 0, rest = 0;  // each block has `rounds` units, the first `rest` from the turn on one more
   // A unit is eight rows, as `low` over the first half of k and as `high` over the second; chunks are then those of a
   // half.
   bool halved = false;
-  bool same_row = false;  // as the product's before this one, which is still there
+  bool activates_second = false;  // gate: the first matrix is what is gated
+  bool same_row = false;          // as the product's before this one, which is still there
   int segment_count = 0;
   Segment segments[kMostJobs];
   StepInput in;       // attend: words are q, [q_heads · head_dim] floats
@@ -102,8 +110,8 @@ struct alignas(128) TensorMap {  // CUtensorMap
 
 // Where things lie in the kernel's dynamic shared memory; offsets in bytes.
 struct SharedLayout {
-  uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, rows, best, places, steps,
-      finisher_steps, token, progress, part_barriers, scale_barriers, barriers, bytes;
+  uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, largest, rows, best, places,
+      steps, finisher_steps, producer_steps, token, part_barriers, scale_barriers, barriers, bytes;
 };
 constexpr size_t kPlaceBytes = 32;            // of a warp's place in the stream between products
 constexpr int kPartBuffers = 2 * kFinishers;  // units whose sums wait; a buffer is always the same finisher's
@@ -130,14 +138,15 @@ constexpr SharedLayout shared_layout(int slots, int slot_bytes, int most_k, bool
   at.outlier_parts = take(int8 ? kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float) : 0);
   at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float) * (nf4 ? kLanesOfNf4Sum : 1));
   at.sums = take(kConsumerWarps * 2 * sizeof(double));
+  at.largest = take(kConsumerWarps * sizeof(uint32_t));
   at.rows = take(kStepsAtOnce * 2 * sizeof(float));
   at.best = take(kFinishers * 2 * sizeof(float));
   at.places = take(kConsumerWarps * kPlaceBytes);
   at.steps = take(2 * sizeof(Step));
   at.finisher_steps = take(static_cast<size_t>(2 * kFinishers) * sizeof(Step));
+  at.producer_steps = take(2 * sizeof(Step));
   at.token = take(3 * sizeof(int));
-  at.progress = take(4 * sizeof(uint32_t));
-  at.part_barriers = take((kPartBuffers + 1) * sizeof(uint64_t));
+  at.part_barriers = take((2 * kPartBuffers + 1) * sizeof(uint64_t));
   at.scale_barriers = take(nf4 ? static_cast<size_t>(slots + 1) * sizeof(uint64_t) : 0);
   at.barriers = take(2 * static_cast<size_t>(slots) * sizeof(uint64_t));
   return at;

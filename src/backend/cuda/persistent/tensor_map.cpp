@@ -33,10 +33,11 @@ TensorMap make_tensor_map(const MapShape& shape) {
   CUtensorMap map;
   const cuuint32_t line = kChunkBytes / (shape.half ? 2 : 1);
   const auto rows = static_cast<cuuint64_t>(shape.rows), chunks = static_cast<cuuint64_t>(shape.chunks);
-  const std::array<cuuint64_t, 3> size{line, rows, chunks};
-  const std::array<cuuint64_t, 2> stride{chunks * kChunkBytes, kChunkBytes};
-  const std::array<cuuint32_t, 3> box{line, kUnitRows / 2, static_cast<cuuint32_t>(shape.slot_chunks)}, step{1, 1, 1};
-  const CUresult status = encode(&map, shape.half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 3,
+  const std::array<cuuint64_t, 4> size{line, rows, chunks, 2};
+  const std::array<cuuint64_t, 3> stride{chunks * kChunkBytes, kChunkBytes, shape.high_bytes};
+  const std::array<cuuint32_t, 4> box{line, kUnitRows / 2, static_cast<cuuint32_t>(shape.slot_chunks), 2},
+      step{1, 1, 1, 1};
+  const CUresult status = encode(&map, shape.half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 4,
                                  const_cast<void*>(shape.w), size.data(), stride.data(), box.data(), step.data(),
                                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);

@@ -5,7 +5,7 @@
 
 namespace quantbench::QB_CUDA {
 
-// Boxes of kUnitRows / 2 rows and slot_chunks chunks, swizzled over 128 bytes; zeros beyond the matrix. Error device.
+// Boxes of twice kUnitRows / 2 rows and slot_chunks chunks, swizzled over 128 bytes. Error device.
 TensorMap make_tensor_map(const MapShape& shape);
 
 }  // namespace quantbench::QB_CUDA

@@ -11,12 +11,16 @@
 #if defined(QB_HOPPER)
 namespace quantbench::QB_CUDA::persistent {
 
-// A block's stream is pieces, one after the other: a chunk of each of a unit's sixteen rows. Piece i of a step is warp
-// i mod 16's, so that all warps have a part in a unit whatever its shape; and a warp's sums of one unit are a part.
+// A block's stream is pieces, one after the other: some chunks of each of a unit's sixteen rows. Piece i of a step is
+// warp i mod 16's, so that all warps have a part in a unit whatever its shape; and a warp's sums of one unit are a
+// part.
 template <WeightFormat kFormat>
 using SumOf = std::conditional_t<kFormat == WeightFormat::int8, int32_t, float>;
-QB_DEVICE int parts_of_unit(int chunks) { return chunks < kConsumerWarps ? chunks : kConsumerWarps; }
 constexpr int kArrivals = kConsumerWarps;  // at a barrier for which as many or fewer warps come; one comes for the rest
+
+// Of x, beside a chunk of weights.
+template <WeightFormat kFormat>
+constexpr int kRowBytes = kFormat == WeightFormat::nf4 ? 4 * kChunkBytes : kChunkBytes;
 
 // A unit's place among those whose sums wait for being finished, and the phase of its barrier.
 struct PartPlace {
@@ -27,7 +31,7 @@ QB_DEVICE PartPlace part_place(uint32_t unit) {
   return {static_cast<int>(unit % kPartBuffers), unit / kPartBuffers % 2};
 }
 QB_DEVICE SharedAddress part_barrier(const Shared& m, const PartPlace& place) {
-  return m.part_barriers() + static_cast<SharedAddress>(place.buffer) * sizeof(uint64_t);
+  return m.part_barriers() + static_cast<SharedAddress>(place.buffer) * kTwoBarriers;
 }
 // A unit's parts: [16 parts][16 rows], of nf4 [16][16][2 lanes].
 template <WeightFormat kFormat>
@@ -64,17 +68,16 @@ struct PieceSums<WeightFormat::nf4> {
   QB_DEVICE float high() const { return high_sum + from_lane_xor(high_sum, 1); }
 };
 
-// from: this lane's row of the piece's first 32 bytes of each row; x: the row at the piece's chunk, this lane's part.
+// from: this lane's row of the first 32 bytes of each row of a chunk; x: the row there, this lane's part.
 template <WeightFormat kFormat>
-QB_DEVICE void multiply_piece(PieceSums<kFormat>& sums, SharedAddress from, const std::byte* x) {
+QB_DEVICE void multiply_chunk(PieceSums<kFormat>& sums, SharedAddress from, SharedAddress x) {
   constexpr int kSteps = kChunkBytes / 32;
   uint32_t w[kSteps][4];
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) load_fragments(w[i], from ^ static_cast<SharedAddress>(i * 32));
-  const auto* const own = reinterpret_cast<const Bytes16*>(x);
 #pragma unroll
   for (int i = 0; i < kSteps; i += 2) {
-    const Bytes16 b = own[i * 2];
+    const Bytes16 b = load_shared16(x + static_cast<SharedAddress>(i * 32));
     if constexpr (kFormat == WeightFormat::int8) {
       mma_s8(sums.acc[0], w[i], {b.word[0], b.word[1]});
       mma_s8(sums.acc[1], w[i + 1], {b.word[2], b.word[3]});
@@ -120,12 +123,12 @@ QB_DEVICE Operands look_up(const uint32_t (&w)[4], int first_byte, SharedAddress
   }
   return found;
 }
-// The four blocks of a piece times a row each of their own: column 2b and 2b + 1 of the right operand are the row's
+// The four blocks of a chunk times a row each of their own: column 2b and 2b + 1 of the right operand are the row's
 // block b (the latter that of the second half of k, if there is one), whatever block of weights meets it, so of the
 // sums of weight block b those of these columns count, and lane t keeps block t's. What is looked up is on the way
 // while what was looked up before is multiplied; `scales` are asked for then, too.
 template <typename Scales>
-QB_DEVICE void multiply_piece_nf4(PieceSums<WeightFormat::nf4>& sums, SharedAddress from, const Bytes16 (&b)[2], int t,
+QB_DEVICE void multiply_chunk_nf4(PieceSums<WeightFormat::nf4>& sums, SharedAddress from, const Bytes16 (&b)[2], int t,
                                   const Scales& scales, SharedAddress pairs) {
   constexpr int kHalfBlocks = 2 * kChunkBytes / 32;
   uint32_t w[2][4];
@@ -155,19 +158,22 @@ QB_DEVICE void multiply_piece_nf4(PieceSums<WeightFormat::nf4>& sums, SharedAddr
   sums.high_sum = fmaf(high, own_scales.high, sums.high_sum);
 }
 
-// LLM.int8: what the row's outliers in this piece give for row lane % 16, half of the columns by each half of the warp.
-QB_DEVICE float add_outliers(const Shared& m, float sum, SharedAddress piece, int box_bytes, int chunk, float absmax) {
+// LLM.int8: what the row's outliers in this chunk give for row lane % 16, half of the columns by each half of the warp.
+QB_DEVICE float add_outliers(const Shared& m, float sum, SharedAddress from, int box_bytes, int chunk, float absmax) {
   const int lane = lane_index(), r = lane % kUnitRows, half = lane / kUnitRows;
-  const SharedAddress row_at = piece + static_cast<SharedAddress>(r / 8 * box_bytes + r % 8 * kChunkBytes);
-  const auto* const masks = m.pointer<uint32_t>(m.at.outliers) + chunk * 4;
-  const auto* const x = m.pointer<uint16_t>(m.at.x) + chunk * kChunkBytes;
+  const SharedAddress row_at = from + static_cast<SharedAddress>(r / 8 * box_bytes + r % 8 * kChunkBytes);
+  const Bytes16 masks = load_shared16(shared_address(m.base + m.at.outliers) + static_cast<SharedAddress>(chunk * 16));
+  const auto* const x = m.pointer<uint16_t>(m.at.x) + chunk * kChunkBytes + half * 64;
+  uint32_t low = half == 0 ? masks.word[0] : masks.word[2], high = half == 0 ? masks.word[1] : masks.word[3];
 #pragma unroll 1
-  for (int i = 2 * half; i < 2 * half + 2; ++i) {
-    for (uint32_t mask = masks[i]; mask != 0; mask &= mask - 1) {
-      const int bit = lowest_bit(mask), column = (2 * i + bit / 16) ^ r % 8;
-      const int code = load_shared_code(row_at + static_cast<SharedAddress>(column * 16 + bit % 16));
-      sum = fmaf(float_of_half(x[i * 32 + bit]), outlier_weight(code, absmax), sum);
-    }
+  while ((low | high) != 0) {
+    const bool in_low = low != 0;
+    const int bit = in_low ? lowest_bit(low) : 32 + lowest_bit(high);
+    const int column = (4 * half + bit / 16) ^ r % 8;
+    const int code = load_shared_code(row_at + static_cast<SharedAddress>(column * 16 + bit % 16));
+    sum = fmaf(float_of_half(x[bit]), outlier_weight(code, absmax), sum);
+    high = in_low ? high : high & (high - 1);
+    low = in_low ? low & (low - 1) : 0;
   }
   return sum;
 }
@@ -179,19 +185,32 @@ QB_DEVICE const float* unit_absmax(const Step& s, int unit) {
          (r < 8 ? tile.low + r : tile.high + r - 8);
 }
 
-// A warp's place among the pieces of a step.
+// A warp's place among the pieces of a step, and where this lane finds its part of a piece.
 struct PieceCursor {
-  int unit, chunk, in_slot;
-  Ring ring, areas;  // of the slot; nf4: of the unit's scales
+  int unit, piece, in_slot;
+  Ring ring, areas;        // of the slot; nf4: of the unit's scales
+  SharedAddress fragment;  // of this lane's row of a chunk's first 32 bytes, from the chunk on
+  SharedAddress x;         // of this lane's column of the row
 };
 // Its first piece. `at`: where the block's stream stands at the step's start.
-QB_DEVICE PieceCursor first_piece(const PersistentArgs& a, const Step& s, const Place& at, bool has_areas) {
+template <WeightFormat kFormat>
+QB_DEVICE PieceCursor first_piece(const PersistentArgs& a, const Shared& m, const Step& s, const Place& at) {
+  const int lane = lane_index(), g = lane / 4, t = lane % 4;
   const WarpStart start = s.starts[warp_index()];
-  PieceCursor first{start.unit, start.chunk, start.in_slot, at.ring, at.areas};
+  const int box_bytes = 8 * kChunkBytes * s.slot_chunks;
+  PieceCursor first{start.unit, start.piece, start.in_slot, at.ring, at.areas, 0, 0};
   first.ring.skip(start.slots, a.slots);
-  if (has_areas) first.areas.skip(start.unit, a.slots + 1);
+  if (kFormat == WeightFormat::nf4) first.areas.skip(start.unit, a.slots + 1);
+  first.fragment =
+      static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes + (lane / 16 ^ lane % 8) * 16);
+  // Its column: that of the second half of k is the odd ones, where there is one.
+  const int second_half = s.halved && g % 2 == 1 ? s.chunks * kRowBytes<kFormat> : 0;
+  const int in_row = kFormat == WeightFormat::nf4 ? g / 2 * 128 + t * 32 : t * 16;
+  first.x = shared_address(m.base + (kFormat == WeightFormat::int8 ? m.at.codes : m.at.x)) +
+            static_cast<SharedAddress>(second_half + in_row);
   return first;
 }
+QB_DEVICE Walk walk_of(const Step& s) { return __builtin_bit_cast(Walk, load_shared16(shared_address(&s.walk))); }
 // This warp's pieces of a step, after the row is there. first_number: of the step's first unit in the block's stream.
 template <WeightFormat kFormat>
 QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait,
@@ -199,77 +218,71 @@ QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const S
   using Sum = SumOf<kFormat>;
   constexpr bool kInt8 = kFormat == WeightFormat::int8, kNf4 = kFormat == WeightFormat::nf4;
   const int thread = thread_index(), lane = thread % kWarpSize, g = lane / 4, t = lane % 4;
-  const Stride stride = s.stride;
-  const int chunks = s.chunks, slot_chunks = s.slot_chunks, row_blocks = s.k / 64;
+  const int row_blocks = s.k / 64;
   const bool own_areas = kNf4 && s.slots > 1;  // else the scales come with the unit's slot
-  int unit = first.unit, chunk = first.chunk, part = chunk, in_slot = first.in_slot;
+  int unit = first.unit, piece = first.piece, part = piece, in_slot = first.in_slot;
   Ring ring = first.ring, areas = first.areas;
-  const int box_bytes = 8 * kChunkBytes * slot_chunks;
+  const int box_bytes = 8 * kChunkBytes * s.slot_chunks;
   const SharedAddress slots = shared_address(m.base + m.at.ring), barriers = m.barriers();
-  // Where this lane's row of a piece's first 32 bytes lies, from the piece on.
-  const auto fragment =
-      static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes + (lane / 16 ^ lane % 8) * 16);
-  // Of x, this lane's column: that of the second half of k is the odd ones, where there is one.
-  constexpr int kRowBytes = kNf4 ? 4 * kChunkBytes : kChunkBytes;  // of x, beside a chunk
+  constexpr SharedAddress kHalfChunk = kRowsChunkBytes / 2;  // of one of a unit's two boxes
   const bool halved = s.halved;
-  const std::byte* const x = m.base + (kInt8 ? m.at.codes : m.at.x) + (halved && g % 2 == 1 ? chunks * kRowBytes : 0);
   const SharedAddress pairs = shared_address(m.base + m.at.table) + static_cast<SharedAddress>(lane) * 4;
-  Bytes16 b[2] = {};  // nf4: the row at chunk `loaded`, this lane's part
+  Bytes16 b[2] = {};  // nf4: the row at piece `loaded`, this lane's part
   int loaded = -1;
   PieceSums<kFormat> sums;
-  float outliers = 0, absmax = 0, next_absmax = 0;
+  float outliers = 0;
   const float* absmax_at = nullptr;
   if constexpr (kInt8) {
-    if (row.has_outliers && unit < own_units) {
-      absmax_at = unit_absmax(s, first_unit(s) + unit * blocks_x());
-      absmax = *absmax_at;
-    }
+    if (row.has_outliers && unit < own_units) absmax_at = unit_absmax(s, first_unit(s) + unit * blocks_x());
   }
   while (unit < own_units) {
-    int next_unit = unit + stride.units, next_chunk = chunk + stride.chunks;
-    if (next_chunk >= chunks) next_chunk -= chunks, ++next_unit;
-    const bool unit_ends = next_unit != unit;
-    if constexpr (kInt8) {
-      if (row.has_outliers && unit_ends && next_unit < own_units) {
-        absmax_at = s.finish == Finish::qkv ? unit_absmax(s, first_unit(s) + next_unit * blocks_x())
-                                            : absmax_at + (next_unit - unit) * blocks_x() * rows_of_unit(s);
-        next_absmax = *absmax_at;
-      }
-    }
-    const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
-    const SharedAddress piece =
-        slots + static_cast<SharedAddress>(ring.slot * a.slot_bytes + in_slot * (kPieceBytes / 2));
+    const Walk walk = walk_of(s);
+    const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kTwoBarriers;
+    SharedAddress at = slots + static_cast<SharedAddress>(ring.slot * a.slot_bytes + in_slot * walk.piece_bytes);
     wait_barrier(wait, full, ring.parity);
     if constexpr (kNf4) {
-      if (chunk != loaded) {
-        const auto* const own = reinterpret_cast<const Bytes16*>(x + chunk * kRowBytes + g / 2 * 128 + t * 32);
-        b[0] = own[0];
-        b[1] = own[1];
-        loaded = chunk;
+      // One chunk a piece.
+      if (piece != loaded) {
+        const SharedAddress x = first.x + static_cast<SharedAddress>(piece * kRowBytes<kFormat>);
+        b[0] = load_shared16(x);
+        b[1] = load_shared16(x + 16);
+        loaded = piece;
       }
       const auto scales = [&] {
         if (own_areas)
           wait_barrier(wait, m.scale_barriers() + static_cast<SharedAddress>(areas.slot) * 8, areas.parity);
         return unit_scales(
             m, shared_address(m.base + m.at.scales) + static_cast<SharedAddress>(areas.slot * a.scale_bytes),
-            row_blocks, halved, static_cast<uint32_t>(g * row_blocks + chunk * 4 + t));
+            row_blocks, halved, static_cast<uint32_t>(g * row_blocks + piece * 4 + t));
       };
-      multiply_piece_nf4(sums, piece + fragment, b, t, scales, pairs);
+      multiply_chunk_nf4(sums, at + first.fragment, b, t, scales, pairs);
     } else {
-      multiply_piece<kFormat>(sums, piece + fragment, x + chunk * kRowBytes + t * 16);
+      const int first_chunk = piece * walk.piece_chunks, end = first_chunk + walk.piece_chunks;
+      SharedAddress x = first.x + static_cast<SharedAddress>(first_chunk * kRowBytes<kFormat>);
+      SharedAddress from = at + first.fragment;
+#pragma unroll 2
+      for (int i = 0; i < walk.piece_chunks; ++i, x += kRowBytes<kFormat>, from += kHalfChunk)
+        multiply_chunk<kFormat>(sums, from, x);
       if constexpr (kInt8) {
-        if (row.has_outliers)
-          outliers = add_outliers(m, outliers, piece, box_bytes,
-                                  halved && lane % kUnitRows >= 8 ? chunk + chunks : chunk, absmax);
+        if (row.has_outliers) {
+          const float absmax = *absmax_at;
+#pragma unroll 1
+          for (int chunk = first_chunk; chunk < end; ++chunk, at += kHalfChunk) {
+            outliers = add_outliers(m, outliers, at, box_bytes,
+                                    halved && lane % kUnitRows >= 8 ? chunk + s.chunks : chunk, absmax);
+          }
+        }
       }
     }
-    const uint32_t number = first_number + static_cast<uint32_t>(unit);
-    const PartPlace place = part_place(number);
+    int next_unit = unit + walk.on_units, next_piece = piece + walk.on_pieces;
+    if (next_piece >= walk.pieces) next_piece -= walk.pieces, ++next_unit;
+    const bool unit_ends = next_unit != unit;
+    const PartPlace place = part_place(first_number + static_cast<uint32_t>(unit));
     const SharedAddress written = part_barrier(m, place);
     if (unit_ends) {
       const Sum low = sums.low(), high = sums.high();
       sums = {};
-      wait_progress(wait, m, number - kPartBuffers + 1);
+      wait_barrier(wait, written + kEmpty, place.parity ^ 1);
       if (kNf4 ? t % 2 == 0 : t == 0) {
         Sum* const to = parts_at<kFormat>(m, place) + (part * kUnitRows + g) * kLanesOfSum<kFormat> + t / 2;
         to[0] = low;
@@ -280,28 +293,32 @@ QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const S
           outliers += from_lane_xor(outliers, kUnitRows);
           if (lane < kUnitRows) outlier_parts_at(m, place)[part * kUnitRows + lane] = outliers;
           outliers = 0;
-          absmax = next_absmax;
+          if (next_unit < own_units) {
+            absmax_at = s.finish == Finish::qkv ? unit_absmax(s, first_unit(s) + next_unit * blocks_x())
+                                                : absmax_at + (next_unit - unit) * blocks_x() * rows_of_unit(s);
+            prefetch_to_l1(absmax_at);
+          }
         }
       }
     }
     sync_warp();
     if (lane == 0) {
-      barrier_arrive(full + kEmpty, in_slot == 0 ? kArrivals - slot_chunks + 1 : 1);
-      if (unit_ends) barrier_arrive(written, part == 0 ? kArrivals - parts_of_unit(chunks) + 1 : 1);
+      barrier_arrive(full + kEmpty, in_slot == 0 ? kArrivals - walk.slot_pieces + 1 : 1);
+      if (unit_ends) barrier_arrive(written, part == 0 ? kArrivals - walk.parts + 1 : 1);
     }
-    in_slot += stride.in_slot;
-    ring.slot += stride.slots;
-    ring.parity ^= stride.slots_flip ? 1u : 0u;
-    if (in_slot >= slot_chunks) in_slot -= slot_chunks, ++ring.slot;
+    in_slot += walk.on_in_slot;
+    ring.slot += walk.on_slots;
+    ring.parity ^= walk.slots_flip;
+    if (in_slot >= walk.slot_pieces) in_slot -= walk.slot_pieces, ++ring.slot;
     if (ring.slot >= a.slots) ring.slot -= a.slots, ring.parity ^= 1;
     if constexpr (kNf4) {
-      areas.slot += stride.areas + (next_unit - unit - stride.units);
-      areas.parity ^= stride.areas_flip ? 1u : 0u;
+      areas.slot += walk.on_areas + (next_unit - unit - walk.on_units);
+      areas.parity ^= walk.areas_flip;
       if (areas.slot > a.slots) areas.slot -= a.slots + 1, areas.parity ^= 1;
     }
-    if (unit_ends) part = next_chunk;
+    if (unit_ends) part = next_piece;
     unit = next_unit;
-    chunk = next_chunk;
+    piece = next_piece;
   }
 }
 
@@ -320,14 +337,15 @@ QB_DEVICE void product(const PersistentArgs& a, const Shared& m, const Step& s, 
   RowWords words;
   if (!row_there && s.in.source != Source::table) ask_row(s.in.words, thread_index(), row_word_count(s), words);
   prefetch_norm(s.next_norm, s.next_norm_count);
-  const PieceCursor first = first_piece(a, s, place, kFormat == WeightFormat::nf4);
+  PieceCursor first = first_piece<kFormat>(a, m, s, place);
+  stay_here(first.unit, first.piece, first.in_slot, first.ring.slot, first.ring.parity, first.fragment, first.x);
   Int8Row row{};
   if (row_there)
-    row = *m.row(wait.step - 1);
+    row = *m.row(s.index - 1);
   else
     row = make_row<kFormat>(m, s, wait, words);
   if constexpr (kFormat == WeightFormat::int8) {
-    if (lane_index() == 0) *m.row(wait.step) = row;  // the same by each warp, before its sums
+    if (lane_index() == 0) *m.row(s.index) = row;  // the same by each warp, before its sums
   }
   multiply_pieces<kFormat>(a, m, s, wait, first, place.units, own_units, row);
   Place next = *own_place;

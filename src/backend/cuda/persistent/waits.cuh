@@ -16,11 +16,11 @@ QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
 // LLM.int8: what beside the codes belongs to a row.
 struct Int8Row {
   float absmax;
-  bool has_outliers;  // their columns are the bits set in m.outliers
+  uint32_t has_outliers;  // 1: their columns are the bits set in m.outliers
 };
 
-// A barrier for full and one for empty, a slot.
-constexpr SharedAddress kSlotBarriers = 16, kEmpty = 8;
+// A barrier for full and one for empty, a slot and a buffer of parts.
+constexpr SharedAddress kTwoBarriers = 16, kEmpty = 8;
 struct Shared {
   const SharedLayout& at;
   std::byte* base;
@@ -31,10 +31,8 @@ struct Shared {
   QB_DEVICE SharedAddress barriers() const { return shared_address(base + at.barriers); }
   QB_DEVICE SharedAddress scale_barriers() const { return shared_address(base + at.scale_barriers); }
   QB_DEVICE SharedAddress part_barriers() const { return shared_address(base + at.part_barriers); }
-  // Of each finisher, the number in the block's stream of the first of its units that is not summed up yet.
-  QB_DEVICE uint32_t* progress() const { return pointer<uint32_t>(at.progress); }
   // That a finisher's best is there, behind those of the parts.
-  QB_DEVICE SharedAddress best_barrier() const { return part_barriers() + kPartBuffers * sizeof(uint64_t); }
+  QB_DEVICE SharedAddress best_barrier() const { return part_barriers() + kPartBuffers * kTwoBarriers; }
   QB_DEVICE Int8Row* row(int step) const { return pointer<Int8Row>(at.rows) + step % kStepsAtOnce; }
   QB_DEVICE int* token() const { return pointer<int>(at.token); }
   QB_DEVICE int* position() const { return token() + 1; }
@@ -44,26 +42,13 @@ struct Shared {
 struct Wait {
   uint32_t* stuck;
   uint32_t epoch;
-  int step;
+  const int* step;  // which, should it never end
 };
 // A wait that never ends is a fault of this kernel; it says where and ends the launch with an error.
 QB_DEVICE void wait_barrier(const Wait& w, SharedAddress barrier, uint32_t parity) {
   stagger();
   for (uint32_t i = 0; !barrier_passed(barrier, parity); ++i) {
-    if (i > kMostPolls) give_up(w.stuck, 1, w.step);
-  }
-}
-// Until all units before `number` are summed up.
-QB_DEVICE void wait_progress(const Wait& w, const Shared& m, uint32_t number) {
-  static_assert(kFinishers <= 4);
-  stagger();
-  for (uint32_t i = 0;; ++i) {
-    const Bytes16 progress = load_shared_fresh(shared_address(m.progress()));
-    bool passed = true;
-#pragma unroll
-    for (int f = 0; f < kFinishers; ++f) passed &= static_cast<int32_t>(progress.word[f] - number) >= 0;
-    if (passed) return;
-    if (i > kMostPolls) give_up(w.stuck, 5, w.step);
+    if (i > kMostPolls) give_up(w.stuck, 1, *w.step);
   }
 }
 QB_DEVICE uint32_t wait_word(const Wait& w, const Tagged* from) {
@@ -71,7 +56,7 @@ QB_DEVICE uint32_t wait_word(const Wait& w, const Tagged* from) {
   for (uint32_t i = 0;; ++i) {
     const Tagged word = get_word(from);
     if (static_cast<uint32_t>(word >> 32) == w.epoch) return static_cast<uint32_t>(word);
-    if (i > kMostPolls) give_up(w.stuck, 2, w.step);
+    if (i > kMostPolls) give_up(w.stuck, 2, *w.step);
   }
 }
 // Until both words, which were read once, are of this launch.
@@ -81,7 +66,7 @@ QB_DEVICE void wait_two(const Wait& w, const Tagged* from, TwoWords* words) {
        static_cast<uint32_t>(words->first >> 32) != w.epoch || static_cast<uint32_t>(words->second >> 32) != w.epoch;
        ++i) {
     *words = get_two_words(from);
-    if (i > kMostPolls) give_up(w.stuck, 3, w.step);
+    if (i > kMostPolls) give_up(w.stuck, 3, *w.step);
   }
 }
 struct TwoValues {

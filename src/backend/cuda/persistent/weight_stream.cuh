@@ -50,6 +50,16 @@ QB_DEVICE int find_segment(const Step& s, int* unit) {
   return segment;
 }
 
+// Copies a step to where a warp reads it, beside the one that it is at.
+QB_DEVICE void fetch_step(const PersistentArgs& a, Step* to, int step) {
+  constexpr int kPiece = 16;
+  if (step >= a.step_count) return;
+  for (int i = lane_index() * kPiece; i < static_cast<int>(sizeof(Step)); i += kWarpSize * kPiece) {
+    copy16_async(shared_address(to) + static_cast<SharedAddress>(i),
+                 reinterpret_cast<const std::byte*>(a.steps + step) + i);
+  }
+}
+
 // --- nf4's scales ------------------------------------------------------------------------------------
 // Beside the bytes of eight rows lie the nested scales of their blocks, from a whole 16 bytes on to a whole 16 bytes.
 constexpr int kNestedBlock = 256, kNestedOfCopy = 4;
@@ -72,62 +82,27 @@ struct alignas(kScaleHeadBytes) ScaleHead {
 static_assert(sizeof(ScaleHead) == kScaleHeadBytes);
 
 // --- the producer -----------------------------------------------------------------------------------
-// A place in this block's stream of slots: units of steps, in order. What a slot needs is looked up once a step or a
-// unit: the copies of a slot must follow one another faster than memory gives them.
-struct Cursor {
-  const Step* s;
-  int step = -1, work = 0, units = 0, slot = 0, slots = 0;
-  const TensorMap *low_map, *high_map;
-  int low = 0, high = 0;  // weight rows
-  int segment = 0;
-  int slot_chunks = 0, chunk = 0, high_chunk = 0;  // chunk 0 of the high rows is chunk `high_chunk`
-  bool is_nf4 = false;
-
-  QB_DEVICE bool at_end(const PersistentArgs& a) const { return step >= a.step_count; }
-  // To the first slot of the first unit from the next step on.
-  QB_DEVICE void next_step(const PersistentArgs& a) {
-    while (++step < a.step_count) {
-      s = a.steps + step;
-      if (s->kind != StepKind::product) continue;
-      work = first_unit(*s);
-      units = s->units;
-      slots = s->slots;
-      slot_chunks = s->slot_chunks;
-      high_chunk = s->halved ? s->chunks : 0;
-      is_nf4 = s->format == WeightFormat::nf4;
-      if (work < units) return find(a);
-    }
-  }
-  QB_DEVICE void find(const PersistentArgs& a) {
-    int unit = work;
-    segment = find_segment(*s, &unit);
-    const Tile tile = tile_of(*s, segment, unit);
-    low = tile.low;
-    high = tile.high;
-    low_map = a.maps + s->segments[segment].map;
-    high_map = a.maps + s->segments[s->finish == Finish::gate ? 1 : segment].map;
-    slot = chunk = 0;
-  }
-  QB_DEVICE void next(const PersistentArgs& a) {
-    chunk += slot_chunks;
-    if (++slot < slots) return;
-    work += blocks_x();
-    if (work < units)
-      find(a);
-    else
-      next_step(a);
-  }
+// What the slots of a unit are copied from.
+struct UnitSource {
+  const TensorMap* map;
+  int segment;
+  int low, high;  // weight rows
 };
+QB_DEVICE UnitSource find_source(const PersistentArgs& a, const Step& s, int unit) {
+  const int segment = find_segment(s, &unit);
+  const Tile tile = tile_of(s, segment, unit);
+  const Segment& own = s.segments[segment];
+  return {a.maps + (tile.rotates ? own.rotated_map : own.map), segment, tile.low, tile.high};
+}
 
 // Asks for the scales of a unit of nf4, which come with its first slot if that is its only one; and says how many bytes
 // that slot's barrier has to wait for, slot_bytes of weights among them.
-QB_DEVICE void produce_scales(const PersistentArgs& a, const Shared& m, const Cursor& at, int area, SharedAddress full,
-                              int slot_bytes) {
-  const Step& s = *at.s;
+QB_DEVICE void produce_scales(const PersistentArgs& a, const Shared& m, const Step& s, const UnitSource& from, int area,
+                              SharedAddress full, int slot_bytes) {
   const int row_blocks = s.k / 64, piece = 8 * row_blocks;
-  const Weight &low = s.segments[at.segment].w, &high = s.segments[s.finish == Finish::gate ? 1 : at.segment].w;
+  const Weight &low = s.segments[from.segment].w, &high = s.segments[s.finish == Finish::gate ? 1 : from.segment].w;
   const bool halved = s.halved;
-  const int low_block = at.low * row_blocks, high_block = at.high * row_blocks + (halved ? row_blocks / 2 : 0);
+  const int low_block = from.low * row_blocks, high_block = from.high * row_blocks + (halved ? row_blocks / 2 : 0);
   const int low_nested = nested_bytes(low_block, piece), high_nested = nested_bytes(high_block, piece);
   *reinterpret_cast<ScaleHead*>(m.base + m.at.scales + area * a.scale_bytes) = {
       static_cast<uint32_t>(nested_offset(low_block)), low.offset,
@@ -136,7 +111,7 @@ QB_DEVICE void produce_scales(const PersistentArgs& a, const Shared& m, const Cu
       shared_address(m.base + m.at.scales) + static_cast<SharedAddress>(area * a.scale_bytes) + kScaleHeadBytes;
   const SharedAddress nested = scales + 2 * static_cast<SharedAddress>(piece);
   const int bytes = halved ? piece + low_nested : 2 * piece + low_nested + high_nested;
-  const bool own = at.slots > 1;
+  const bool own = s.slots > 1;
   const SharedAddress own_barrier = m.scale_barriers() + static_cast<SharedAddress>(area) * 8;
   const SharedAddress there = own ? own_barrier : full;
   barrier_expect(own_barrier, own ? bytes : 0);
@@ -148,37 +123,64 @@ QB_DEVICE void produce_scales(const PersistentArgs& a, const Shared& m, const Cu
   copy_bytes(nested + kNestedBytes, high.nested_absmax + nested_start(high_block), high_nested, there);
 }
 
-QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
-  Ring ring;
-  int scale_area = 0;
-  const int ring_slots = a.slots;
+// Where the stream stands.
+struct SlotStream {
+  Ring ring, oldest;  // oldest: of the slots that are on the way
+  int on_the_way = 0, scale_area = 0;
+};
+// A step's slots. They must follow one another faster than memory gives them, so little is looked up for each.
+QB_DEVICE void produce_step(const PersistentArgs& a, const Shared& m, const Step& s, SlotStream& stream) {
+  const Wait wait{a.stuck, a.epoch, &s.index};
+  const int ring_slots = a.slots, slot_bytes = a.slot_bytes, most_on_the_way = a.slots_on_the_way;
   const SharedAddress barriers = m.barriers(), data = shared_address(m.base + m.at.ring);
-  Cursor at;
-  at.next_step(a);
-  Ring oldest;  // of the slots that are on the way
-  int on_the_way = 0;
-  for (; !at.at_end(a); at.next(a)) {
-    const Wait wait{a.stuck, a.epoch, at.step};
-    // What is asked for queues up in front of the words that blocks exchange: so not too much at once.
-    if (on_the_way == a.slots_on_the_way) {
-      wait_barrier(wait, barriers + static_cast<SharedAddress>(oldest.slot) * kSlotBarriers, oldest.parity);
-      oldest.next(ring_slots);
-      --on_the_way;
+  const int units = s.units, slots = s.slots, slot_chunks = s.slot_chunks, box_bytes = kRowsChunkBytes * slot_chunks;
+  const bool is_nf4 = s.format == WeightFormat::nf4, are_alike = s.finish != Finish::qkv;
+  const int rows_on = blocks_x() * rows_of_unit(s);
+  int unit = first_unit(s);
+  if (unit >= units) return;
+  UnitSource from = find_source(a, s, unit);
+  while (true) {
+    for (int slot = 0, chunk = 0; slot < slots; ++slot, chunk += slot_chunks) {
+      // What is asked for queues up in front of the words that blocks exchange: so not too much at once.
+      if (stream.on_the_way == most_on_the_way) {
+        wait_barrier(wait, barriers + static_cast<SharedAddress>(stream.oldest.slot) * kTwoBarriers,
+                     stream.oldest.parity);
+        stream.oldest.next(ring_slots);
+        --stream.on_the_way;
+      }
+      ++stream.on_the_way;
+      const SharedAddress full = barriers + static_cast<SharedAddress>(stream.ring.slot) * kTwoBarriers;
+      wait_barrier(wait, full + kEmpty, stream.ring.parity ^ 1);
+      const SharedAddress to = data + static_cast<SharedAddress>(stream.ring.slot * slot_bytes);
+      if (is_nf4 && slot == 0) {
+        produce_scales(a, m, s, from, stream.scale_area, full, box_bytes);
+        if (++stream.scale_area > ring_slots) stream.scale_area = 0;
+      } else {
+        barrier_expect(full, box_bytes);
+      }
+      copy_box(to, from.map, from.low, chunk, full);
+      stream.ring.next(ring_slots);
     }
-    ++on_the_way;
-    const SharedAddress full = barriers + static_cast<SharedAddress>(ring.slot) * kSlotBarriers;
-    wait_barrier(wait, full + kEmpty, ring.parity ^ 1);
-    const int box_bytes = 8 * kChunkBytes * at.slot_chunks;
-    const SharedAddress to = data + static_cast<SharedAddress>(ring.slot * a.slot_bytes);
-    if (at.is_nf4 && at.slot == 0) {
-      produce_scales(a, m, at, scale_area, full, 2 * box_bytes);
-      if (++scale_area > ring_slots) scale_area = 0;
-    } else {
-      barrier_expect(full, 2 * box_bytes);
-    }
-    copy_box(to, at.low_map, at.low, at.chunk, full);
-    copy_box(to + box_bytes, at.high_map, at.high, at.chunk + at.high_chunk, full);
-    ring.next(ring_slots);
+    unit += blocks_x();
+    if (unit >= units) return;
+    if (are_alike)
+      from.low += rows_on, from.high += rows_on;
+    else
+      from = find_source(a, s, unit);
+  }
+}
+
+// By one warp, of which one lane copies, always the same.
+QB_DEVICE void produce(const PersistentArgs& a, const Shared& m) {
+  Step* const steps = m.pointer<Step>(m.at.producer_steps);
+  SlotStream stream;
+  fetch_step(a, steps, 0);
+  for (int i = 0; i < a.step_count; ++i) {
+    wait_for_copies();
+    sync_warp();  // the step is there, and the one before it is used up
+    fetch_step(a, steps + (i + 1) % 2, i + 1);
+    const Step& s = steps[i % 2];
+    if (s.kind == StepKind::product && is_elected()) produce_step(a, m, s, stream);
   }
 }
 
