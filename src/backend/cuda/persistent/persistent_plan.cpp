@@ -16,6 +16,7 @@ namespace {
 constexpr int kMostSlots = 32;     // of the ring
 constexpr int kLeastOnTheWay = 3;  // of those
 constexpr int kMostNormed = 4096, kMostInput = 16384;
+constexpr uint8_t kNoUnit = 255;  // where a warp begins that has none
 
 int row_bytes(WeightFormat format, int k) {
   return format == WeightFormat::f16 ? 2 * k : format == WeightFormat::int8 ? k : k / 2;
@@ -36,10 +37,15 @@ bool same_row(const Step& a, const Step& b) {
 
 struct Needs {  // of all steps
   int most_k = 0, slot_bytes = 0, scale_bytes = 0;
-  int most_stride = 0;  // slots from a warp's piece to its next one
+  int most_stride = 0;       // slots from a warp's piece to its next one
+  int few_pieces_units = 0;  // of a step that not all warps have pieces of
   bool int8 = false, nf4 = false;
 };
 
+// Warps that have pieces of a step: all but where units are of fewer pieces than a quarter of them. A warp's next unit
+// may be kPartBuffers further on at most: it tells by one bit of a barrier whether the buffer of its sums is free
+// again.
+int warps_at_work(const Walk& walk) { return std::min(kConsumerWarps, kPartBuffers * walk.pieces); }
 Walk walk_of(const Step& s, int piece_chunks) {
   Walk walk;
   walk.piece_chunks = static_cast<uint8_t>(piece_chunks);
@@ -51,11 +57,12 @@ Walk walk_of(const Step& s, int piece_chunks) {
 }
 void set_strides(Walk& walk, int ring_slots) {
   const auto small = [](int i) { return static_cast<uint8_t>(i); };
-  const int units = kConsumerWarps / walk.pieces, slots = kConsumerWarps / walk.slot_pieces, areas = ring_slots + 1;
+  const int warps = warps_at_work(walk), areas = ring_slots + 1;
+  const int units = warps / walk.pieces, slots = warps / walk.slot_pieces;
   walk.on_units = small(units);
-  walk.on_pieces = kConsumerWarps % walk.pieces;
+  walk.on_pieces = static_cast<uint16_t>(warps % walk.pieces);
   walk.on_slots = small(slots % ring_slots);
-  walk.on_in_slot = small(kConsumerWarps % walk.slot_pieces);
+  walk.on_in_slot = small(warps % walk.slot_pieces);
   walk.on_areas = small(units % areas);
   walk.slots_flip = small(slots / ring_slots % 2);
   walk.areas_flip = small(units / areas % 2);
@@ -159,7 +166,10 @@ class Builder {
   int piece_chunks(const Step& s) const {
     constexpr int kTwo = 2;
     const int units = (s.units + multiprocessors_ - 1) / multiprocessors_;
-    return s.format == WeightFormat::int8 && s.slot_chunks % kTwo == 0 && units * s.chunks > kConsumerWarps ? kTwo : 1;
+    return s.format == WeightFormat::int8 && s.slot_chunks % kTwo == 0 && s.chunks >= kTwo * kPartBuffers &&
+                   units * s.chunks > kConsumerWarps
+               ? kTwo
+               : 1;
   }
   int add_map(const Step& s, const Weight& w, size_t high_bytes) {
     plan.maps.push_back({.w = w.w,
@@ -220,11 +230,13 @@ class Builder {
       const int pieces = s.walk.pieces, slot_pieces = s.walk.slot_pieces;
       s.starts[warp] = {small(warp / pieces), small(warp % pieces), small(warp / slot_pieces),
                         small(warp % slot_pieces)};
+      if (warp >= warps_at_work(s.walk)) s.starts[warp].unit = kNoUnit;
     }
+    needs.few_pieces_units = std::max(needs.few_pieces_units, s.walk.pieces < kPartBuffers ? s.units : 0);
     if (!plan.steps.empty()) s.same_row = same_row(plan.steps.back(), s);
     needs.most_k = std::max(needs.most_k, s.k);
     needs.slot_bytes = std::max(needs.slot_bytes, s.slot_chunks * kRowsChunkBytes);
-    needs.most_stride = std::max(needs.most_stride, kConsumerWarps / s.walk.slot_pieces);
+    needs.most_stride = std::max(needs.most_stride, warps_at_work(s.walk) / s.walk.slot_pieces);
     needs.int8 |= s.format == WeightFormat::int8;
     if (s.format == WeightFormat::nf4) {
       needs.nf4 = true;
@@ -327,6 +339,7 @@ std::string persistent_obstacle(const Tape& tape, size_t shared_bytes) {
   }
   const Needs needs = build(tape, 1, nullptr).needs;
   if (needs.int8 && needs.nf4) return "matrices in more than two formats";
+  if (needs.few_pieces_units >= kNoUnit) return "many rows of few inputs";
   if (ring_slots(needs, shared_bytes) == 0) return "rows that leave no room in shared memory";
   return {};
 }
