@@ -38,14 +38,19 @@ while [ $# -gt 0 ]; do
     " --pack ") packed="$(realpath -m "${2:?}")"; shift 2 ;;
     *)
       case " ${all_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
-        *" $1 "*) stages+=("$1"); shift ;;
+        *" ${1// /?} "*) stages+=("$1"); shift ;;
         *) sed -n '2,29s/^# \{0,1\}//p' "$0"; exit 64 ;;
       esac ;;
   esac
 done
 [ ${#stages[@]} -gt 0 ] || stages=("${all_stages[@]}")
 mkdir -p "$out"
-rm -f "$out"/*.txt  # of an earlier run
+if [ -e "$out/table.txt" ]; then
+  rm -f "$out"/*.txt  # of an earlier run
+elif [ -n "$(ls -A "$out")" ]; then
+  echo "gpu_check: $out holds something else than results; name another folder with --out"
+  exit 64
+fi
 rows=()
 failed=0
 stage_end=0
