@@ -37,6 +37,7 @@ while [ $# -gt 0 ]; do
     " --out ") out="${2:?}"; shift 2 ;;
     " --pack ") packed="$(realpath -m "${2:?}")"; shift 2 ;;
     *)
+      # One name: with its blanks replaced, "ops figures" is none.
       case " ${all_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
         *" ${1// /?} "*) stages+=("$1"); shift ;;
         *) sed -n '2,29s/^# \{0,1\}//p' "$0"; exit 64 ;;

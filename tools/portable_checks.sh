@@ -17,8 +17,8 @@ bad() { echo "WRONG: $*"; failed=1; }
 
 [ -x "$folder/bin/quantbench" ] || { echo "there is no program in $folder/bin; make it as the head of this script says"; exit 64; }
 size_of() { find "$@" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }'; }
-bytes="$(size_of "$folder/bin" "$folder/lib")"
-echo "size: program and libraries $((bytes >> 10)) KiB, with the model that comes with them $(($(size_of "$folder") >> 10)) KiB"
+bytes="$(size_of "$folder")"
+echo "size: $((bytes >> 10)) KiB, of which program and libraries $(($(size_of "$folder/bin" "$folder/lib") >> 10)) KiB"
 [ "$bytes" -le "$most_bytes" ] || bad "more than $((most_bytes >> 20)) MiB"
 
 for file in "$folder"/bin/* "$folder"/lib/*; do
