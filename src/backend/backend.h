@@ -113,6 +113,15 @@ class ReadProbe {
   virtual std::string kernel() const = 0;  // the fastest of the read loops tried, which measure() uses
 };
 
+// Quantises weights on the device while a model is loaded; holds memory there (Use::workspace) as long as it lives.
+class WeightQuantizer {
+ public:
+  virtual ~WeightQuantizer() = default;
+  // As Backend::pack of what quantize_int8() or quantize_nf4() makes of the weight, byte for byte. format: int8 or nf4.
+  // Error out_of_memory.
+  virtual Matrix quantize(const HostF16& weight, Format format, Role role) = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -125,6 +134,8 @@ class Backend {
   // Copies (and permutes) a weight into the one layout that every op of this backend reads; it stays as long as the
   // backend. A table tied to the head is packed once, as output_head. Error out_of_memory.
   virtual Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) = 0;
+  // To be destroyed before the backend. Null, unless overridden: then the host's threads quantise.
+  virtual std::unique_ptr<WeightQuantizer> weight_quantizer() { return nullptr; }
   // Zeroed. Error out_of_memory with wanted and available bytes.
   virtual std::unique_ptr<Buffer> allocate(Use use, size_t bytes) = 0;
   virtual void upload(Buffer& to, size_t offset, const void* from, size_t bytes) = 0;

@@ -61,6 +61,7 @@ class Loader {
       }
       advance(companion_bytes(slot));
     }
+    quantizer_.reset();  // what it takes is none of the model's
     for (size_t use = 0; use < kUses; ++use) {
       report_.resident.bytes[use] = backend_.memory().bytes[use] - before.bytes[use];
     }
@@ -95,6 +96,7 @@ class Loader {
     const bool is_ready = source_.prequantized() != Prequantized::none && slot.quantized;
     switch (format) {
       case Format::int8:
+        if (!is_ready && quantizer_) return quantizer_->quantize(rows_of(slot), format, slot.role);
         if (is_ready) {
           read_int8(source_, slot.name, n, k, &int8_);
           advance(stored_bytes(slot));
@@ -107,6 +109,7 @@ class Loader {
         }
         return backend_.pack(int8_.view(), slot.role, plan_);
       case Format::nf4:
+        if (!is_ready && quantizer_) return quantizer_->quantize(rows_of(slot), format, slot.role);
         if (is_ready) {
           read_nf4(source_, slot.name, n, k, &nf4_);
           advance(stored_bytes(slot));
@@ -115,9 +118,7 @@ class Loader {
           quantize_nf4(staged_, n, k, &nf4_, backend_.host_pool());
         }
         return backend_.pack(nf4_.view(), slot.role, plan_);
-      case Format::f16:
-        return backend_.pack(HostF16{n, k, [&](int first, int count, f16* out) { read(slot, first, count, out); }},
-                             slot.role, plan_);
+      case Format::f16: return backend_.pack(rows_of(slot), slot.role, plan_);
       case Format::f32:
         return backend_.pack(HostF32{n, k,
                                      [&](int first, int count, float* out) {
@@ -127,6 +128,10 @@ class Loader {
                              slot.role, plan_);
     }
     return {};
+  }
+
+  HostF16 rows_of(const WeightSlot& slot) {
+    return {slot.rows, slot.cols, [&](int first, int count, f16* out) { read(slot, first, count, out); }};
   }
 
   // Rounded to fp16 as every parameter is, kept in fp32.
@@ -223,6 +228,7 @@ class Loader {
   std::atomic<int64_t> done_{0};
   int64_t total_ = 0;
   LoadReport report_;
+  std::unique_ptr<WeightQuantizer> quantizer_ = backend_.weight_quantizer();
   std::vector<f16> staged_;  // one matrix
   Int8Weights int8_;
   Nf4Weights nf4_;

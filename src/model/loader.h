@@ -1,4 +1,5 @@
-// Fills a model: reads each tensor once, converts, quantises on all threads and packs straight into place.
+// Fills a model: reads each tensor once, converts, quantises (on all threads, or on the device where the backend can)
+// and packs straight into place.
 #pragma once
 
 #include <cstdint>

@@ -62,17 +62,21 @@ uint8_t nested_code_of(float x, const NestedMidpoints& midpoints) {
   return static_cast<uint8_t>(below);
 }
 
-double mean_of(std::span<const float> values) {
-  constexpr size_t kLanes = 8;  // independent sums: the adder's latency would be half the cost of quantising
-  double sums[kLanes] = {};
-  size_t i = 0;
-  for (; i + kLanes <= values.size(); i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) sums[lane] += static_cast<double>(values[i + lane]);
+// Of fp16 numbers without sign: from their exact sum, so that no order of adding changes it. Infinity where one of them
+// is, NaN where one of them is that.
+float mean_of(std::span<const float> values) {
+  constexpr float kSteps = 1 << 24;  // of fp16 between 0 and 1
+  uint64_t sum = 0;                  // in these steps: room for 2^24 blocks
+  bool is_finite = true, has_nan = false;
+  for (const float value : values) {
+    const bool finite = std::isfinite(value);
+    sum += static_cast<uint64_t>(finite ? static_cast<int64_t>(value * kSteps) : 0);
+    is_finite &= finite, has_nan |= std::isnan(value);
   }
-  for (; i < values.size(); ++i) sums[0] += static_cast<double>(values[i]);
-  double sum = 0;
-  for (const double part : sums) sum += part;
-  return values.empty() ? 0.0 : sum / static_cast<double>(values.size());
+  if (has_nan) return std::numeric_limits<float>::quiet_NaN();
+  if (!is_finite) return std::numeric_limits<float>::infinity();
+  if (values.empty()) return 0;
+  return static_cast<float>(static_cast<double>(sum) / kSteps / static_cast<double>(values.size()));
 }
 
 }  // namespace
@@ -110,7 +114,7 @@ float nf4_offset(std::span<const f16> w, ThreadPool& pool) {
       absmax[block] = to_float(f16{kernels.max_magnitude(w.data() + first, size)});
     }
   });
-  return static_cast<float>(mean_of(absmax));
+  return mean_of(absmax);
 }
 
 void quantize_absmax(std::span<const float> absmax, float offset, std::span<uint8_t> absmax8,
@@ -146,7 +150,7 @@ void quantize_nf4(std::span<const f16> w, int n, int k, Nf4Weights* into, Thread
   into->absmax8.resize(double_quantize ? blocks : 0);
   into->nested_absmax.resize(double_quantize ? ceil_div(blocks, kNf4NestedBlock) : 0);
   if (double_quantize) {
-    into->offset = static_cast<float>(mean_of(into->absmax));
+    into->offset = mean_of(into->absmax);
     quantize_absmax(into->absmax, into->offset, into->absmax8, into->nested_absmax, pool);
     into->absmax.clear();
   }

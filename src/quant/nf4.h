@@ -29,7 +29,8 @@ struct Nf4Weights {
 void quantize_nf4(std::span<const f16> w, int n, int k, Nf4Weights* into, ThreadPool& pool,
                   bool double_quantize = true);
 
-// The mean of the blocks' absmax, in fp64 and rounded: what quantize_nf4 subtracts before the second quantisation.
+// The mean of the blocks' absmax: what quantize_nf4 subtracts before the second quantisation. From their exact sum (up
+// to 2^30 weights), so that every backend can come to the same.
 float nf4_offset(std::span<const f16> w, ThreadPool& pool);
 
 // The second quantisation alone: absmax - offset in groups of 256, each to the nearest of nested_code().

@@ -40,7 +40,7 @@ TEST(Nf4, QuantizesAsBitsandbytes) {
     quantize_nf4(golden.w, golden.n, golden.k, &ours, pool);
     EXPECT_EQ(ours.codes, golden.codes) << linear;
     EXPECT_EQ(ours.offset, nf4_offset(golden.w, pool)) << linear;
-    // A mean in PyTorch's own order of summing; ours is summed in fp64.
+    // A mean in PyTorch's own order of summing; ours is of the exact sum.
     const float ulp = std::nextafter(golden.offset, 1.0f) - golden.offset;
     EXPECT_LE(std::fabs(ours.offset - golden.offset), 2 * ulp) << linear;
     ASSERT_EQ(ours.nested_absmax.size(), golden.nested_absmax.size());

@@ -7,6 +7,7 @@
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/cuda_ops.h"
 #include "backend/cuda/device_memory.h"
+#include "backend/cuda/weight_quantizer.h"
 #include "backend/host_memory.h"
 #include "core/error.h"
 #include "quant/nf4.h"
@@ -15,7 +16,6 @@ namespace quantbench::QB_CUDA {
 namespace {
 
 constexpr std::string_view kGraph = "graph", kPersistent = "persistent";
-constexpr size_t kStagingBytes = size_t{16} << 20;  // of a weight on its way from the host
 
 // A byte's two codes as fp16, the first in the low half; bitsandbytes puts the first into the byte's high half.
 std::array<uint32_t, 256> code_pairs() {
@@ -113,6 +113,9 @@ class CudaBackend final : public Backend {
   Matrix pack(const HostMatrix& weight, Role role, const Plan&) override {
     return std::visit([&](const auto& m) { return keep(m, role); }, weight);
   }
+  std::unique_ptr<WeightQuantizer> weight_quantizer() override {
+    return make_weight_quantizer(*runtime_, memory_, pool_, tables_);
+  }
   std::unique_ptr<Buffer> allocate(Use use, size_t bytes) override { return memory_.allocate(use, bytes); }
   void upload(Buffer& to, size_t offset, const void* from, size_t bytes) override {
     ops_->forget();
@@ -180,8 +183,8 @@ class CudaBackend final : public Backend {
   WorkspaceShape shape_of(const Plan& plan) {
     return workspace_shape(plan.tape, plan.max_rows, plan.max_rows > kStreamedRows && ops_->wide().open());
   }
-  Matrix keep(const HostF16& m, Role role) { return F16Matrix{m.n, m.k, stream_rows<f16>(m, role)}; }
-  Matrix keep(const HostF32& m, Role role) { return F32Matrix{m.n, m.k, stream_rows<float>(m, role)}; }
+  Matrix keep(const HostF16& m, Role role) { return F16Matrix{m.n, m.k, stream<f16>(m, role)}; }
+  Matrix keep(const HostF32& m, Role role) { return F32Matrix{m.n, m.k, stream<float>(m, role)}; }
   Matrix keep(const HostInt8& m, Role role) {
     return Int8Matrix{m.n, m.k, copy(codes_use(role), m.codes), copy(Use::scales, m.absmax)};
   }
@@ -199,22 +202,13 @@ class CudaBackend final : public Backend {
     return out;
   }
 
-  // Rows are read by all threads into a staging buffer and sent on from there.
   template <typename T, typename Host>
-  const T* stream_rows(const Host& m, Role role) {
-    const size_t n = static_cast<size_t>(m.n), k = static_cast<size_t>(m.k), row_bytes = k * sizeof(T);
-    auto* const w = static_cast<T*>(memory_.keep(codes_use(role), n * row_bytes));
-    const size_t at_once =
-        std::clamp<size_t>(kStagingBytes / std::max<size_t>(row_bytes, 1), 1, std::max<size_t>(n, 1));
-    std::vector<T> staging(at_once * k);
-    for (size_t first = 0; first < n; first += at_once) {
-      const size_t count = std::min(at_once, n - first);
-      constexpr size_t kRowsOfAThread = 64;
-      pool_.for_chunks(count, kRowsOfAThread, [&](size_t begin, size_t end, int) {
-        m.read(static_cast<int>(first + begin), static_cast<int>(end - begin), staging.data() + begin * k);
-      });
-      runtime_->to_device(w + first * k, staging.data(), count * row_bytes);
-    }
+  const T* stream(const Host& m, Role role) {
+    const size_t k = static_cast<size_t>(m.k);
+    auto* const w = static_cast<T*>(memory_.keep(codes_use(role), static_cast<size_t>(m.n) * k * sizeof(T)));
+    stream_rows<T>(m, 1, pool_, [&](size_t first, size_t count, const T* rows) {
+      runtime_->to_device(w + first * k, rows, count * k * sizeof(T));
+    });
     return w;
   }
   template <typename T>

@@ -180,6 +180,35 @@ struct AttendArgs {
 size_t attend_parts(int q_heads, int head_dim);
 void attend(const AttendArgs& args, const Stream& stream);
 
+// --- weights, from fp16 (quant/int8.h, quant/nf4.h)
+// -------------------------------------------------------------------
+struct RowsArgs {     // LLM.int8's codes and absmax
+  const uint16_t* w;  // [rows, k]
+  int rows, k;
+  int8_t* codes;  // [rows, k]
+  float* absmax;  // [rows]
+};
+void quantize_rows(const RowsArgs& args, const Stream& stream);
+
+struct BlocksArgs {     // NF4's codes and absmax
+  const uint16_t* w;    // [count]
+  size_t count;         // of weights
+  uint8_t* codes;       // [ceil(count / 2)]
+  float* absmax;        // [ceil(count / 64)]
+  float midpoints[15];  // nf4_midpoints()
+};
+void quantize_blocks(const BlocksArgs& args, const Stream& stream);
+
+struct ScalesArgs {  // the second quantisation, of absmax
+  const float* absmax;
+  size_t blocks;
+  const float* nested_code;  // Tables
+  float* offset;             // [1]
+  uint8_t* absmax8;          // [blocks]
+  float* nested_absmax;      // [ceil(blocks / 256)]
+};
+void quantize_scales(const ScalesArgs& args, const Stream& stream);
+
 // --- reading ---------------------------------------------------------------------------------------------------------
 struct FillArgs {  // numbers that look random
   uint32_t* data;
