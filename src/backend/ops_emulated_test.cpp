@@ -48,11 +48,13 @@ TEST(EmulatedReadProbe, TakesBytesThatAreNoWholeNumberOfPieces) {
 // What a prompt takes on a machine without cuBLASLt.
 class EmulatedOpsWithoutLibraryTest : public testing::TestWithParam<OpCase> {};
 
+struct LibraryOff {
+  LibraryOff() { setenv("QUANTBENCH_CUBLASLT", "off", 1); }
+  ~LibraryOff() { unsetenv("QUANTBENCH_CUBLASLT"); }
+};
+
 TEST_P(EmulatedOpsWithoutLibraryTest, AgreesWithTheReference) {
-  struct Off {
-    Off() { setenv("QUANTBENCH_CUBLASLT", "off", 1); }
-    ~Off() { unsetenv("QUANTBENCH_CUBLASLT"); }
-  } off;
+  const LibraryOff off;
   std::vector<Candidate> emulated;
   emulated.push_back({"cuda, emulated, without a library", make_test_backend(kEmulatedCuda), Activations::fp16});
   expect_agreement(GetParam(), emulated_sizes(GetParam()), emulated);
@@ -66,6 +68,32 @@ std::vector<OpCase> prompts() {
   return cases;
 }
 
+// Hopper's tensor products, of tiles that are whole and of such as are not, and of one that two blocks share.
+class EmulatedTensorProductsTest : public testing::TestWithParam<OpCase> {};
+
+TEST_P(EmulatedTensorProductsTest, AgreeWithTheReference) {
+  const LibraryOff off;  // which would be preferred for some
+  std::vector<Candidate> emulated;
+  emulated.push_back({"cuda, emulated Hopper", cuda_emulated::make_backend({.gpu = cuda_emulated::kEmulatedHopper}),
+                      Activations::fp16});
+  expect_agreement(GetParam(), test_sizes(GetParam()), emulated);
+}
+
+std::vector<OpCase> tensor_cases() {
+  constexpr OpShape kWhole = {"whole", 512, 4, 2, 64, 64, 768, 4096, false, true, Act::silu};
+  constexpr OpShape kParts = {"parts", 304, 5, 5, 80, 32, 1104, 1000, true, true, Act::gelu_tanh};
+  std::vector<OpCase> cases;
+  for (const OpShape& shape : {kWhole, kParts}) {
+    for (const OpKind kind : {OpKind::add_linear, OpKind::gated_up, OpKind::project, OpKind::attention}) {
+      for (const Format format : {Format::f16, Format::int8, Format::nf4}) {
+        for (const int rows : {65, 128, 201}) cases.push_back({kind, shape, format, rows});
+      }
+    }
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Prompts, EmulatedTensorProductsTest, testing::ValuesIn(tensor_cases()), op_test_name);
 INSTANTIATE_TEST_SUITE_P(Prompts, EmulatedOpsWithoutLibraryTest, testing::ValuesIn(prompts()), op_test_name);
 INSTANTIATE_TEST_SUITE_P(Ops, EmulatedOpsTest, testing::ValuesIn(small_cases()), op_test_name);
 

@@ -25,6 +25,15 @@ void launch_cooperative(void (*kernel)(Args), int blocks, int threads, const Str
                         size_t shared_bytes) {
   run_together(blocks, threads, shared_bytes, [&] { kernel(args); });
 }
+template <typename Args>
+void launch_clusters(void (*kernel)(Args), int blocks, int, int threads, const Stream&, const Args& args,
+                     size_t shared_bytes) {
+  run_together(blocks, threads, shared_bytes, [&] { kernel(args); });
+}
+template <typename Args>
+int clusters_at_once(void (*)(Args), int of_cluster, int, size_t, int multiprocessors) {
+  return multiprocessors / of_cluster;
+}
 #else
 // shared_bytes: dynamic, for each block.
 template <typename Args>
@@ -66,6 +75,49 @@ void launch_cooperative(void (*kernel)(Args), int blocks, int threads, const Str
   config.attrs = &together;
   config.numAttrs = 1;
   check(cudaLaunchKernelEx(&config, kernel, args), "cudaLaunchKernelEx");
+}
+
+// Blocks that see each other's shared memory, `of_cluster` side by side.
+class ClusterLaunch {
+ public:
+  template <typename Args>
+  ClusterLaunch(void (*kernel)(Args), int blocks, int of_cluster, int threads, const Stream& stream,
+                size_t shared_bytes) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "cudaFuncSetAttribute");
+    config.gridDim = dim3(static_cast<unsigned>(blocks), 1, 1);
+    config.blockDim = dim3(static_cast<unsigned>(threads), 1, 1);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream.handle;
+    attributes_[0].id = cudaLaunchAttributeClusterDimension;
+    attributes_[0].val.clusterDim = {static_cast<unsigned>(of_cluster), 1, 1};
+    attributes_[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes_[1].val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = attributes_;
+    config.numAttrs = stream.overlap ? 2 : 1;
+  }
+  ClusterLaunch(const ClusterLaunch&) = delete;
+
+  cudaLaunchConfig_t config{};
+
+ private:
+  cudaLaunchAttribute attributes_[2]{};
+};
+template <typename Args>
+void launch_clusters(void (*kernel)(Args), int blocks, int of_cluster, int threads, const Stream& stream,
+                     const Args& args, size_t shared_bytes) {
+  const ClusterLaunch launch(kernel, blocks, of_cluster, threads, stream, shared_bytes);
+  check(cudaLaunchKernelEx(&launch.config, kernel, args), "cudaLaunchKernelEx");
+}
+// How many clusters can run at the same time. Fewer than there are multiprocessors for: a cluster's lie side by side.
+template <typename Args>
+int clusters_at_once(void (*kernel)(Args), int of_cluster, int threads, size_t shared_bytes, int) {
+  const ClusterLaunch launch(kernel, of_cluster, of_cluster, threads, {}, shared_bytes);
+  int most = 0;
+  check(cudaOccupancyMaxActiveClusters(&most, reinterpret_cast<const void*>(kernel), &launch.config),
+        "cudaOccupancyMaxActiveClusters");
+  return most;
 }
 #endif
 

@@ -21,6 +21,7 @@ class Runtime {
   virtual int multiprocessors() const = 0;
   virtual size_t shared_bytes() const = 0;  // the most that a block can have
   virtual Stream stream() const = 0;
+  virtual bool has_tensor_products() const { return false; }  // tensor_products.h
 
   virtual void* allocate(size_t bytes) = 0;  // zeroed. Error out_of_memory
   virtual void release(void* data) noexcept = 0;

@@ -19,6 +19,8 @@
 namespace quantbench::cuda {
 namespace {
 
+constexpr int kHopperMajor = 9;  // of the compute capability
+
 ComputeMode mode_of(int mode) {
   switch (mode) {
     case cudaComputeModeProhibited: return ComputeMode::prohibited;
@@ -181,7 +183,7 @@ class CudaRuntime final : public Runtime {
     const GpuAnswer& gpu = answer.gpus[static_cast<size_t>(gpu_)];
     name_ = gpu.name;
     // Kernels that were compiled for an older card do not wait for the one before them, and have no persistent one.
-    constexpr int kHopper = 90, kHopperMajor = 9;
+    constexpr int kHopper = 90;
     int compiled_for = 0;
     code_for(answer.code, gpu.major, gpu.minor, &compiled_for);
     overlap_ = compiled_for >= kHopper;
@@ -237,6 +239,13 @@ class CudaRuntime final : public Runtime {
   int multiprocessors() const override { return info_.multiprocessors; }
   size_t shared_bytes() const override { return shared_bytes_; }
   Stream stream() const override { return {stream_, overlap_}; }
+  bool has_tensor_products() const override {
+#if defined(QB_CUDA_SM90A)
+    return overlap_ && info_.major == kHopperMajor;
+#else
+    return false;  // the build has no code for them
+#endif
+  }
 
   void* allocate(size_t bytes) override {
     void* data = nullptr;

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <map>
 
+#include "backend/cuda/tensor_products.h"
 #include "backend/cuda/views.h"
 #include "core/os.h"
 #include "quant/nf4.h"
 
 namespace quantbench::QB_CUDA {
 namespace {
+
+constexpr int kFewRows = 64;  // up to which a tile of our own tensor products would be half empty
 
 // Whole 16-byte loads for the library and for the kernels around it.
 bool divides(WeightFormat format, int n, int k) {
@@ -68,7 +71,7 @@ WideShape wide_shape(const Tape& step, int max_rows) {
 bool WideProducts::open() {
   if (!tried_ && os::environment("QUANTBENCH_CUBLASLT") != "off") gemm_ = open_gemm(runtime_);
   tried_ = true;
-  return gemm_ != nullptr;
+  return gemm_ != nullptr || runtime_.has_tensor_products();
 }
 
 void WideProducts::use(const WideWorkspace& workspace) {
@@ -116,7 +119,7 @@ ReadyRows WideProducts::produce(Slot& slot, Tensor from, const void* norm) {
 
 ReadyRows WideProducts::attended(Tensor a) {
   wrote(a);
-  return gemm_ ? produce(attended_, a, nullptr) : ReadyRows{};
+  return w_.rows > 0 ? produce(attended_, a, nullptr) : ReadyRows{};
 }
 
 WideProducts::Slot& WideProducts::ready_rows(const Product& product, bool int8) {
@@ -267,42 +270,71 @@ bool WideProducts::multiply_batch(const Product& product, Slot& slot) {
   return true;
 }
 
-bool WideProducts::multiply(const Product& product) {
-  const bool batch = fits_batch(product);
-  if (!batch && !fits(product)) return false;
+bool WideProducts::fits_tensor(const Product& product) const {
   const Tensor& x = product.x;
-  const bool int8 = product.outputs.front().w.format == WeightFormat::int8;
-  const int stride = padded_k(x.cols);
-  std::vector<Call> calls;
-  if (fits(product)) calls = calls_of(product, x.rows, stride);
-  for (const Call& call : calls) {
-    if (gemm_->takes(call.gemm.shape)) continue;
-    if (!batch) return false;
-    calls.clear();
-    break;
+  if (!runtime_.has_tensor_products() || x.rows <= kFewRows || x.rows > w_.rows || padded_k(x.cols) > w_.general.stride)
+    return false;
+  // The library's products are as fast where little is left to be finished.
+  if (gemm_ && product.finish != Finish::gate) return false;
+  const WeightFormat format = product.outputs.front().w.format;
+  if (format == WeightFormat::int8 && (!w_.codes || !can_gather(x.cols))) return false;
+  if (format == WeightFormat::nf4 && (!w_.scratch || x.cols % 64 != 0)) return false;
+  int columns = 0;
+  for (const Product::Output& output : product.outputs) {
+    const WeightFormat multiplied = format == WeightFormat::nf4 ? WeightFormat::f16 : format;
+    if (output.w.format != format || !can_multiply_tensor(multiplied, output.w.n, x.cols)) return false;
+    columns += output.w.n;
   }
-  Slot& slot = ready_rows(product, int8);
-  if (int8 && quantized_ != &slot) {
-    quantize({slot.ready.x16, slot.ready.marks, x.rows, x.cols, stride, w_.codes, w_.absmax, w_.outliers, true},
-             runtime_.stream());
-    slot.gathered = true;
-    slot.marked = false;
-    quantized_ = &slot;
-  }
-  if (batch && multiply_batch(product, slot)) return true;
-  if (calls.empty()) return false;
-  for (Call& call : calls) {
-    if (call.expand.part_count > 0) expand(call.expand, runtime_.stream());
-    call.gemm.x = int8 ? static_cast<const void*>(w_.codes) : slot.ready.x16;
-    gemm_->run(call.gemm);
-  }
+  return product.finish != Finish::qkv || (columns <= w_.raw_cols && can_finish_qkv(product.kv, product.rotation));
+}
 
-  const Tensor out{product.outputs.back().y, DType::f32, x.rows, product.outputs.back().w.n};
-  if (!finishes(product)) {
-    wrote(out);
-    return true;
+void WideProducts::multiply_by_tensor(const FinishArgs& args, const void* rows) {
+  const Weight& w = args.jobs[0].w;
+  const int stride = padded_k(w.k);
+  if (w.format != WeightFormat::nf4) {
+    multiply_tensor(args, rows, stride, false, runtime_.multiprocessors(), runtime_.stream());
+    return;
   }
-  FinishArgs args{.job_count = static_cast<int>(product.outputs.size()), .rows = x.rows};
+  // Expanded piece by piece; of a gate, the same rows of both.
+  const int together = args.finish == Finish::gate ? 2 : 1;
+  for (int job = 0; job < args.job_count; job += together) {
+    const int n = args.jobs[job].w.n, chunk = chunk_rows(n, w.k * together);
+    for (int first = 0; first < n; first += chunk) {
+      const int count = std::min(chunk, n - first);
+      FinishArgs part = args;
+      ExpandArgs expansion{.part_count = together, .to = w_.scratch, .nested_code = tables_.nested_code};
+      std::copy(kNf4Code.begin(), kNf4Code.end(), expansion.code);
+      part.job_count = together;
+      for (int i = 0; i < together; ++i) {
+        const Job& whole = args.jobs[job + i];
+        expansion.parts[i] = {whole.w, first, count};
+        const uint16_t* const expanded = w_.scratch + static_cast<size_t>(i) * count * w.k;
+        part.jobs[i] = {{.n = count, .k = w.k, .w = expanded},
+                        whole.bias ? whole.bias + first : nullptr,
+                        whole.y ? whole.y + first : nullptr};
+        part.sums[i] = static_cast<float*>(args.sums[job + i]) + first;
+        part.stride[i] = args.stride[job + i];
+      }
+      if (part.ready.x16) part.ready.x16 += first;
+      expand(expansion, runtime_.stream());
+      multiply_tensor(part, rows, stride, true, runtime_.multiprocessors(), runtime_.stream());
+    }
+  }
+}
+
+void WideProducts::quantize_rows(const Product& product, Slot& slot) {
+  if (quantized_ == &slot) return;
+  const Tensor& x = product.x;
+  quantize({slot.ready.x16, slot.ready.marks, x.rows, x.cols, padded_k(x.cols), w_.codes, w_.absmax, w_.outliers, true},
+           runtime_.stream());
+  slot.gathered = true;
+  slot.marked = false;
+  quantized_ = &slot;
+}
+
+FinishArgs WideProducts::finish_args(const Product& product, Slot& slot) {
+  const Product::Output& last = product.outputs.back();
+  FinishArgs args{.job_count = static_cast<int>(product.outputs.size()), .rows = product.x.rows};
   args.finish = product.finish;
   args.act = product.act;
   int columns = 0, column = 0;
@@ -316,7 +348,7 @@ bool WideProducts::multiply(const Product& product) {
     args.stride[i] = product.finish == Finish::qkv ? columns : output.w.n;
     if (product.finish == Finish::qkv) column += output.w.n;
   }
-  if (int8) {
+  if (last.w.format == WeightFormat::int8) {
     args.x = input_of(product, slot);
     if (!slot.clean) {
       args.used = slot.ready.marks;
@@ -328,13 +360,51 @@ bool WideProducts::multiply(const Product& product) {
   args.rotation = product.rotation;
   args.places = product.places;
   if (product.finish == Finish::qkv) {
-    wrote({product.outputs.front().y, DType::f32, x.rows, product.outputs.front().w.n});
-  } else {
-    wrote(out);
-    // What reads the slot that it fills would find it changed.
-    if (product.finish != Finish::add && &slot != &inner_) args.ready = produce(inner_, out, nullptr);
+    wrote({product.outputs.front().y, DType::f32, product.x.rows, product.outputs.front().w.n});
+    return args;
   }
-  QB_CUDA::finish(args, runtime_.stream());
+  const Tensor out{last.y, DType::f32, product.x.rows, last.w.n};
+  wrote(out);
+  // What reads the slot that it fills would find it changed.
+  if (product.finish != Finish::add && &slot != &inner_) args.ready = produce(inner_, out, nullptr);
+  return args;
+}
+
+bool WideProducts::multiply(const Product& product) {
+  const bool batch = fits_batch(product), tensor = fits_tensor(product);
+  if (!batch && !tensor && !fits(product)) return false;
+  const Tensor& x = product.x;
+  const bool int8 = product.outputs.front().w.format == WeightFormat::int8;
+  const int stride = padded_k(x.cols);
+  std::vector<Call> calls;
+  if (!tensor && fits(product)) calls = calls_of(product, x.rows, stride);
+  for (const Call& call : calls) {
+    if (gemm_->takes(call.gemm.shape)) continue;
+    if (!batch) return false;
+    calls.clear();
+    break;
+  }
+  Slot& slot = ready_rows(product, int8);
+  if (int8) quantize_rows(product, slot);
+  if (batch && multiply_batch(product, slot)) return true;
+  const void* const rows = int8 ? static_cast<const void*>(w_.codes) : slot.ready.x16;
+  if (tensor) {
+    const FinishArgs args = finish_args(product, slot);
+    multiply_by_tensor(args, rows);
+    if (product.finish == Finish::qkv) QB_CUDA::finish(args, runtime_.stream());
+    return true;
+  }
+  if (calls.empty()) return false;
+  for (Call& call : calls) {
+    if (call.expand.part_count > 0) expand(call.expand, runtime_.stream());
+    call.gemm.x = rows;
+    gemm_->run(call.gemm);
+  }
+  if (finishes(product)) {
+    QB_CUDA::finish(finish_args(product, slot), runtime_.stream());
+  } else {
+    wrote({product.outputs.back().y, DType::f32, x.rows, product.outputs.back().w.n});
+  }
   return true;
 }
 
@@ -342,13 +412,13 @@ void WideProducts::tune(const Tape& step, int rows) {
   if (!gemm_ || rows <= kStreamedRows || rows > w_.rows) return;
   std::map<GemmShape, std::vector<GemmCall>> calls;
   const auto add = [&](Finish finish, Act act, int k, std::initializer_list<const Linear*> linears) {
-    Product product{.finish = finish, .act = view(act)};
+    Product product{.x = {nullptr, DType::f32, rows, k}, .finish = finish, .act = view(act)};
     for (const Linear* l : linears) {
       if (!view(l->weight).w) return;  // planned, not loaded
       product.outputs.push_back({view(l->weight), l->bias, static_cast<float*>(w_.raw)});
     }
     const WeightFormat format = product.outputs.front().w.format;
-    if (can_multiply_batch(format, k, rows)) return;
+    if (can_multiply_batch(format, k, rows) || fits_tensor(product)) return;
     if (format == WeightFormat::nf4 && rows <= kStreamedNf4Rows) return;
     for (const Product::Output& output : product.outputs) {
       if (output.w.format != format || !divides(format, output.w.n, k)) return;

@@ -54,7 +54,8 @@ constexpr size_t kScratchNumbers = size_t{16} << 20;
 class WideProducts {
  public:
   WideProducts(Runtime& runtime, const Tables& tables) : runtime_(runtime), tables_(tables) {}
-  // Opens the library unless that was tried; whether there is one. QUANTBENCH_CUBLASLT=off: as if there were none.
+  // Opens the library unless that was tried; whether there is one, or products of our own that take its place.
+  // QUANTBENCH_CUBLASLT=off: as if there were none.
   bool open();
   void use(const WideWorkspace& workspace);
   // Times the library's proposals for the products of this step with `rows` rows. Weights are loaded.
@@ -106,6 +107,12 @@ class WideProducts {
   Input input_of(const Product& product, const Slot& slot) const;
   std::vector<Call> calls_of(const Product& product, int rows, int x_stride) const;
   bool finishes(const Product& product) const;
+  // Whether our own kernels on Hopper's tensor cores take it, and are the better choice.
+  bool fits_tensor(const Product& product) const;
+  void multiply_by_tensor(const FinishArgs& args, const void* rows);
+  // Of a product whose sums are there, or will be finished by the kernel that makes them.
+  FinishArgs finish_args(const Product& product, Slot& slot);
+  void quantize_rows(const Product& product, Slot& slot);
   ReadyRows produce(Slot& slot, Tensor from, const void* norm);
   Slot& ready_rows(const Product& product, bool int8);
 

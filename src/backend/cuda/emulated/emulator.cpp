@@ -84,7 +84,9 @@ class Block {
 
 // Of the launch at hand.
 struct Launch {
-  Block* block = nullptr;                     // that is running
+  Block* block = nullptr;  // that is running
+  std::vector<std::unique_ptr<Block>> together;
+  std::vector<Barrier> clusters;              // by their first block
   uint64_t progress = 0;                      // arrivals and ends, and what note_progress() told
   std::vector<std::function<void()>> copies;  // not done yet
   std::string failure;
@@ -159,6 +161,11 @@ const std::byte* Block::exchange(const void* mine, size_t bytes) {
 const ThreadContext& current_thread() { return launch_here->block->running().context; }
 void block_barrier() { launch_here->block->sync(); }
 void group_barrier(int threads) { launch_here->block->sync_group(threads); }
+void cluster_barrier(int blocks, int threads) {
+  const size_t own = current_thread().block.x, count = static_cast<size_t>(blocks);
+  launch_here->block->wait(launch_here->clusters[own / count * count], blocks * threads);
+}
+std::byte* shared_of_block(int block) { return launch_here->together[static_cast<size_t>(block)]->shared(); }
 std::byte* dynamic_shared() { return launch_here->block->shared(); }
 const std::byte* exchange_bytes(const void* mine, size_t bytes) { return launch_here->block->exchange(mine, bytes); }
 void pause() { launch_here->block->pause(); }
@@ -201,7 +208,8 @@ void run_together(int blocks, int threads, size_t shared_bytes, FunctionRef<void
   constexpr uint64_t kMostPassesInVain = 1000;
   Launch launch;
   const Launching here(&launch);
-  std::vector<std::unique_ptr<Block>> together;
+  std::vector<std::unique_ptr<Block>>& together = launch.together;
+  launch.clusters.resize(static_cast<size_t>(blocks));
   std::vector<int> held(static_cast<size_t>(blocks));  // passes for which a block does nothing
   for (int x = 0; x < blocks; ++x) {
     together.push_back(std::make_unique<Block>(Index{static_cast<unsigned>(blocks), 1, 1}, threads, shared_bytes));

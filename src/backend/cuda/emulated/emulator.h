@@ -30,6 +30,9 @@ void run_together(int blocks, int threads, size_t shared_bytes, FunctionRef<void
 
 void block_barrier();             // __syncthreads
 void group_barrier(int threads);  // of the first `threads` of the block
+// Of the first `threads` of so many blocks, side by side from a multiple of their number on; in run_together() alone.
+void cluster_barrier(int blocks, int threads);
+std::byte* shared_of_block(int block);  // in run_together() alone
 // The block's dynamic shared memory, filled with 0xff (NaN) before a block starts; aligned to kSharedAlignment.
 std::byte* dynamic_shared();
 constexpr size_t kSharedAlignment = 1024;

@@ -42,6 +42,7 @@ class EmulatedRuntime final : public Runtime {
   int multiprocessors() const override { return has_persistent_ ? 3 : 1; }
   size_t shared_bytes() const override { return size_t{has_persistent_ ? 227u : 64u} << 10; }
   Stream stream() const override { return {}; }
+  bool has_tensor_products() const override { return has_persistent_; }
 
   void* allocate(size_t bytes) override {
     os::Block block(bytes);

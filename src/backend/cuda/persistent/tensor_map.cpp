@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "backend/cuda/check.h"
+#include "backend/cuda/tensor_products.h"
 #include "core/error.h"
 
 namespace quantbench::QB_CUDA {
@@ -26,7 +27,33 @@ Encode tensor_map_encoder() {
   return reinterpret_cast<Encode>(entry);
 }
 
+TensorMap as_map(const CUtensorMap& map) {
+  TensorMap out;
+  static_assert(sizeof out.words == sizeof map);
+  std::memcpy(&out, &map, sizeof map);
+  return out;
+}
+
 }  // namespace
+
+TensorMap make_rows_map(const RowsShape& shape) {
+  static const Encode encode = tensor_map_encoder();
+  CUtensorMap map;
+  constexpr cuuint32_t kLine = 128;
+  const std::array<cuuint64_t, 2> size{static_cast<cuuint64_t>(shape.k), static_cast<cuuint64_t>(shape.rows)};
+  const std::array<cuuint64_t, 1> stride{shape.stride};
+  const std::array<cuuint32_t, 2> box{shape.half ? kLine / 2 : kLine, static_cast<cuuint32_t>(shape.box_rows)},
+      step{1, 1};
+  const CUresult status = encode(&map, shape.half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2,
+                                 const_cast<void*>(shape.data), size.data(), stride.data(), box.data(), step.data(),
+                                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS) {
+    fail(ErrorKind::device, "cuTensorMapEncodeTiled answered {} for {} rows of {} numbers", static_cast<int>(status),
+         shape.rows, shape.k);
+  }
+  return as_map(map);
+}
 
 TensorMap make_tensor_map(const MapShape& shape) {
   static const Encode encode = tensor_map_encoder();
@@ -45,10 +72,7 @@ TensorMap make_tensor_map(const MapShape& shape) {
     fail(ErrorKind::device, "cuTensorMapEncodeTiled answered {} for {} rows of {} chunks", static_cast<int>(status),
          shape.rows, shape.chunks);
   }
-  TensorMap out;
-  static_assert(sizeof out.words == sizeof map);
-  std::memcpy(&out, &map, sizeof map);
-  return out;
+  return as_map(map);
 }
 
 }  // namespace quantbench::QB_CUDA
