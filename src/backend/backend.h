@@ -48,6 +48,9 @@ struct DeviceInfo {
   std::optional<GpuInfo> gpu;  // a device with memory of its own; nothing where its memory is the host's
 };
 
+// For people: "AMD EPYC …, avx512+vnni, 1 thread" of a host, "NVIDIA H100 …, cuda:0, sm_90" of a card.
+std::string described(const DeviceInfo& device);
+
 // Memory of a GPU that this process has taken.
 struct DeviceUse {
   int64_t context_bytes = 0;             // by the driver, before the first weight; 0 where it does not tell

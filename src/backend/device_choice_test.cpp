@@ -14,6 +14,15 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
+TEST(Device, IsDescribedByItsCardOrItsThreads) {
+  DeviceInfo device{.backend = "cpu", .id = "cpu", .name = "Some CPU", .features = "avx2"};
+  EXPECT_EQ(described(device), "Some CPU, avx2, 1 thread");
+  device.threads = 8;
+  EXPECT_EQ(described(device), "Some CPU, avx2, 8 threads");
+  device = {.backend = "cuda", .id = "cuda:1", .name = "Some GPU", .features = "sm_90", .gpu = GpuInfo{}};
+  EXPECT_EQ(described(device), "Some GPU, cuda:1, sm_90");
+}
+
 // A build and machine whose backends are the reference under other names, and say what they were asked for.
 struct House {
   bool built_with_cuda = true, gpu_is_there = true;

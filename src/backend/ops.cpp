@@ -1,5 +1,7 @@
 #include "backend/ops.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cassert>
 
@@ -32,6 +34,11 @@ void take_token(const NextToken& op, int row, int32_t token) {
     op.history[static_cast<size_t>(sequence) * op.history_positions + position] = token;
   }
   if (op.done && is_among(op.stops + 1, op.stops[0], token)) op.done[sequence] = 1;
+}
+
+std::string described(const DeviceInfo& d) {
+  if (d.gpu) return fmt::format("{}, {}, {}", d.name, d.id, d.features);
+  return fmt::format("{}, {}, {} thread{}", d.name, d.features, d.threads, d.threads == 1 ? "" : "s");
 }
 
 std::string_view name_of(Use use) {

@@ -100,8 +100,7 @@ int run_benches(int argc, char** argv) {
   }
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   Bench bench{device};
-  std::cerr << bench.backend->device().name << ", " << bench.backend->device().features << ", "
-            << bench.backend->device().threads << " threads\n";
+  std::cerr << described(bench.backend->device()) << '\n';
   const auto add = [&](const std::string& name, const OpCase& c, const Sampling& sampling) {
     benchmark::RegisterBenchmark(name.c_str(),
                                  [=, &bench](benchmark::State& state) { time_case(state, c, sampling, bench); })

@@ -280,9 +280,8 @@ void measure(const std::string& id, Precision precision, const Options& o) {
   if (!probe && o.rounds > 0) {
     fail(ErrorKind::usage, "the {} backend makes no claim on speed; --rounds 0 leaves decoding out", device.backend);
   }
-  print(fmt::format("{} {}: {}, {}, {} threads; {:.2f} GB resident, made in {:.1f} s{}", id,
-                    long_name_of(precision, true), device.name, device.features, device.threads,
-                    static_cast<double>(loaded.report.resident.total()) / 1e9,
+  print(fmt::format("{} {}: {}; {:.2f} GB resident, made in {:.1f} s{}", id, long_name_of(precision, true),
+                    described(device), static_cast<double>(loaded.report.resident.total()) / 1e9,
                     static_cast<double>(loaded.report.duration_ns) / 1e9,
                     probe ? fmt::format("; reads with {}", probe->kernel()) : ""));
   for (const int depth : o.depths) {

@@ -216,6 +216,18 @@ INSTANTIATE_TEST_SUITE_P(cuda, EnginesFar, testing::ValuesIn(bundled("cuda")), n
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesDeep, testing::ValuesIn(bundled("cuda")), name_of_case);
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesChosen, testing::ValuesIn(bundled("cuda")), name_of_case);
 #if defined(QB_HAS_CUDA_EMULATOR)
+TEST(Engine, ThatIsAskedForAndCannotRunIsRefusedWithTheReason) {
+  using testing::HasSubstr;
+  const auto refused = [](const BackendOptions& options, int batch) {
+    const auto backend = cuda_emulated::make_backend(options);
+    const auto model = make_model(config_of_shape("phi"), Precision::fp16);
+    return refusal([&] { backend->plan(decode_shapes(*model, batch), 8); }, ErrorKind::device);
+  };
+  EXPECT_THAT(refused({.engine = "persistent"}, 3),
+              HasSubstr("--engine persistent: the persistent engine does not take a batch of 3 sequences; use --engine "
+                        "graph or auto"));
+}
+
 INSTANTIATE_TEST_SUITE_P(emulated, Engines, testing::ValuesIn(cases(kEmulatedCuda)), name_of_case);
 INSTANTIATE_TEST_SUITE_P(emulated, EnginesFar, testing::ValuesIn(bundled(kEmulatedCuda)), name_of_case);
 INSTANTIATE_TEST_SUITE_P(emulated, EnginesChosen, testing::ValuesIn(bundled(kEmulatedCuda)), name_of_case);

@@ -167,16 +167,15 @@ class CudaBackend final : public Backend {
 
  private:
   std::vector<StepEngine> engines_of(const Tape& step) const {
-    const size_t bytes = engine_ == kGraph ? 0 : runtime_->persistent_bytes(step);
-    const StepEngine persistent{kPersistent, piece_bytes(bytes)};
-    if (engine_ == kPersistent) {
-      if (bytes > 0) return {persistent};
-      fail(ErrorKind::device,
-           "--engine persistent: this GPU, this model or a batch of sequences cannot run so; use --engine graph or "
-           "auto");
+    std::vector<StepEngine> engines;
+    if (engine_ != kPersistent) engines.push_back({kGraph});
+    if (engine_ == kGraph) return engines;
+    const std::string obstacle = runtime_->persistent_obstacle(step);
+    if (obstacle.empty()) {
+      engines.push_back({kPersistent, piece_bytes(runtime_->persistent_bytes(step))});
+    } else if (engine_ == kPersistent) {
+      fail(ErrorKind::device, "--engine persistent: {}; use --engine graph or auto", obstacle);
     }
-    std::vector<StepEngine> engines{{kGraph}};
-    if (bytes > 0) engines.push_back(persistent);
     return engines;
   }
   // The library is opened only for a plan that could use it.

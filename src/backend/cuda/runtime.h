@@ -34,12 +34,11 @@ class Runtime {
       const std::function<void()>& work) = 0;  // from the start of the first kernel to the end of the last
   // What `step` asks for, ready to be repeated. `step` is called at least once and must ask for the same every time.
   virtual std::unique_ptr<Program> record(std::function<void()> step) = 0;
-  // The tape as one launch of the persistent kernel, where the device and the tape allow it: the device memory that it
-  // takes, or 0; and the program, with that memory.
-  virtual size_t persistent_bytes(const Tape&) const { return 0; }
-  virtual std::unique_ptr<Program> record_persistent(const Tape&, const Tables&, std::byte* /*memory*/) {
-    return nullptr;
-  }
+  // The tape as one launch of the persistent kernel: why device or tape do not allow it, a sentence, or nothing; where
+  // they do, the device memory that it takes, and the program, with that memory.
+  virtual std::string persistent_obstacle(const Tape& tape) const = 0;
+  virtual size_t persistent_bytes(const Tape& tape) const = 0;
+  virtual std::unique_ptr<Program> record_persistent(const Tape& tape, const Tables& tables, std::byte* memory) = 0;
 };
 
 std::unique_ptr<Runtime> open_runtime(const BackendOptions& options);

@@ -11,6 +11,7 @@
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/gpu_choice.h"
 #include "backend/cuda/nvml.h"
+#include "backend/cuda/persistent/persistent_plan.h"
 #include "backend/cuda/persistent/persistent_program.h"
 #include "backend/cuda/runtime.h"
 #include "core/error.h"
@@ -187,7 +188,17 @@ class CudaRuntime final : public Runtime {
     int compiled_for = 0;
     code_for(answer.code, gpu.major, gpu.minor, &compiled_for);
     overlap_ = compiled_for >= kHopper;
-    has_persistent_ = overlap_ && gpu.major == kHopperMajor && attribute(cudaDevAttrCooperativeLaunch, gpu_) != 0;
+    if (gpu.major != kHopperMajor) {
+      no_persistent_ = fmt::format("{} has compute capability {}.{}, and the persistent engine runs on 9.0 alone",
+                                   gpu.name, gpu.major, gpu.minor);
+    } else if (!overlap_) {
+      no_persistent_ = fmt::format(
+          "this program was built for compute capability {}.{}, and the persistent engine is "
+          "built for 9.0 alone",
+          compiled_for / 10, compiled_for % 10);
+    } else if (attribute(cudaDevAttrCooperativeLaunch, gpu_) == 0) {
+      no_persistent_ = fmt::format("{} has no cooperative launches, which the persistent engine needs", gpu.name);
+    }
     features_ = fmt::format("sm_{}{}", gpu.major, gpu.minor);
     if (gpu.major >= kHopperMajor && !overlap_) features_ += fmt::format(", as sm_{}", compiled_for);
     info_ = {.uuid = gpu.uuid,
@@ -310,8 +321,12 @@ class CudaRuntime final : public Runtime {
     synchronize();
     return std::make_unique<Graph>(stream_, step);
   }
+  std::string persistent_obstacle(const Tape& tape) const override {
+    if (!no_persistent_.empty()) return no_persistent_;
+    return cuda::persistent_obstacle(tape, shared_bytes_);
+  }
   size_t persistent_bytes(const Tape& tape) const override {
-    return has_persistent_ ? persistent_program_bytes(tape, info_.multiprocessors, shared_bytes_) : 0;
+    return persistent_program_bytes(tape, info_.multiprocessors, shared_bytes_);
   }
   std::unique_ptr<Program> record_persistent(const Tape& tape, const Tables& tables, std::byte* memory) override {
     synchronize();
@@ -367,9 +382,10 @@ class CudaRuntime final : public Runtime {
   bool counts_us_ = false;  // the driver tells what this process has
   int64_t context_bytes_ = 0, held_bytes_ = 0, peak_bytes_ = 0;
   std::map<void*, size_t> sizes_;
-  bool overlap_ = false, has_persistent_ = false;
+  bool overlap_ = false;
   size_t shared_bytes_ = 0;
   std::string name_, features_;
+  std::string no_persistent_;  // why the card cannot run the persistent engine; empty: it can
   static constexpr int kStuckWords = 4;
   uint32_t* stuck_ = nullptr;  // on the host: what a wait of the persistent kernel that never ended waited for
   cudaStream_t stream_ = nullptr;

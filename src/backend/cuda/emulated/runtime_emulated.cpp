@@ -4,6 +4,7 @@
 #include <map>
 
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/persistent/persistent_plan.h"
 #include "backend/cuda/persistent/persistent_program.h"
 #include "backend/cuda/runtime.h"
 #include "backend/host_memory.h"
@@ -71,8 +72,12 @@ class EmulatedRuntime final : public Runtime {
     return std::make_unique<Repeat>(std::move(step));
   }
 
+  std::string persistent_obstacle(const Tape& tape) const override {
+    if (!has_persistent_) return "the emulated card is one without the persistent engine";
+    return QB_CUDA::persistent_obstacle(tape, shared_bytes());
+  }
   size_t persistent_bytes(const Tape& tape) const override {
-    return has_persistent_ ? persistent_program_bytes(tape, multiprocessors(), shared_bytes()) : 0;
+    return persistent_program_bytes(tape, multiprocessors(), shared_bytes());
   }
   std::unique_ptr<Program> record_persistent(const Tape& tape, const Tables& tables, std::byte* memory) override {
     return make_persistent_program(*this, tape, tables, memory, stuck_);

@@ -290,7 +290,7 @@ Builder build(const Tape& tape, int multiprocessors, Tagged* exchange) {
 struct Obstacle {
   std::string operator()(const Embed& o) const { return rows(o.rows.count); }
   std::string operator()(const Qkv& o) const {
-    if (!can_place_qkv(view(o.kv), view(o.rope))) return "the rotated dimensions of a head are not whole tiles";
+    if (!can_place_qkv(view(o.kv), view(o.rope))) return "heads whose rotated dimensions are not whole tiles";
     return product({o.wq, o.wk, o.wv}, o.norm, kUnitRows);
   }
   std::string operator()(const Attend& o) const {
@@ -305,7 +305,7 @@ struct Obstacle {
   std::string operator()(const Project& o) const { return product({o.w}, o.norm, kUnitRows); }
   std::string operator()(const NextToken& o) const { return rows(o.rows.count); }
 
-  static std::string rows(int count) { return count == 1 ? "" : fmt::format("{} rows", count); }
+  static std::string rows(int count) { return count == 1 ? "" : fmt::format("a batch of {} sequences", count); }
   static std::string product(std::initializer_list<const Linear*> linears, const Norm* norm, int unit_rows) {
     const Weight first = view((*linears.begin())->weight);
     for (const Linear* linear : linears) {
@@ -314,21 +314,20 @@ struct Obstacle {
       if (w.format == WeightFormat::f32) return "fp32 weights";
       const auto* nf4 = std::get_if<Nf4Matrix>(&linear->weight);
       if (nf4 && !nf4->double_quantized) return "NF4 without double quantisation";
-      if (w.n % unit_rows != 0) return fmt::format("{} outputs", w.n);
+      if (w.n % unit_rows != 0) return fmt::format("products of {} outputs", w.n);
       if (w.k % 64 != 0 || row_bytes(w.format, w.k) % kChunkBytes != 0 || w.k > kMostInput ||
           (norm && w.k > kMostNormed)) {
-        return fmt::format("{} inputs", w.k);
+        return fmt::format("products of {} inputs", w.k);
       }
       constexpr int kPairOfRowScales = 2 * 64;  // so that the scales of eight rows are whole 16 bytes
-      if (nf4 && w.k % kPairOfRowScales != 0) return fmt::format("{} inputs", w.k);
+      if (nf4 && w.k % kPairOfRowScales != 0) return fmt::format("products of {} inputs", w.k);
     }
     return {};
   }
 };
 
-}  // namespace
-
-std::string persistent_obstacle(const Tape& tape, size_t shared_bytes) {
+// What of a tape is not taken, or nothing.
+std::string part_not_taken(const Tape& tape, size_t shared_bytes) {
   if (tape.size() < 3 || !std::get_if<Embed>(&tape.front()) || !std::get_if<NextToken>(&tape.back()) ||
       !logits_of(tape)) {
     return "a step that is not a token's";
@@ -342,6 +341,13 @@ std::string persistent_obstacle(const Tape& tape, size_t shared_bytes) {
   if (needs.few_pieces_units >= kNoUnit) return "many rows of few inputs";
   if (ring_slots(needs, shared_bytes) == 0) return "rows that leave no room in shared memory";
   return {};
+}
+
+}  // namespace
+
+std::string persistent_obstacle(const Tape& tape, size_t shared_bytes) {
+  const std::string part = part_not_taken(tape, shared_bytes);
+  return part.empty() ? part : fmt::format("the persistent engine does not take {}", part);
 }
 
 PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_t shared_bytes, Tagged* exchange) {

@@ -27,7 +27,7 @@ struct PersistentPlan {
   size_t shared_bytes = 0;
 };
 
-// Why a tape cannot be run so, or nothing. Looks at shapes alone.
+// Why a tape cannot be run so, a sentence, or nothing. Looks at shapes alone.
 std::string persistent_obstacle(const Tape& tape, size_t shared_bytes);
 // tape: one row, without an obstacle. exchange: exchange_words of device memory, or null to learn how many.
 PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_t shared_bytes, Tagged* exchange);

@@ -230,7 +230,7 @@ TEST(PersistentPlan, SaysWhatItCannotDo) {
   EXPECT_EQ(persistent_obstacle(d.tape(), kShared), "");
   EXPECT_THAT(persistent_obstacle(d.tape(), size_t{64} << 10), HasSubstr("no room in shared memory"));
   d.rows = 2;
-  EXPECT_THAT(persistent_obstacle(d.tape(), kShared), HasSubstr("2 rows"));
+  EXPECT_THAT(persistent_obstacle(d.tape(), kShared), HasSubstr("does not take a batch of 2 sequences"));
   d.rows = 1;
   d.down = Decoder::linear<F16Matrix>(Decoder::kWidth, Decoder::kInner + 8);
   EXPECT_THAT(persistent_obstacle(d.tape(), kShared), HasSubstr("1032 inputs"));

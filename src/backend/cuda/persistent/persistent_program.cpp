@@ -74,7 +74,6 @@ class PersistentProgram final : public Program {
 }  // namespace
 
 size_t persistent_program_bytes(const Tape& tape, int multiprocessors, size_t shared_bytes) {
-  if (!persistent_obstacle(tape, shared_bytes).empty()) return 0;
   return cut(make_persistent_plan(tape, multiprocessors, shared_bytes, nullptr)).bytes;
 }
 

@@ -9,7 +9,7 @@
 
 namespace quantbench::QB_CUDA {
 
-// Bytes of device memory that a program for this tape takes; 0 where the tape has an obstacle (persistent_plan.h).
+// Bytes of device memory that a program for this tape takes, which has no obstacle (persistent_plan.h).
 size_t persistent_program_bytes(const Tape& tape, int multiprocessors, size_t shared_bytes);
 // memory: that many bytes. stuck: four words on the host that the device can write (PersistentArgs).
 std::unique_ptr<Program> make_persistent_program(Runtime& runtime, const Tape& tape, const Tables& tables,
