@@ -35,6 +35,8 @@ struct GpuInfo {
   int multiprocessors = 0;
   size_t cache_bytes = 0;     // L2
   bool is_mig_slice = false;  // name, memory and multiprocessors are the slice's
+
+  const std::string& driver_or_cuda() const { return driver.empty() ? driver_cuda : driver; }
 };
 
 struct DeviceInfo {

@@ -1,10 +1,6 @@
 #include "engine/engine_cache.h"
 
-#include <algorithm>
-
 #include "backend/hashing.h"
-#include "core/error.h"
-#include "core/json.h"
 #include "core/os.h"
 
 namespace quantbench {
@@ -13,7 +9,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int kVersion = 1;
-constexpr JsonLimits kLimits{.depth = 8, .bytes = 1 << 20};
 
 // Of all that decides what a step reads and computes; of no weight, no address and no room for positions.
 class Shapes {
@@ -45,44 +40,8 @@ class Shapes {
   uint64_t hash_ = 0;
 };
 
-struct Kept {
-  EngineKey key;
-  EngineChoice choice;
-};
-
-// Newest last. Empty where the file cannot be read, or is no such file.
-std::vector<Kept> read(const std::string& path) {
-  try {
-    const json file = read_json_file(path, kLimits);
-    if (file.at("version") != kVersion) return {};
-    std::vector<Kept> all;
-    for (const json& entry : file.at("choices")) {
-      Kept kept{{entry.at("gpu"), entry.at("driver"), entry.at("program"), entry.at("model")},
-                {.engine = entry.at("engine"), .by = ChosenBy::cache}};
-      for (const auto& [engine, ns] : entry.at("step_ns").items()) kept.choice.times.push_back({engine, ns});
-      all.push_back(std::move(kept));
-    }
-    return all;
-  } catch (const Error&) {
-    return {};
-  } catch (const json::exception&) {
-    return {};
-  }
-}
-
-std::string text_of(const std::vector<Kept>& all) {
-  json choices = json::array();
-  for (const Kept& kept : all) {
-    json times = json::object();
-    for (const EngineTime& time : kept.choice.times) times[time.engine] = time.step_ns;
-    choices.push_back({{"gpu", kept.key.gpu},
-                       {"driver", kept.key.driver},
-                       {"program", kept.key.program},
-                       {"model", kept.key.model},
-                       {"engine", kept.choice.engine},
-                       {"step_ns", times}});
-  }
-  return json{{"version", kVersion}, {"choices", choices}}.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
+json key_of(const EngineKey& key) {
+  return {{"gpu", key.gpu}, {"driver", key.driver}, {"program", key.program}, {"model", key.model}};
 }
 
 }  // namespace
@@ -91,7 +50,7 @@ EngineKey engine_key(const DeviceInfo& device, const Tape& step) {
   EngineKey key;
   if (!device.gpu) return key;
   key.gpu = device.gpu->uuid;
-  key.driver = device.gpu->driver.empty() ? device.gpu->driver_cuda : device.gpu->driver;
+  key.driver = device.gpu->driver_or_cuda();
   key.program = os::build_id();
   Shapes shapes;
   for (const Op& op : step) {
@@ -102,34 +61,26 @@ EngineKey engine_key(const DeviceInfo& device, const Tape& step) {
   return key;
 }
 
-std::optional<std::string> EngineCache::default_path() {
-  const auto folder = os::cache_folder();
-  if (!folder) return std::nullopt;
-  return *folder + "/quantbench/engines.json";
-}
+EngineCache::EngineCache(std::optional<std::string> path) : file_(std::move(path), kVersion, kMostChoices) {}
 
 std::optional<EngineChoice> EngineCache::find(const EngineKey& key) const {
-  if (!path_ || !key.is_known()) return std::nullopt;
-  for (const Kept& kept : read(*path_)) {
-    if (kept.key == key) return kept.choice;
+  for (const json& entry : file_.find(key_of(key))) {
+    try {
+      EngineChoice choice{.engine = entry.at("engine"), .by = ChosenBy::cache};
+      for (const auto& [engine, ns] : entry.at("step_ns").items()) choice.times.push_back({engine, ns});
+      return choice;
+    } catch (const json::exception&) {
+      // Not ours.
+    }
   }
   return std::nullopt;
 }
 
 void EngineCache::keep(const EngineKey& key, const EngineChoice& choice) const {
-  if (!path_ || !key.is_known()) return;
-  std::vector<Kept> all = read(*path_);
-  std::erase_if(all, [&](const Kept& kept) { return kept.key == key; });
-  if (all.size() >= kMostChoices) {
-    all.erase(all.begin(), all.end() - static_cast<std::ptrdiff_t>(kMostChoices - 1));
-  }
-  all.push_back({key, choice});
-  try {
-    os::make_directories(path_->substr(0, path_->rfind('/')));
-    os::write_file_atomically(*path_, text_of(all));
-  } catch (const Error&) {
-    // The test is made again.
-  }
+  json times = json::object();
+  for (const EngineTime& time : choice.times) times[time.engine] = time.step_ns;
+  const CacheFile::Entry entry{key_of(key), {{"engine", choice.engine}, {"step_ns", times}}};
+  file_.keep({&entry, 1});
 }
 
 }  // namespace quantbench

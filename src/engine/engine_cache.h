@@ -5,6 +5,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "core/cache_file.h"
 #include "engine/engine_choice.h"
 
 namespace quantbench {
@@ -20,20 +21,17 @@ struct EngineKey {
 };
 EngineKey engine_key(const DeviceInfo& device, const Tape& step);
 
-// The file may be missing, damaged, somebody else's or on a full disk: then nothing is found or kept, and that is never
-// an error. Processes may write at the same time; what the last one has read and added stays.
 class EngineCache {
  public:
   static constexpr size_t kMostChoices = 256;  // the oldest go first
 
-  explicit EngineCache(std::optional<std::string> path = default_path()) : path_(std::move(path)) {}
-  static std::optional<std::string> default_path();  // engines.json in quantbench/ of os::cache_folder()
+  explicit EngineCache(std::optional<std::string> path = CacheFile::path_of("engines.json"));
 
   std::optional<EngineChoice> find(const EngineKey& key) const;
   void keep(const EngineKey& key, const EngineChoice& choice) const;  // of a self-test
 
  private:
-  std::optional<std::string> path_;
+  CacheFile file_;
 };
 
 }  // namespace quantbench
