@@ -104,6 +104,10 @@ class Doctor {
       say("engine",
           fmt::format("{} backend, {}, {} thread{}", d.backend, d.features, d.threads, d.threads == 1 ? "" : "s"));
     }
+    if (const auto library = backend->matrix_library()) {
+      say("cuBLASLt", described(*library));
+      if (!library->missing.empty()) advise(fmt::format("long prompts could be faster: {}", library->missing));
+    }
     try {
       const ReadSample read = sample(*make_read_probe(*backend, cache_bytes_));
       say("read bandwidth", fmt::format("{:.1f} GB/s ({})", read.bytes_per_second / 1e9, read.kernel));

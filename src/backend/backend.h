@@ -25,6 +25,13 @@ struct MemoryUse {
   size_t total() const;
 };
 
+// cuBLASLt, which multiplies the many rows of prompts on a GPU where it is there; else kernels of our own do.
+struct MatrixLibrary {
+  std::string version;  // "13.1.0"; empty: it is not used
+  std::string path;     // of its file
+  std::string missing;  // why it is not used, and what to do; empty: it is
+};
+
 // What only a GPU has.
 struct GpuInfo {
   std::string uuid;          // "GPU-…", or "MIG-…" of a slice
@@ -35,6 +42,8 @@ struct GpuInfo {
   int multiprocessors = 0;
   size_t cache_bytes = 0;     // L2
   bool is_mig_slice = false;  // name, memory and multiprocessors are the slice's
+  // As Backend::matrix_library() tells it; nothing: not asked.
+  std::optional<MatrixLibrary> cublaslt = {};
 
   const std::string& driver_or_cuda() const { return driver.empty() ? driver_cuda : driver; }
 };
@@ -52,6 +61,8 @@ struct DeviceInfo {
 
 // For people: "AMD EPYC …, avx512+vnni, 1 thread" of a host, "NVIDIA H100 …, cuda:0, sm_90" of a card.
 std::string described(const DeviceInfo& device);
+// "13.1.0, /usr/…/libcublasLt.so.13.1.0", or what multiplies prompts without it.
+std::string described(const MatrixLibrary& library);
 
 // Memory of a GPU that this process has taken.
 struct DeviceUse {
@@ -132,6 +143,9 @@ class Backend {
   virtual ~Backend() = default;
   virtual const DeviceInfo& device() const = 0;
   virtual ThreadPool& host_pool() = 0;  // for loading and quantising on the host
+  // What prompts would be multiplied with. Opens the library and closes it again: 0.1 s, and more where it has to be
+  // read from disk, so a cell's process leaves it. Nothing, unless overridden: a backend that has no use for one.
+  virtual std::optional<MatrixLibrary> matrix_library() { return std::nullopt; }
 
   // Shapes only: Linears of the tape have n, k and format, their pointers may still be null. An embedding tied to the
   // head is the head's own F16Matrix (one address), counted once. The same step gives the same plan.

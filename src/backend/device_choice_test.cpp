@@ -23,6 +23,11 @@ TEST(Device, IsDescribedByItsCardOrItsThreads) {
   EXPECT_EQ(described(device), "Some GPU, cuda:1, sm_90");
 }
 
+TEST(MatrixLibrary, IsDescribedByItsVersionAndFileOrByWhatIsUsedWithoutIt) {
+  EXPECT_EQ(described(MatrixLibrary{.version = "13.0.2", .path = "/lib/x.so"}), "13.0.2, /lib/x.so");
+  EXPECT_THAT(described(MatrixLibrary{.missing = "it was not found"}), HasSubstr("own kernels"));
+}
+
 // A build and machine whose backends are the reference under other names, and say what they were asked for.
 struct House {
   bool built_with_cuda = true, gpu_is_there = true;

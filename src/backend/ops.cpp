@@ -41,6 +41,11 @@ std::string described(const DeviceInfo& d) {
   return fmt::format("{}, {}, {} thread{}", d.name, d.features, d.threads, d.threads == 1 ? "" : "s");
 }
 
+std::string described(const MatrixLibrary& library) {
+  if (library.version.empty()) return "not used: this program's own kernels, which are slower, multiply long prompts";
+  return fmt::format("{}, {}", library.version, library.path);
+}
+
 std::string_view name_of(Use use) {
   switch (use) {
     case Use::weights: return "weights";

@@ -25,7 +25,9 @@ EngineWorker::EngineWorker(EngineOptions probe_options, ChooseDevice choose, Eng
 DeviceReport EngineWorker::device() {
   ChosenDevice chosen = choose_(probe_options_.device, {.threads = probe_options_.threads, .several_processes = true});
   backend_ = std::move(chosen.backend);
-  return {backend_->device(), chosen.passed_over};
+  DeviceReport report{backend_->device(), chosen.passed_over};
+  if (report.device.gpu) report.device.gpu->cublaslt = backend_->matrix_library();
+  return report;
 }
 
 PlanReport EngineWorker::plan(const Cell& cell) {

@@ -80,6 +80,19 @@ TEST(EngineWorker, ABatchBehindAContextTakesWhatWasPredictedAndReadsItsWeightsOn
 }
 
 #if defined(QB_HAS_CUDA_EMULATOR)
+TEST(EngineWorker, LooksForTheLibraryOfPromptsWhereItChoosesTheDeviceAndNotInACell) {
+  EngineWorker worker({"auto", 1}, [](std::string_view, const BackendOptions&) {
+    return ChosenDevice{make_test_backend(kEmulatedCuda), ""};
+  });
+  const DeviceReport report = worker.device();
+  ASSERT_TRUE(report.device.gpu && report.device.gpu->cublaslt);
+  EXPECT_EQ(report.device.gpu->cublaslt->path, "plain loops");
+  ::setenv("QUANTBENCH_CUBLASLT", "off", 1);
+  EXPECT_EQ(worker.device().device.gpu->cublaslt->missing, "QUANTBENCH_CUBLASLT is off; unset it");
+  ::unsetenv("QUANTBENCH_CUBLASLT");
+  EXPECT_FALSE(worker.plan(tiny_cell(Precision::fp16)).device.gpu->cublaslt);
+}
+
 TEST(EngineWorker, TheLedgerOfAGpuAddsUpAndIsWholeBeforeTheFirstToken) {
   for (const Precision precision : {Precision::fp16, Precision::int8, Precision::nf4}) {
     EngineWorker worker({"auto", 1}, [](std::string_view, const BackendOptions&) {

@@ -26,15 +26,17 @@ namespace protocol {
 namespace {
 
 json gpu_to_json(const GpuInfo& g) {
-  return {{"uuid", g.uuid},
-          {"driver", g.driver},
-          {"driver_cuda", g.driver_cuda},
-          {"runtime_cuda", g.runtime_cuda},
-          {"major", g.major},
-          {"minor", g.minor},
-          {"multiprocessors", g.multiprocessors},
-          {"cache", g.cache_bytes},
-          {"is_mig_slice", g.is_mig_slice}};
+  json j{{"uuid", g.uuid},
+         {"driver", g.driver},
+         {"driver_cuda", g.driver_cuda},
+         {"runtime_cuda", g.runtime_cuda},
+         {"major", g.major},
+         {"minor", g.minor},
+         {"multiprocessors", g.multiprocessors},
+         {"cache", g.cache_bytes},
+         {"is_mig_slice", g.is_mig_slice}};
+  if (g.cublaslt) j["cublaslt"] = {g.cublaslt->version, g.cublaslt->path, g.cublaslt->missing};
+  return j;
 }
 GpuInfo gpu_from(const json& j) {
   GpuInfo g;
@@ -47,6 +49,10 @@ GpuInfo gpu_from(const json& j) {
   g.multiprocessors = j.at("multiprocessors");
   g.cache_bytes = j.at("cache");
   g.is_mig_slice = j.at("is_mig_slice");
+  if (j.contains("cublaslt")) {
+    const json& library = j.at("cublaslt");
+    g.cublaslt = {library.at(0), library.at(1), library.at(2)};
+  }
   return g;
 }
 

@@ -12,6 +12,8 @@ Record or_null(const std::optional<T>& value) {
   return value ? Record(*value) : Record(nullptr);
 }
 
+Record text_or_null(const std::string& text) { return text.empty() ? Record(nullptr) : Record(text); }
+
 Record environment_part(const Environment& e) {
   return {{"cpu", e.cpu_name},
           {"cpu_features", e.cpu_features},
@@ -39,10 +41,10 @@ Record model_part(const Cell& cell, const CellData& data, const ModelIdentity& i
     files.push_back({{"name", f.name}, {"bytes", f.bytes}, {"header_sha256", f.header_sha256}});
   }
   Record model{{"name", cell.model.name},
-               {"commit", cell.model.commit.empty() ? Record(nullptr) : Record(cell.model.commit)},
+               {"commit", text_or_null(cell.model.commit)},
                {"weights", cell.model.random_weights ? "random" : "checkpoint"},
                {"weight_form", data.load ? Record(data.load->weight_form) : Record(nullptr)},
-               {"config_sha256", identity.config_sha256.empty() ? Record(nullptr) : Record(identity.config_sha256)},
+               {"config_sha256", text_or_null(identity.config_sha256)},
                {"files", files}};
   if (cell.model.random_weights) {
     model["weight_seed"] = cell.model.weight_seed;
@@ -58,22 +60,33 @@ Record model_part(const Cell& cell, const CellData& data, const ModelIdentity& i
   return model;
 }
 
-Record gpu_part(const GpuInfo& g) {
+Record cublaslt_part(const std::optional<MatrixLibrary>& library) {
+  if (!library) return nullptr;
+  return {{"version", text_or_null(library->version)},
+          {"path", text_or_null(library->path)},
+          {"missing", text_or_null(library->missing)}};
+}
+
+Record gpu_part(const GpuInfo& g, const std::optional<MatrixLibrary>& library) {
   return {{"uuid", g.uuid},
-          {"driver", g.driver.empty() ? Record(nullptr) : Record(g.driver)},
+          {"driver", text_or_null(g.driver)},
           {"driver_cuda", g.driver_cuda},
           {"runtime_cuda", g.runtime_cuda},
           {"compute_capability", fmt::format("{}.{}", g.major, g.minor)},
           {"multiprocessors", g.multiprocessors},
           {"cache_bytes", g.cache_bytes},
-          {"mig_slice", g.is_mig_slice}};
+          {"mig_slice", g.is_mig_slice},
+          {"cublaslt", cublaslt_part(library)}};
 }
 
-// As the cell's own process saw it; of a cell that did not get so far, as the sweep did.
+// As the cell's own process saw it; of a cell that did not get so far, as the sweep did, which alone looks for
+// cuBLASLt.
 Record devices_part(const CellData& data, const std::optional<DeviceInfo>& of_sweep) {
   Record devices = Record::array();
   if (!data.plan && !of_sweep) return devices;
   const DeviceInfo& d = data.plan ? data.plan->device : *of_sweep;
+  std::optional<MatrixLibrary> library;
+  if (of_sweep && of_sweep->gpu) library = of_sweep->gpu->cublaslt;
   devices.push_back({{"index", 0},
                      {"id", d.id},
                      {"backend", d.backend},
@@ -82,7 +95,7 @@ Record devices_part(const CellData& data, const std::optional<DeviceInfo>& of_sw
                      {"threads", d.threads},
                      {"memory_bytes", d.memory_bytes},
                      {"available_bytes", d.available_bytes},
-                     {"gpu", d.gpu ? gpu_part(*d.gpu) : Record(nullptr)}});
+                     {"gpu", d.gpu ? gpu_part(*d.gpu, library) : Record(nullptr)}});
   return devices;
 }
 
@@ -98,7 +111,7 @@ Record engine_choice_part(const EngineChoice& choice) {
   for (const EngineTime& time : choice.times) times[time.engine] = time.step_ns;
   return {{"by", name_of(choice.by)},
           {"step_ns", choice.times.empty() ? Record(nullptr) : times},
-          {"failure", choice.failure.empty() ? Record(nullptr) : Record(choice.failure)}};
+          {"failure", text_or_null(choice.failure)}};
 }
 
 Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& identity) {

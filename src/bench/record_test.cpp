@@ -162,6 +162,20 @@ TEST(Record, NamesTheCardByNameUuidAndDriver) {
   EXPECT_TRUE(record["memory"][0]["driver_device_bytes"].is_null());
 }
 
+TEST(Record, SaysWhetherCublasLtWasThereAndWhich) {
+  Made m = measured_on_a_gpu();
+  const auto part = [&] {
+    const json record = json::parse(to_text(m.record()));
+    EXPECT_THAT(JsonSchema(schema_file()).check(record), IsEmpty());
+    return record["devices"][0]["gpu"]["cublaslt"];
+  };
+  EXPECT_TRUE(part().is_null()) << "not looked for";
+  m.sweep.device->gpu->cublaslt = {.version = "13.0.2", .path = "/lib/libcublasLt.so.13"};
+  EXPECT_EQ(part(), (json{{"version", "13.0.2"}, {"path", "/lib/libcublasLt.so.13"}, {"missing", nullptr}}));
+  m.sweep.device->gpu->cublaslt = {.missing = "it was not found"};
+  EXPECT_EQ(part(), (json{{"version", nullptr}, {"path", nullptr}, {"missing", "it was not found"}}));
+}
+
 TEST(Record, SaysHowTheEngineWasChosen) {
   JsonSchema schema(schema_file());
   Made m = measured_on_a_gpu();

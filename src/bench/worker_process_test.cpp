@@ -66,12 +66,17 @@ TEST(WorkerProcess, FillsTheContextBeforeRunsOfEverySequence) {
 TEST(Protocol, CarriesADeviceAndItsMemoryUnchanged) {
   FakeWorker gpu;
   gpu.be_a_gpu(123);
+  gpu.device_.gpu->cublaslt = {.version = "13.0.2", .path = "/lib/x.so", .missing = "or why"};
   const DeviceReport report{gpu.device_, "cuda:0: full"};
   const DeviceReport back = protocol::device_from(protocol::json::parse(protocol::to_json(report).dump()));
   EXPECT_EQ(back.passed_over, "cuda:0: full");
   EXPECT_EQ(back.device.id, "cuda:0");
   EXPECT_EQ(back.device.available_bytes, 123u);
   ASSERT_TRUE(back.device.gpu);
+  ASSERT_TRUE(back.device.gpu->cublaslt);
+  EXPECT_EQ(back.device.gpu->cublaslt->version, "13.0.2");
+  EXPECT_EQ(back.device.gpu->cublaslt->path, "/lib/x.so");
+  EXPECT_EQ(back.device.gpu->cublaslt->missing, "or why");
   EXPECT_EQ(protocol::to_json(back), protocol::to_json(report));
   EXPECT_FALSE(protocol::device_from(protocol::to_json(DeviceReport{})).device.gpu);
 

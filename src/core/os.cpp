@@ -395,6 +395,11 @@ Library::~Library() {
   if (handle_) ::dlclose(handle_);
 }
 void* Library::symbol(const char* name) const { return ::dlsym(handle_, name); }
+std::string Library::path() const {
+  const link_map* map = nullptr;
+  if (::dlinfo(handle_, RTLD_DI_LINKMAP, &map) != 0 || !map || !exists(map->l_name)) return "";
+  return real_path(map->l_name);
+}
 
 int64_t steady_now_ns() {
   timespec now;

@@ -200,6 +200,7 @@ class Library {
   Library(Library&& other) noexcept;
   Library& operator=(Library&& other) noexcept;
   ~Library();
+  std::string path() const;  // of its file, links resolved; empty where the system does not tell
   // A function by its name in C, null where the library has none: find<int(void)>("nvmlInit_v2").
   template <typename Function>
   Function* find(const char* name) const {

@@ -9,7 +9,10 @@
 #include <string>
 
 #include "backend/cuda/check.h"
+#include "backend/cuda/cublaslt_file.h"
 #include "backend/cuda/gemm.h"
+#include "backend/cuda/gemm_choice.h"
+#include "backend/hashing.h"
 #include "core/error.h"
 #include "core/os.h"
 
@@ -18,16 +21,6 @@
 
 namespace quantbench::cuda {
 namespace {
-
-// Those of either version, by name for the loader, then where installations put them.
-std::vector<std::string> library_names() {
-  std::vector<std::string> names;
-  for (const char* folder : {"", "/usr/local/cuda/lib64/", "/usr/local/cuda/targets/x86_64-linux/lib/",
-                             "/usr/lib/x86_64-linux-gnu/", "/opt/cuda/lib64/"}) {
-    for (const int version : {13, 12}) names.push_back(fmt::format("{}libcublasLt.so.{}", folder, version));
-  }
-  return names;
-}
 
 struct Functions {
   decltype(&cublasLtCreate) create = nullptr;
@@ -97,6 +90,12 @@ class Product {
 
   size_t proposals() const { return proposals_; }
   void choose(size_t proposal) { chosen_ = proposal; }
+  size_t chosen() const { return chosen_; }
+  // Its bytes, which the library's documentation lets one keep for later processes of the same version.
+  std::string algorithm(size_t proposal) const {
+    const cublasLtMatmulAlgo_t& algorithm = found_[proposal].algo;
+    return {reinterpret_cast<const char*>(&algorithm), sizeof algorithm};
+  }
   bool is_tuned = false;
 
   cublasStatus_t run(cublasLtHandle_t handle, const GemmCall& call, void* workspace, CUstream_st* stream) {
@@ -144,8 +143,12 @@ class Product {
 
 class CublasLt final : public Gemm {
  public:
-  CublasLt(Runtime& runtime, os::Library library, const Functions& functions)
-      : runtime_(runtime), library_(std::move(library)), f_(functions) {
+  CublasLt(Runtime& runtime, CublasLtFile file, const Functions& functions)
+      : runtime_(runtime),
+        library_(std::move(file.library)),
+        library_name_("cublaslt " + file.version),
+        f_(functions),
+        cache_(*runtime.device().gpu, library_name_) {
     check_status(f_.create(&handle_), "cublasLtCreate");
   }
   ~CublasLt() override {
@@ -157,23 +160,31 @@ class CublasLt final : public Gemm {
   bool takes(const GemmShape& shape) override { return product(shape).proposals() > 0; }
   void run(const GemmCall& call) override { check_status(start(product(call.shape), call), "cublasLtMatmul"); }
 
-  void tune(const std::vector<GemmCall>& calls) override {
-    if (calls.empty()) return;
-    Product& p = product(calls.front().shape);
-    if (p.is_tuned || p.proposals() == 0) return;
-    // The library's first proposal stays unless another is clearly faster, so that noise does not change the order of
-    // sums from one process to the next.
-    constexpr double kClearly = 0.97;
-    double best = 0;
-    size_t chosen = 0;
-    for (size_t i = 0; i < p.proposals(); ++i) {
-      p.choose(i);
-      const double seconds = time(p, calls);
-      if (seconds <= 0) continue;
-      if (best == 0 || seconds < best * kClearly) best = seconds, chosen = i;
+  std::string tune(const std::map<GemmShape, std::vector<GemmCall>>& calls) override {
+    std::vector<GemmProduct> untuned;
+    for (const auto& [shape, list] : calls) {
+      Product& p = product(shape);
+      if (p.is_tuned || p.proposals() == 0) continue;
+      GemmProduct next{shape, {}, [this, &p, &list = list](size_t proposal) {
+                         p.choose(proposal);
+                         return time(p, list);
+                       }};
+      for (size_t i = 0; i < p.proposals(); ++i) next.proposals.push_back(p.algorithm(i));
+      untuned.push_back(std::move(next));
     }
-    p.choose(chosen);
-    p.is_tuned = true;
+    const std::vector<size_t> chosen = choose_algorithms(untuned, cache_);
+    for (size_t i = 0; i < untuned.size(); ++i) {
+      Product& p = product(untuned[i].shape);
+      p.choose(chosen[i]);
+      p.is_tuned = true;
+    }
+    uint64_t hash = 0;
+    for (const auto& [shape, list] : calls) {
+      const Product& p = product(shape);
+      if (p.proposals() == 0) continue;
+      for (const char byte : p.algorithm(p.chosen())) hash = fold_hash(hash, static_cast<unsigned char>(byte));
+    }
+    return fmt::format("{} {:08x}", library_name_, hash & 0xffffffffu);
   }
 
  private:
@@ -202,21 +213,29 @@ class CublasLt final : public Gemm {
 
   Runtime& runtime_;
   os::Library library_;
+  std::string library_name_;
   Functions f_;
+  GemmCache cache_;
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
   std::map<GemmShape, std::unique_ptr<Product>> products_;
 };
 
+std::optional<CublasLtFile> open_file(Functions* functions) {
+  return open_cublaslt(cublaslt_names(), [&](const os::Library& library) { return functions->find(library); });
+}
+
 }  // namespace
 
 std::unique_ptr<Gemm> open_gemm(Runtime& runtime) {
-  for (const std::string& name : library_names()) {
-    std::optional<os::Library> library = os::Library::open(name);
-    Functions functions;
-    if (library && functions.find(*library)) return std::make_unique<CublasLt>(runtime, std::move(*library), functions);
-  }
-  return nullptr;
+  Functions functions;
+  auto file = open_file(&functions);
+  return file ? std::make_unique<CublasLt>(runtime, std::move(*file), functions) : nullptr;
+}
+
+MatrixLibrary find_gemm_library() {
+  Functions functions;
+  return library_of(open_file(&functions));
 }
 
 }  // namespace quantbench::cuda
@@ -225,6 +244,11 @@ std::unique_ptr<Gemm> open_gemm(Runtime& runtime) {
 
 namespace quantbench::cuda {
 std::unique_ptr<Gemm> open_gemm(Runtime&) { return nullptr; }
+MatrixLibrary find_gemm_library() {
+  return {.missing =
+              "this program was built without cuBLASLt's header (cublasLt.h); build it with a CUDA toolkit that "
+              "has cuBLAS"};
+}
 }  // namespace quantbench::cuda
 
 #endif

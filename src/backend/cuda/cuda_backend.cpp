@@ -98,6 +98,7 @@ class CudaBackend final : public Backend {
 
   const DeviceInfo& device() const override { return device_; }
   ThreadPool& host_pool() override { return pool_; }
+  std::optional<MatrixLibrary> matrix_library() override { return ops_->wide().library(); }
 
   Plan plan(const Tape& step, int max_rows) override {
     Plan plan{step, weight_bytes(step), max_rows};

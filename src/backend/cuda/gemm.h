@@ -2,7 +2,9 @@
 #pragma once
 
 #include <compare>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "backend/cuda/runtime.h"
@@ -32,14 +34,16 @@ class Gemm {
   virtual void use(void* workspace, size_t bytes) = 0;
   // Whether it can do products of this shape. Of a shape that was not tuned it takes what the library proposes.
   virtual bool takes(const GemmShape& shape) = 0;
-  // Measures the library's proposals with these operands, one after another, and keeps the fastest for this shape;
-  // once in a process for a shape and card. y: overwritten.
-  virtual void tune(const std::vector<GemmCall>& calls) = 0;
+  // Chooses an algorithm for each shape, by timing the library's proposals with these operands, one after another,
+  // where no earlier choice is known (gemm_choice.h). y: overwritten. For records: "cublaslt 13.1.0 9f3c2a10", the
+  // library and a hash of the algorithms that these shapes now have.
+  virtual std::string tune(const std::map<GemmShape, std::vector<GemmCall>>& calls) = 0;
   virtual void run(const GemmCall& call) = 0;  // of a shape that it takes; in order with the kernels
 };
 
 constexpr size_t kGemmWorkspaceBytes = size_t{8} << 20, kGemmAlignment = 256;  // of its workspace; of operands: 16
 
 std::unique_ptr<Gemm> open_gemm(Runtime& runtime);  // null where there is no library
+MatrixLibrary find_gemm_library();                  // what open_gemm would take; opens it, and closes it again
 
 }  // namespace quantbench::QB_CUDA

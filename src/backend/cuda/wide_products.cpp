@@ -32,6 +32,8 @@ int chunk_rows(int n, int k) {
   return std::min(((n + chunks - 1) / chunks + kWhole - 1) / kWhole * kWhole, n);
 }
 
+bool is_off() { return os::environment("QUANTBENCH_CUBLASLT") == "off"; }
+
 }  // namespace
 
 WideShape wide_shape(const Tape& step, int max_rows) {
@@ -69,9 +71,14 @@ WideShape wide_shape(const Tape& step, int max_rows) {
 }
 
 bool WideProducts::open() {
-  if (!tried_ && os::environment("QUANTBENCH_CUBLASLT") != "off") gemm_ = open_gemm(runtime_);
+  if (!tried_ && !is_off()) gemm_ = open_gemm(runtime_);
   tried_ = true;
   return gemm_ != nullptr || runtime_.has_tensor_products();
+}
+
+MatrixLibrary WideProducts::library() const {
+  if (is_off()) return {.missing = "QUANTBENCH_CUBLASLT is off; unset it"};
+  return find_gemm_library();
 }
 
 void WideProducts::use(const WideWorkspace& workspace) {
@@ -409,6 +416,7 @@ bool WideProducts::multiply(const Product& product) {
 }
 
 void WideProducts::tune(const Tape& step, int rows) {
+  tuning_ = rows > kStreamedRows ? "own kernels" : "";
   if (!gemm_ || rows <= kStreamedRows || rows > w_.rows) return;
   std::map<GemmShape, std::vector<GemmCall>> calls;
   const auto add = [&](Finish finish, Act act, int k, std::initializer_list<const Linear*> linears) {
@@ -444,7 +452,7 @@ void WideProducts::tune(const Tape& step, int rows) {
   fill({reinterpret_cast<uint32_t*>(w_.general.x16), numbers / 2}, runtime_.multiprocessors(), runtime_.stream());
   if (w_.codes)
     fill({reinterpret_cast<uint32_t*>(w_.codes), numbers / 4}, runtime_.multiprocessors(), runtime_.stream());
-  for (const auto& [shape, list] : calls) gemm_->tune(list);
+  tuning_ = gemm_->tune(calls);
   forget();
 }
 

@@ -57,9 +57,13 @@ class WideProducts {
   // Opens the library unless that was tried; whether there is one, or products of our own that take its place.
   // QUANTBENCH_CUBLASLT=off: as if there were none.
   bool open();
+  MatrixLibrary library() const;  // what open() finds; opens and closes it
   void use(const WideWorkspace& workspace);
-  // Times the library's proposals for the products of this step with `rows` rows. Weights are loaded.
+  // Has the library choose its algorithms for the products of this step with `rows` rows. Weights are loaded.
   void tune(const Tape& step, int rows);
+  // For records, what tune() came to: Gemm::tune's text, "own kernels" where no product is the library's; empty where
+  // no product has many rows.
+  const std::string& tuning() const { return tuning_; }
 
   struct Product {
     Tensor x;
@@ -120,6 +124,7 @@ class WideProducts {
   Tables tables_;
   bool tried_ = false;
   std::unique_ptr<Gemm> gemm_;
+  std::string tuning_;
   WideWorkspace w_;
   Slot general_, attended_, inner_;
   const Slot* quantized_ = nullptr;  // whose codes, absmax and outliers the workspace holds
