@@ -108,6 +108,9 @@ class Program {
  public:
   virtual ~Program() = default;
   virtual void run() = 0;
+  // For records: the choices that its kernels were cut by, a part of what makes two cells alike. Empty, unless
+  // overridden: there were none.
+  virtual std::string tuning() const { return {}; }
 };
 
 // Reads device memory while the device goes on: a look shows what is there once all that was asked for before it is

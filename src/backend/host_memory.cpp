@@ -29,14 +29,16 @@ class HostBuffer final : public Buffer {
 
 class Replay final : public Program {
  public:
-  Replay(Tape tape, Ops& ops) : tape_(std::move(tape)), ops_(ops) {}
+  Replay(Tape tape, Ops& ops, std::string tuning) : tape_(std::move(tape)), ops_(ops), tuning_(std::move(tuning)) {}
   void run() override {
     for (const Op& op : tape_) quantbench::run(op, ops_);
   }
+  std::string tuning() const override { return tuning_; }
 
  private:
   Tape tape_;
   Ops& ops_;
+  std::string tuning_;
 };
 
 // Visits each weight and vector of a step once, whatever the number of ops that read it.
@@ -158,7 +160,9 @@ MemoryUse weight_bytes(const Tape& step, Nf4Rows nf4_rows) {
   return use;
 }
 
-std::unique_ptr<Program> replay(const Plan& plan, Ops& ops) { return std::make_unique<Replay>(plan.tape, ops); }
+std::unique_ptr<Program> replay(const Plan& plan, Ops& ops, const std::string& tuning) {
+  return std::make_unique<Replay>(plan.tape, ops, tuning);
+}
 
 DeviceInfo host_device(const std::string& backend, const std::string& features, int threads) {
   DeviceInfo info;

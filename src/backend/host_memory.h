@@ -49,8 +49,8 @@ void add_weight(const Matrix& weight, Role role, Nf4Rows nf4_rows, MemoryUse* us
 // All weights, norms and biases of a step, each counted once.
 MemoryUse weight_bytes(const Tape& step, Nf4Rows nf4_rows = nullptr);
 
-// A Program that calls the ops of the plan's tape one by one.
-std::unique_ptr<Program> replay(const Plan& plan, Ops& ops);
+// A Program that calls the ops of the plan's tape one by one. tuning: what it says of its own.
+std::unique_ptr<Program> replay(const Plan& plan, Ops& ops, const std::string& tuning = {});
 
 // Name, memory and available memory of this machine (the tighter of the machine's and the cgroup's).
 DeviceInfo host_device(const std::string& backend, const std::string& features, int threads);

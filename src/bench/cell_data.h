@@ -35,6 +35,7 @@ struct CellLoad {
   size_t token_weight_bytes = 0;  // weights that one decode step reads, for all its sequences
   size_t kv_position_bytes = 0;   // keys and values of one position of one sequence, all layers
   EngineChoice engine;            // that runs the steps; testing it is not a part of load_ns
+  std::string tuning;             // of the recorded step (Program::tuning); empty: there is nothing to choose
   std::string weight_form;        // "fp16 checkpoint", "bitsandbytes nf4, plain fp32 absmax", "random"
 };
 
@@ -97,6 +98,7 @@ struct CellData {
   std::optional<RunSample> cold;
   std::vector<RunSample> warmup, runs;
   bool warmup_settled = false;
+  bool tuning_varied = false;      // from one of its processes to another; `load` has that of the first
   bool resident_together = false;  // all cells' processes were alive at once; else one process a visit
   uint64_t order_seed = 0;
   std::string stop_reason;  // why no more runs were made

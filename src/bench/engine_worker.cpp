@@ -73,6 +73,7 @@ CellLoad EngineWorker::load(const OnProgress& progress) {
   memory_.load_use = backend_->memory();
   if (engine_.engine.empty()) engine_ = choose_by_test(*session_, plan_, backend_->device(), cache_);
   report.engine = engine_;
+  report.tuning = session_->tuning();
   if (backend_->device_use()) {
     backend_->reset_device_peak();
     memory_.peaks_separate = true;

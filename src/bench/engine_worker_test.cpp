@@ -140,6 +140,7 @@ TEST(EngineWorker, TheLedgerHoldsWhateverEngineIsTakenAndAnotherProcessTakesTheS
     const CellLoad load = worker.load({});
     EXPECT_EQ(load.engine.by, by) << load.engine.failure;
     EXPECT_EQ(load.engine.times.size(), 2u);
+    EXPECT_THAT(load.tuning, testing::HasSubstr(load.engine.engine == "graph" ? "calls; prompts: " : "ring "));
     const MemoryReport before = worker.memory();
     worker.generate(cell.prompt, cell.test.new_tokens, {});
     const MemoryReport after = worker.memory();

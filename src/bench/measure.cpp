@@ -171,7 +171,11 @@ class Group {
   void load(Visit& v) {
     if (!v.worker) start(v);
     CellLoad load = load_on_an_engine(v);
-    if (v.data.load) load.engine = v.data.load->engine;  // chosen when the cell was loaded first
+    if (v.data.load) {
+      load.engine = v.data.load->engine;  // chosen when the cell was loaded first
+      if (load.tuning != v.data.load->tuning) v.data.tuning_varied = true;
+      load.tuning = v.data.load->tuning;
+    }
     v.data.load = load;
     if (v.cell->context.empty()) return;
     hooks_.progress->status(

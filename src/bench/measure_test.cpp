@@ -45,6 +45,7 @@ class Measure : public testing::Test {
     CellLoad load(const OnProgress& progress) override {
       test_->note("load " + name_);
       CellLoad report = FakeWorker::load(progress);
+      report.tuning = test_->tuning_();
       if (!test_->has_two_engines_) return report;
       test_->note("on " + engine_);
       if (engine_ != "auto") {
@@ -104,6 +105,7 @@ class Measure : public testing::Test {
   ChosenEngines engines_;
   Quiet quiet_;
   std::function<int64_t(const std::string&)> latency_ = [](const std::string&) { return int64_t{10'000'000}; };
+  std::function<std::string()> tuning_ = [] { return "some"; };
   std::map<std::string, CellData> done_;
   std::vector<std::string> log_;
   std::optional<int64_t> available_ = int64_t{100} << 30;
@@ -225,6 +227,19 @@ TEST_F(Measure, WhatDoesNotFitTogetherIsLoadedAVisit) {
     EXPECT_EQ(data.runs.size(), 2u);
     EXPECT_EQ(std::count(log_.begin(), log_.end(), "load " + name), 3) << "warm-up, then once a visit";
   }
+}
+
+TEST_F(Measure, ATuningThatALaterProcessDoesNotShareIsNoted) {
+  cells_.resize(1);
+  weights_ = size_t{4} << 30;
+  available_ = int64_t{4300} << 20;  // room for the cell, but none to spare
+  options_.runs = 2;
+  run();
+  EXPECT_FALSE(done_["fp16"].tuning_varied);
+  tuning_ = [made = 0]() mutable { return std::to_string(++made); };
+  run();
+  EXPECT_TRUE(done_["fp16"].tuning_varied);
+  EXPECT_EQ(done_["fp16"].load->tuning, "1") << "of the process that was measured first";
 }
 
 TEST_F(Measure, AContextIsFilledOnceAProcessBeforeItsFirstRun) {

@@ -188,6 +188,7 @@ json to_json(const CellLoad& r) {
           {"token_weight_bytes", r.token_weight_bytes},
           {"kv_position_bytes", r.kv_position_bytes},
           {"engine", to_json(r.engine)},
+          {"tuning", r.tuning},
           {"weight_form", r.weight_form}};
 }
 CellLoad load_from(const json& j) {
@@ -197,6 +198,7 @@ CellLoad load_from(const json& j) {
   r.token_weight_bytes = j.at("token_weight_bytes");
   r.kv_position_bytes = j.at("kv_position_bytes");
   r.engine = choice_from(j.at("engine"));
+  r.tuning = j.at("tuning");
   r.weight_form = j.at("weight_form");
   return r;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <tuple>
 
 #include "core/os.h"
 
@@ -106,6 +107,11 @@ RecordView view_of(const Record& record) {
   v.new_tokens = cell.at("new_tokens");
   v.depth = cell.at("depth");
   v.batch = cell.at("batch");
+  v.stop_at_eos = cell.at("stop_at_eos");
+  if (cell.at("model").contains("outlier_channels")) v.outlier_channels = cell.at("model").at("outlier_channels");
+  if (!record.at("devices").empty()) v.device = record.at("devices").at(0).at("name");
+  v.engine = text_or(cell, "engine");
+  v.tuning = text_or(cell, "tuning");
   const Record& outcome = record.at("outcome");
   v.status = outcome.at("status");
   v.error = text_or(outcome, "error");
@@ -120,6 +126,18 @@ RecordView view_of(const Record& record) {
   v.seed = record.at("protocol").at("seed");
   for (const auto& [name, metric] : record.at("metrics").items()) v.metrics.push_back(summary_from(name, metric));
   return v;
+}
+
+bool are_alike(const RecordView& a, const RecordView& b) {
+  const auto cell = [](const RecordView& v) {
+    return std::tie(v.model, v.random_weights, v.outlier_channels, v.precision_long, v.kind, v.prompt_tokens,
+                    v.new_tokens, v.depth, v.batch, v.stop_at_eos, v.engine, v.tuning);
+  };
+  return cell(a) == cell(b);
+}
+
+bool is_one_of_several(std::string_view engine) {
+  return !engine.empty() && engine != "native" && engine != "none" && engine != "auto";
 }
 
 std::string file_name_part(const std::string& name) {
@@ -149,9 +167,10 @@ std::string write_record(const Record& record, const std::string& folder) {
     if (c != ' ') test.push_back(c);
     if (c == ' ' && !test.ends_with('_')) test.push_back('_');
   }
+  const std::string engine = is_one_of_several(v.engine) ? "_" + file_name_part(v.engine) : "";
   // Two models of a sweep may share the last part of their names: a number keeps the files apart.
   for (int copy = 1;; ++copy) {
-    std::string path = fmt::format("{}/{}_{}_{}{}.json", folder, file_name_part(v.model), v.precision, test,
+    std::string path = fmt::format("{}/{}_{}_{}{}{}.json", folder, file_name_part(v.model), v.precision, test, engine,
                                    copy == 1 ? "" : fmt::format("_{}", copy));
     // Another process may take the name in between.
     if (!os::exists(path) && os::write_new_file_atomically(path, to_text(record))) return path;

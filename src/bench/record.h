@@ -27,11 +27,15 @@ std::string shown_name(const std::string& model, bool random_weights);
 struct RecordView {
   std::string model, precision, precision_long, test, kind;
   int prompt_tokens = 0, new_tokens = 0, depth = 0, batch = 1;
+  bool stop_at_eos = false;
+  std::string device;          // by name; empty: none was opened
+  std::string engine, tuning;  // empty, "none" or "auto": it was not loaded, or has none
   std::string status, error, stop_reason;
   Stamp stamp;
   std::optional<std::string> response_text;
   std::vector<int32_t> response_ids;  // of all sequences, one after another
   bool random_weights = false;
+  int outlier_channels = 0;
   bool in_cache = false;  // what a token reads fits into the last-level cache: a share of DRAM bandwidth says nothing
   std::vector<Summary> metrics;
   uint64_t seed = 0;
@@ -40,7 +44,14 @@ struct RecordView {
 };
 RecordView view_of(const Record& record);
 
-// Writes to `folder` (created if need be), atomically, one file a record; returns the path. Error disk.
+// Whether they are the same cell, on whatever day and device: the same model in the same precision, the same test, by
+// the same engine with the same tuning. Only such are measurements of one thing.
+bool are_alike(const RecordView& a, const RecordView& b);
+// Whether this names an engine that a backend of several ran a cell on.
+bool is_one_of_several(std::string_view engine);
+
+// Writes to `folder` (created if need be), atomically, one file a record, named after model, precision, test and, on a
+// GPU, engine; returns the path. Error disk.
 std::string write_record(const Record& record, const std::string& folder);
 // "llama-3.2-1b" of "meta-llama/Llama-3.2-1B": for file names.
 std::string file_name_part(const std::string& name);

@@ -191,9 +191,46 @@ TEST(Record, SaysHowTheEngineWasChosen) {
   EXPECT_THAT(schema.check(failed), IsEmpty());
   EXPECT_EQ(failed["cell"]["engine"], "graph");
   EXPECT_EQ(failed["cell"]["engine_choice"]["failure"], "it waited for seconds");
+  EXPECT_TRUE(failed["cell"]["tuning"].is_null());
   m.data.load.reset();
   EXPECT_EQ(m.record()["cell"]["engine"], "auto") << "it was not chosen";
   EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
+}
+
+TEST(Record, EngineAndTuningAreAPartOfWhatMakesCellsAlike) {
+  Made m = measured_on_a_gpu();
+  m.data.load->tuning = "ring 9x10240";
+  EXPECT_THAT(JsonSchema(schema_file()).check(json::parse(to_text(m.record()))), IsEmpty());
+  const RecordView v = view_of(m.record());
+  EXPECT_EQ(v.device, "Fake GPU");
+  EXPECT_EQ(v.engine, "graph");
+  EXPECT_EQ(v.tuning, "ring 9x10240");
+  Made other_day = m;
+  other_day.sweep.started_utc = "2020-01-01T00:00:00Z";
+  other_day.data.plan->device.name = "Another GPU";
+  EXPECT_TRUE(are_alike(v, view_of(other_day.record())));
+  const std::vector<std::function<void(Made&)>> changes{
+      [](Made& o) { o.data.load->tuning = "ring 8x10240"; },
+      [](Made& o) { o.data.load->engine.engine = "persistent"; },
+      [](Made& o) { o.cell.precision = Precision::nf4; },
+      [](Made& o) { o.cell.test.kind = TestKind::decode; },
+      [](Made& o) { ++o.cell.test.prompt_tokens; },
+      [](Made& o) { ++o.cell.test.new_tokens; },
+      [](Made& o) { ++o.cell.test.depth; },
+      [](Made& o) { ++o.cell.test.batch; },
+      [](Made& o) { o.cell.stop_at = {1}; },
+      [](Made& o) { o.cell.model.name = "another"; },
+      [](Made& o) { o.cell.model.random_weights = true; },
+  };
+  for (size_t i = 0; i < changes.size(); ++i) {
+    Made other = m;
+    changes[i](other);
+    EXPECT_FALSE(are_alike(v, view_of(other.record()))) << i;
+  }
+  Made few = m, many = m;
+  few.cell.model.random_weights = many.cell.model.random_weights = true;
+  many.cell.model.outlier_channels = 16;
+  EXPECT_FALSE(are_alike(view_of(few.record()), view_of(many.record())));
 }
 
 TEST(Record, NamesTheCardOfACellThatFailedBeforeItKnewOne) {
@@ -284,6 +321,12 @@ TEST_F(RecordFile, IsNamedAfterItsCellAndNeverOverwritten) {
   EXPECT_EQ(write_record(record, folder_), folder_ + "/some-model_1b_int8_p3+n6.json");
   EXPECT_EQ(write_record(record, folder_), folder_ + "/some-model_1b_int8_p3+n6_2.json");
   EXPECT_EQ(write_record(measured(5, 4).record(), folder_), folder_ + "/some-model_1b_int8_p3+n6_d5_b4.json");
+  Made m = measured_on_a_gpu();
+  EXPECT_EQ(write_record(m.record(), folder_), folder_ + "/some-model_1b_int8_p3+n6_graph.json");
+  EXPECT_EQ(write_record(m.record(), folder_), folder_ + "/some-model_1b_int8_p3+n6_graph_2.json");
+  m.data.plan->engines = {"graph", "persistent"};
+  m.data.load.reset();
+  EXPECT_EQ(write_record(m.record(), folder_), folder_ + "/some-model_1b_int8_p3+n6_3.json") << "none was chosen";
   EXPECT_EQ(json::parse(os::read_file(folder_ + "/some-model_1b_int8_p3+n6.json", 1 << 20)),
             json::parse(to_text(record)));
 }

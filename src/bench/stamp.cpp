@@ -99,6 +99,7 @@ Stamp judge(const Cell& cell, const CellData& data, const MeasureOptions& option
   if (!cell.stop_at.empty()) judge.flag("not comparable: generation may stop at end-of-sequence (--stop-at-eos)");
   if (cell.model.allow_nonfinite) judge.flag("--allow-nonfinite: weights were not required to be finite");
   if (!build.optimized) judge.flag("debug build: assertions, sanitizers or no optimisation");
+  if (data.tuning_varied) judge.flag("its processes did not choose the same tuning");
   judge_others(data, judge);
   return std::move(judge).stamp();
 }

@@ -43,6 +43,12 @@ TEST_F(StampTest, DifferentIdsAreInvalid) {
   EXPECT_THAT(stamp().reasons, Contains(HasSubstr("token ids differ")));
 }
 
+TEST_F(StampTest, AnotherTuningInALaterProcessIsSaid) {
+  data_.tuning_varied = true;
+  EXPECT_EQ(stamp().kind, StampKind::flagged);
+  EXPECT_THAT(stamp().flags, ElementsAre(HasSubstr("tuning")));
+}
+
 TEST_F(StampTest, DifferentIdsInAWarmUpAreInvalidToo) {
   data_.warmup.push_back(data_.runs[0]);
   data_.warmup[0].report.run.tokens[0] = 1;

@@ -83,6 +83,8 @@ TEST(Protocol, CarriesADeviceAndItsMemoryUnchanged) {
   EXPECT_THAT(protocol::plan_from(protocol::to_json(gpu.plan({}))).engines, testing::ElementsAre("graph"));
   CellLoad load = gpu.load({});
   load.engine = {"graph", ChosenBy::failure, {{"graph", 1.5}}, "why"};
+  load.tuning = "some";
+  EXPECT_EQ(protocol::load_from(protocol::to_json(load)).tuning, "some");
   EXPECT_EQ(protocol::to_json(protocol::load_from(protocol::to_json(load))), protocol::to_json(load));
   MemoryReport memory = gpu.memory();
   memory.count = MemoryCount::driver;

@@ -189,6 +189,8 @@ Session::Session(Backend& backend, Model& model, const StateShape& shape, std::s
 Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 
+std::string Session::tuning() const { return parts_->step->tuning(); }
+
 EngineChoice Session::test_engines() {
   Parts& p = *parts_;
   const Plan plan = p.plan_step(p.step_sampling);

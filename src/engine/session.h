@@ -71,6 +71,9 @@ class Session {
   // positions. Error device where none runs.
   EngineChoice test_engines();
 
+  // Of the recorded step (Program::tuning).
+  std::string tuning() const;
+
   // Puts ids [sequences, n] into the cache, whose keys and values stay: what follows begins behind them, at position n,
   // however often it is repeated. No ids: begin at 0 again. A sequence's ids are computed kContextRows at a time and
   // alone, so that they are the same whatever stands beside them. Error usage as for generate().

@@ -38,9 +38,9 @@ std::string column(const MetricInfo& m) {
 // The columns are always the same, so that the files of several runs can be put together.
 std::string own(std::span<const RecordView> views) {
   const std::vector<MetricInfo> metrics = metric_infos();
-  std::vector<std::string> heading{"model",         "precision",  "precision_long", "test",  "kind",
-                                   "prompt_tokens", "new_tokens", "depth",          "batch", "status",
-                                   "stamp",         "reasons",    "error",          "runs"};
+  std::vector<std::string> heading{"model",      "precision", "precision_long", "test",   "kind",   "prompt_tokens",
+                                   "new_tokens", "depth",     "batch",          "device", "engine", "tuning",
+                                   "status",     "stamp",     "reasons",        "error",  "runs"};
   for (const MetricInfo& m : metrics) {
     heading.push_back(column(m));
     if (m.of_run) heading.insert(heading.end(), {column(m) + "_low", column(m) + "_high"});
@@ -59,6 +59,9 @@ std::string own(std::span<const RecordView> views) {
                                  std::to_string(v.new_tokens),
                                  std::to_string(v.depth),
                                  std::to_string(v.batch),
+                                 v.device,
+                                 v.engine,
+                                 v.tuning,
                                  v.status,
                                  std::string(name_of(v.stamp.kind)),
                                  reasons,

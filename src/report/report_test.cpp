@@ -8,6 +8,7 @@
 namespace quantbench {
 namespace {
 
+using testing::AllOf;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -84,6 +85,24 @@ TEST(Table, HasEveryColumn) {
   EXPECT_THAT(text, HasSubstr("91.4 %"));
   EXPECT_THAT(text, HasSubstr("VALID"));
   EXPECT_THAT(table_markdown(three()), HasSubstr("| org/model | int8 |"));
+}
+
+TEST(Table, NamesEngineAndDeviceWhereTheyDifferAndElseIsNarrow) {
+  auto views = three();
+  for (RecordView& v : views) {
+    v.device = "Some GPU";
+    v.engine = "graph";
+  }
+  views[2].engine = "none";  // it failed
+  EXPECT_THAT(table_text(views), AllOf(Not(HasSubstr("graph")), Not(HasSubstr("device"))));
+  views[2].engine = "persistent";
+  EXPECT_THAT(table_markdown(views), AllOf(HasSubstr("| test | engine | t/s |"), HasSubstr("| p8+n64 | persistent |"),
+                                           Not(HasSubstr("device"))));
+  views[1].device = "Some CPU";
+  EXPECT_THAT(table_markdown(views),
+              AllOf(HasSubstr("| test | device | engine | t/s |"), HasSubstr("| p8+n64 | Some CPU | graph |")));
+  views[1].stamp = {StampKind::flagged, {"a reason"}, {"a reason"}};
+  EXPECT_THAT(notes(views), ElementsAre("org/model int8 p8+n64 Some CPU graph: FLAGGED: a reason"));
 }
 
 TEST(Table, ModelsInTheCacheShowNoShare) {
@@ -209,6 +228,36 @@ TEST(Verdict, UnlikeTokenCountsAreNotCompared) {
   EXPECT_THAT(verdict(views), ElementsAre(HasSubstr("different numbers of tokens")));
 }
 
+TEST(Verdict, NamesTheEnginesWhereTheyDiffer) {
+  auto views = three();
+  for (RecordView& v : views) v.engine = "persistent";
+  EXPECT_EQ(verdict(views)[0], "org/model, p8+n64:");
+  views[0].engine = "graph";
+  EXPECT_EQ(verdict(views)[0], "org/model, p8+n64 (fp16: graph, int8: persistent, 4bit: persistent):");
+  views.push_back(view("4bit", 30, 0.2, 1.1));
+  views[3].engine = "graph";
+  EXPECT_THAT(verdict(views)[1], AllOf(HasSubstr("fastest: 4bit on persistent"), HasSubstr("× 4bit on graph")));
+}
+
+TEST(Verdict, ComparesOnOneDeviceAlone) {
+  auto views = three();
+  for (RecordView& v : views) v.device = "Some GPU";
+  EXPECT_EQ(verdict(views)[0], "org/model, p8+n64:");
+  auto others = three();
+  for (RecordView& v : others) v.device = "Some CPU";
+  views.insert(views.end(), others.begin(), others.end());
+  const auto lines = verdict(views);
+  ASSERT_THAT(lines, SizeIs(8));
+  EXPECT_EQ(lines[0], "org/model, p8+n64, Some GPU:");
+  EXPECT_EQ(lines[4], "org/model, p8+n64, Some CPU:");
+}
+
+TEST(Verdict, OfACellThatWasMeasuredTwiceThereIsNone) {
+  auto views = three();
+  views.push_back(views[1]);
+  EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: int8 was measured more than once"));
+}
+
 TEST(Verdict, OnePrecisionAloneHasNone) { EXPECT_THAT(verdict(std::vector{three()[0]}), SizeIs(0)); }
 
 TEST(Csv, PredecessorsColumnsAndUnits) {
@@ -232,6 +281,9 @@ TEST(Csv, OwnHasAHeadingForEachColumnOfEachRow) {
   auto views = three();
   views[0].metrics.clear();
   views[0].status = "failed";
+  views[1].device = "Some GPU";
+  views[1].engine = "graph";
+  views[1].tuning = "ring, pieces";
   const std::string text = csv(views, CsvSchema::own);
   // Quoted commas appear in the long names only: take them out, then count.
   std::vector<size_t> commas;
@@ -251,8 +303,8 @@ TEST(Csv, OwnHasAHeadingForEachColumnOfEachRow) {
   EXPECT_THAT(commas, testing::Each(commas[0]));
   EXPECT_THAT(text, HasSubstr("tokens_per_second,tokens_per_second_low,tokens_per_second_high"));
   EXPECT_THAT(text, HasSubstr("memory_peak_bytes"));
-  EXPECT_THAT(text, HasSubstr(",prompt_tokens,new_tokens,depth,batch,"));
-  EXPECT_THAT(text, HasSubstr("p8+n64,generation,8,64,0,1,ok"));
+  EXPECT_THAT(text, HasSubstr(",prompt_tokens,new_tokens,depth,batch,device,engine,tuning,status,"));
+  EXPECT_THAT(text, HasSubstr("p8+n64,generation,8,64,0,1,Some GPU,graph,\"ring, pieces\",ok"));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "report/format.h"
 #include "report/report.h"
@@ -28,15 +29,52 @@ std::string read_share(const RecordView& v) {
   return fmt::format("{:.1f} %", 100 * s->median);
 }
 
+// Devices and engines, where not all cells ran on the same: else rows need no more words than model, precision and
+// test.
+class Places {
+ public:
+  explicit Places(std::span<const RecordView> views) {
+    std::set<std::string> devices, engines;
+    for (const RecordView& v : views) {
+      if (!v.device.empty()) devices.insert(v.device);
+      if (is_one_of_several(v.engine) || v.engine == "native") engines.insert(v.engine);
+    }
+    devices_ = devices.size() > 1;
+    engines_ = engines.size() > 1;
+  }
+  std::vector<std::string> headings() const { return chosen("device", "engine"); }
+  std::vector<std::string> of(const RecordView& v) const { return chosen(one_line(v.device), one_line(v.engine)); }
+
+ private:
+  std::vector<std::string> chosen(const std::string& device, const std::string& engine) const {
+    std::vector<std::string> places;
+    if (devices_) places.push_back(device);
+    if (engines_) places.push_back(engine);
+    return places;
+  }
+  bool devices_, engines_;
+};
+
 Grid grid(std::span<const RecordView> views) {
   using enum Grid::Align;
-  Grid g({"model", "precision", "size", "test", "t/s", "TTFT", "inter-token p50", "mem peak", "% read peak", "stamp"},
-         {left, left, right, left, right, right, right, right, right, left});
+  const Places places(views);
+  const auto with_places = [](auto before, const auto& places, const auto& after) {
+    before.insert(before.end(), places.begin(), places.end());
+    before.insert(before.end(), after.begin(), after.end());
+    return before;
+  };
+  using Row = std::vector<std::string>;
+  const Row headings = places.headings();
+  Grid g(with_places(Row{"model", "precision", "size", "test"}, headings,
+                     Row{"t/s", "TTFT", "inter-token p50", "mem peak", "% read peak", "stamp"}),
+         with_places(std::vector{left, left, right, left}, std::vector(headings.size(), left),
+                     std::vector{right, right, right, right, right, left}));
   for (const RecordView& v : views) {
-    g.add({one_line(v.shown_model()), v.precision, of(v, "weight_bytes", format_bytes), v.test,
-           with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
-           of(v, "inter_token_median", format_ns), of(v, "memory_peak", format_bytes), read_share(v),
-           v.status == "ok" ? std::string(name_of(v.stamp.kind)) : v.status});
+    g.add(with_places(Row{one_line(v.shown_model()), v.precision, of(v, "weight_bytes", format_bytes), v.test},
+                      places.of(v),
+                      Row{with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
+                          of(v, "inter_token_median", format_ns), of(v, "memory_peak", format_bytes), read_share(v),
+                          v.status == "ok" ? std::string(name_of(v.stamp.kind)) : v.status}));
   }
   return g;
 }
@@ -51,9 +89,11 @@ std::string table_text(std::span<const RecordView> views) { return grid(views).t
 std::string table_markdown(std::span<const RecordView> views) { return grid(views).markdown(); }
 
 std::vector<std::string> notes(std::span<const RecordView> views) {
+  const Places places(views);
   std::vector<std::string> lines;
   for (const RecordView& v : views) {
-    const std::string cell = fmt::format("{} {} {}", one_line(v.shown_model()), v.precision, v.test);
+    std::string cell = fmt::format("{} {} {}", one_line(v.shown_model()), v.precision, v.test);
+    for (const std::string& place : places.of(v)) cell += " " + place;
     if (v.status != "ok") {
       lines.push_back(fmt::format("{}: {}: {}", cell, v.status, one_line(v.error)));
       continue;

@@ -114,31 +114,72 @@ std::string obstacle(const RecordView& v) {
   return headline->low ? "" : fmt::format("no interval from {} run{}", headline->runs, headline->runs == 1 ? "" : "s");
 }
 
+// Whose precisions are compared: of one model and test, on one device.
+bool are_of_one_group(const RecordView& a, const RecordView& b) {
+  return a.shown_model() == b.shown_model() && a.test == b.test && a.device == b.device;
+}
+
+// The group, with the engine behind the name of a precision that is there on more than one: "fp16 on graph".
+std::vector<RecordView> with_engines(const std::vector<const RecordView*>& group) {
+  std::vector<RecordView> named;
+  for (const RecordView* v : group) {
+    named.push_back(*v);
+    const bool is_alone = std::none_of(group.begin(), group.end(), [&](const RecordView* other) {
+      return other != v && other->precision == v->precision;
+    });
+    if (!is_alone) named.back().precision += " on " + v->engine;
+  }
+  return named;
+}
+
+// " (fp16: graph, int8: persistent)", where a group's cells did not all run on one engine.
+std::string engines_of(const std::vector<const RecordView*>& group) {
+  std::string engines;
+  bool differ = false;
+  for (const RecordView* v : group) {
+    engines += fmt::format("{}{}: {}", engines.empty() ? "" : ", ", v->precision, v->engine);
+    differ |= v->engine != group.front()->engine;
+  }
+  return differ ? fmt::format(" ({})", engines) : "";
+}
+
 }  // namespace
 
 std::vector<std::string> verdict(std::span<const RecordView> views) {
   std::vector<std::string> lines;
-  std::vector<std::string> done;  // model and test
+  std::vector<const RecordView*> done;  // one of each group
+  const bool one_device = std::all_of(views.begin(), views.end(), [&](const RecordView& v) {
+    return v.device.empty() || v.device == views.front().device;
+  });
   for (const RecordView& first : views) {
-    const std::string title = fmt::format("{}, {}", one_line(first.shown_model()), first.test);
-    if (std::find(done.begin(), done.end(), title) != done.end()) continue;
-    done.push_back(title);
+    const auto is_of_first = [&](const RecordView* v) { return are_of_one_group(*v, first); };
+    if (std::any_of(done.begin(), done.end(), is_of_first)) continue;
+    done.push_back(&first);
+    std::string title = fmt::format("{}, {}", one_line(first.shown_model()), first.test);
+    if (!one_device) title += ", " + one_line(first.device);
     std::vector<const RecordView*> group;
     size_t cells = 0;
-    std::string left_out;
+    std::string left_out, twice;
     for (const RecordView& v : views) {
-      if (v.model != first.model || v.test != first.test) continue;
+      if (!is_of_first(&v)) continue;
       ++cells;
       const std::string why = obstacle(v);
-      if (why.empty())
-        group.push_back(&v);
-      else
+      if (!why.empty()) {
         left_out += fmt::format("{}{}: {}", left_out.empty() ? "" : "; ", v.precision, why);
+        continue;
+      }
+      if (std::any_of(group.begin(), group.end(), [&](const RecordView* other) { return are_alike(*other, v); }))
+        twice = v.precision;
+      group.push_back(&v);
     }
     if (cells < 2) continue;
     if (group.size() < 2) {
       lines.push_back(fmt::format("{}: no verdict: {} of {} precisions can be compared ({})", title, group.size(),
                                   cells, left_out));
+      continue;
+    }
+    if (!twice.empty()) {
+      lines.push_back(fmt::format("{}: no verdict: {} was measured more than once", title, twice));
       continue;
     }
     const bool alike = std::all_of(group.begin(), group.end(), [&](const RecordView* v) {
@@ -148,10 +189,13 @@ std::vector<std::string> verdict(std::span<const RecordView> views) {
       lines.push_back(title + ": no verdict: the precisions generated different numbers of tokens");
       continue;
     }
-    lines.push_back(title + ":");
-    lines.push_back("  " + fastest(group));
-    lines.push_back("  " + smallest(group));
-    lines.push_back("  " + domination(group));
+    lines.push_back(title + engines_of(group) + ":");
+    const std::vector<RecordView> named = with_engines(group);
+    std::vector<const RecordView*> members;
+    for (const RecordView& v : named) members.push_back(&v);
+    lines.push_back("  " + fastest(members));
+    lines.push_back("  " + smallest(members));
+    lines.push_back("  " + domination(members));
   }
   return lines;
 }

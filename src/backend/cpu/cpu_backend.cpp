@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <cstring>
 
 #include "backend/cpu/cpu.h"
@@ -42,7 +44,8 @@ class CpuBackend final : public Backend {
     workspace_.reset();  // before the next is taken, so that the ledger never holds two
     workspace_ = memory_.allocate(Use::workspace, workspace_bytes(shape));
     ops_.use(cut_workspace(shape, static_cast<std::byte*>(workspace_->data())));
-    return replay(plan, ops_);
+    return replay(plan, ops_,
+                  fmt::format("{}, {} thread{}", device_.features, device_.threads, device_.threads == 1 ? "" : "s"));
   }
   void synchronize() override {}
   MemoryUse memory() const override { return memory_.use(); }

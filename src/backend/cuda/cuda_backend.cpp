@@ -70,17 +70,22 @@ class StepProgram final : public Program {
   // memory: of its own, or null. choice: what is left to do behind the step, or null.
   StepProgram(CudaOps& ops, std::unique_ptr<Buffer> memory, std::unique_ptr<Program> step,
               std::unique_ptr<Program> choice)
-      : ops_(ops), memory_(std::move(memory)), step_(std::move(step)), choice_(std::move(choice)) {}
+      : ops_(ops), memory_(std::move(memory)), step_(std::move(step)), choice_(std::move(choice)) {
+    tuning_ = step_->tuning();
+    if (const std::string& prompts = ops_.wide().tuning(); !prompts.empty()) tuning_ += "; prompts: " + prompts;
+  }
   void run() override {
     ops_.forget();
     step_->run();
     if (choice_) choice_->run();
   }
+  std::string tuning() const override { return tuning_; }
 
  private:
   CudaOps& ops_;
   std::unique_ptr<Buffer> memory_;
   std::unique_ptr<Program> step_, choice_;
+  std::string tuning_;
 };
 
 class CudaBackend final : public Backend {

@@ -88,7 +88,7 @@ DriverAnswer ask_driver(const Nvml* nvml) {
 // A step as one graph: a single launch for all of its kernels.
 class Graph final : public Program {
  public:
-  Graph(cudaStream_t stream, const std::function<void()>& step) : stream_(stream) {
+  Graph(cudaStream_t stream, bool overlap, const std::function<void()>& step) : stream_(stream), overlap_(overlap) {
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
     cudaGraph_t graph = nullptr;
     try {
@@ -106,9 +106,11 @@ class Graph final : public Program {
   }
   ~Graph() override { cudaGraphExecDestroy(graph_); }
   void run() override { check(cudaGraphLaunch(graph_, stream_), "cudaGraphLaunch"); }
+  std::string tuning() const override { return overlap_ ? "launches that overlap" : "launches in turn"; }
 
  private:
   cudaStream_t stream_;
+  bool overlap_;
   cudaGraphExec_t graph_ = nullptr;
 };
 
@@ -319,7 +321,7 @@ class CudaRuntime final : public Runtime {
   }
   std::unique_ptr<Program> record(std::function<void()> step) override {
     synchronize();
-    return std::make_unique<Graph>(stream_, step);
+    return std::make_unique<Graph>(stream_, overlap_, step);
   }
   std::string persistent_obstacle(const Tape& tape) const override {
     if (!no_persistent_.empty()) return no_persistent_;

@@ -374,4 +374,16 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   return plan;
 }
 
+std::string tuning_of(const PersistentPlan& plan) {
+  std::string kinds;
+  for (const Step& s : plan.steps) {
+    if (s.kind != StepKind::product) continue;
+    const std::string kind =
+        fmt::format(" {}/{}{}", s.slot_chunks, static_cast<int>(s.walk.piece_chunks), s.halved ? "h" : "");
+    if ((kinds + " ").find(kind + " ") == std::string::npos) kinds += kind;
+  }
+  const PersistentArgs& args = plan.args;
+  return fmt::format("ring {}x{}, {} on the way; pieces{}", args.slots, args.slot_bytes, args.slots_on_the_way, kinds);
+}
+
 }  // namespace quantbench::QB_CUDA

@@ -1,5 +1,6 @@
 #include "backend/cuda/persistent/persistent_plan.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -221,6 +222,22 @@ TEST(PersistentPlan, TheRingTakesWhatSharedMemoryLeaves) {
     EXPECT_EQ(plan->args.at.ring % 1024, 0u);
     EXPECT_GE(plan->args.slots, plan->args.slots_on_the_way);
   }
+}
+
+TEST(PersistentPlan, TellsWhatItWasCutBy) {
+  Decoder d;
+  const auto tuning = [&d](size_t shared_bytes, int processors) {
+    return tuning_of(make_persistent_plan(d.tape(), processors, shared_bytes, nullptr));
+  };
+  d.make<F16Matrix>();
+  const std::string fp16 = tuning(kShared, kProcessors);
+  const PersistentPlan plan = make_persistent_plan(d.tape(), kProcessors, kShared, nullptr);
+  EXPECT_THAT(fp16, testing::StartsWith(fmt::format("ring {}x{}, {} on the way; pieces 4/1", plan.args.slots,
+                                                    plan.args.slot_bytes, plan.args.slots_on_the_way)));
+  EXPECT_EQ(tuning(kShared, kProcessors), fp16);
+  EXPECT_NE(tuning(kShared - (size_t{16} << 10), kProcessors), fp16) << "fewer slots";
+  d.make<Nf4Matrix>();
+  EXPECT_NE(tuning(kShared, kProcessors), fp16);
 }
 
 TEST(PersistentPlan, SaysWhatItCannotDo) {

@@ -41,6 +41,7 @@ class PersistentProgram final : public Program {
     runtime.zero(memory, at.bytes);  // no launch is number 0
     runtime.to_device(memory + at.steps, plan.steps.data(), plan.steps.size() * sizeof(Step));
     runtime.to_device(memory + at.maps, maps.data(), maps.size() * sizeof(TensorMap));
+    tuning_ = tuning_of(plan);
     args_ = plan.args;
     args_.steps = reinterpret_cast<const Step*>(memory + at.steps);
     args_.maps = reinterpret_cast<const TensorMap*>(memory + at.maps);
@@ -62,9 +63,11 @@ class PersistentProgram final : public Program {
     ++args_.epoch;
     launch_persistent(args_, format_, head_dim_, shared_bytes_, runtime_.multiprocessors(), runtime_.stream());
   }
+  std::string tuning() const override { return tuning_; }
 
  private:
   Runtime& runtime_;
+  std::string tuning_;
   PersistentArgs args_;
   WeightFormat format_ = WeightFormat::f16;
   int head_dim_ = 0;
