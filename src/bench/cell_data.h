@@ -30,11 +30,15 @@ struct PlanReport {
 };
 
 struct CellLoad {
-  int64_t load_ns = 0;            // from the request to ready weights, reading included
+  // What becoming ready takes, from no device to a session that can generate, but for waiting in between.
+  int64_t context_ns = 0;  // opening the device: driver, context, libraries, threads
+  int64_t weights_ns = 0;  // opening the model's files, reading, converting and packing
+  int64_t session_ns = 0;  // buffers, recording the step, choosing algorithms; not the self-test of engines
+  int64_t load_ns() const { return context_ns + weights_ns + session_ns; }
   MemoryUse resident;             // what the backend holds after loading
   size_t token_weight_bytes = 0;  // weights that one decode step reads, for all its sequences
   size_t kv_position_bytes = 0;   // keys and values of one position of one sequence, all layers
-  EngineChoice engine;            // that runs the steps; testing it is not a part of load_ns
+  EngineChoice engine;            // that runs the steps; testing it is not a part of load_ns()
   std::string tuning;             // of the recorded step (Program::tuning); empty: there is nothing to choose
   std::string weight_form;        // "fp16 checkpoint", "bitsandbytes nf4, plain fp32 absmax", "random"
 };

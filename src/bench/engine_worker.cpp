@@ -13,6 +13,21 @@
 #include "model/registry.h"
 
 namespace quantbench {
+namespace {
+
+// Adds the time that it lives.
+class Timed {
+ public:
+  explicit Timed(int64_t* ns) : ns_(ns) {}
+  ~Timed() { *ns_ += os::steady_now_ns() - start_ns_; }
+  Timed(const Timed&) = delete;
+
+ private:
+  int64_t* ns_;
+  int64_t start_ns_ = os::steady_now_ns();
+};
+
+}  // namespace
 
 EngineWorker::EngineWorker(EngineOptions probe_options, ChooseDevice choose, EngineCache cache)
     : probe_options_(std::move(probe_options)),
@@ -31,18 +46,28 @@ DeviceReport EngineWorker::device() {
 }
 
 PlanReport EngineWorker::plan(const Cell& cell) {
-  backend_ = choose_(cell.engine.device, {.threads = cell.engine.threads, .engine = cell.engine.engine}).backend;
+  load_ = {};
+  {
+    const Timed timed(&load_.context_ns);
+    backend_ = choose_(cell.engine.device, {.threads = cell.engine.threads, .engine = cell.engine.engine}).backend;
+  }
   if (const auto use = backend_->device_use()) {
     memory_.count = use->process_bytes ? MemoryCount::driver : MemoryCount::allocations;
     memory_.start_bytes = use->context_bytes;
   } else {
     memory_.start_bytes = resident_bytes();
   }
-  opened_ = open_model(cell.model, cell.precision);
+  {
+    const Timed timed(&load_.weights_ns);
+    opened_ = open_model(cell.model, cell.precision);
+  }
   const Test& test = cell.test;
   step_ = decode_shapes(*opened_.model, test.batch);
   shape_ = session_shape(test.batch, test.depth, test.prompt_tokens, test.new_tokens);
-  plan_ = backend_->plan(step_, shape_.rows);
+  {
+    const Timed timed(&load_.context_ns);  // a library may be opened for it
+    plan_ = backend_->plan(step_, shape_.rows);
+  }
   engine_ = choose_untested(&plan_, cell.engine.engine, backend_->device(), cache_);
   PlanReport report;
   report.shape = opened_.model->shape();
@@ -55,16 +80,19 @@ PlanReport EngineWorker::plan(const Cell& cell) {
 
 CellLoad EngineWorker::load(const OnProgress& progress) {
   if (!backend_) fail(ErrorKind::internal, "a worker was asked to load before it was told what");
-  const int64_t start_ns = os::steady_now_ns();
   const auto on_bytes = [&](int64_t done, int64_t total) {
     if (progress && total > 0) progress(static_cast<double>(done) / static_cast<double>(total));
   };
-  const LoadReport loaded = quantbench::load(*opened_.model, *opened_.weights, *backend_, plan_, on_bytes);
-  opened_.weights.reset();
-  session_ = std::make_unique<Session>(*backend_, *opened_.model, shape_, engine_.engine);
-  CellLoad report;
-  report.load_ns = os::steady_now_ns() - start_ns;
-  report.resident = loaded.resident;
+  CellLoad report = load_;
+  {
+    const Timed timed(&report.weights_ns);
+    report.resident = quantbench::load(*opened_.model, *opened_.weights, *backend_, plan_, on_bytes).resident;
+    opened_.weights.reset();
+  }
+  {
+    const Timed timed(&report.session_ns);
+    session_ = std::make_unique<Session>(*backend_, *opened_.model, shape_, engine_.engine);
+  }
   report.weight_form = opened_.weight_form;
   const Cost first = cost_of(step_, 1).total(), second = cost_of(step_, 2).total();
   report.token_weight_bytes = first.weight_bytes;

@@ -61,6 +61,7 @@ class EngineWorker final : public Worker {
   Plan plan_;
   EngineChoice engine_;
   StateShape shape_;
+  CellLoad load_;  // the times of what is done before load()
   std::unique_ptr<Session> session_;
   MemoryReport memory_;
 };

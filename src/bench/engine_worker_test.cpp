@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "backend/test_backends.h"
 #include "testing/test_folder.h"
 
@@ -42,6 +45,24 @@ TEST(EngineWorker, TellsWhatTheDeviceIsAndKeepsItForTheProbe) {
   EXPECT_EQ(report.passed_over, "cuda:0: it is full");
   EXPECT_THROW(worker.probe(), Error) << "the reference claims no speed";
   EXPECT_EQ(made, 1);
+}
+
+TEST(EngineWorker, LoadTimeBeginsWithTheDeviceAndLeavesWaitingOut) {
+  constexpr auto kLong = std::chrono::milliseconds(200);
+  const int64_t long_ns = std::chrono::nanoseconds(kLong).count(), start_ns = os::steady_now_ns();
+  EngineWorker worker({"auto", 1}, [&](std::string_view, const BackendOptions&) {
+    std::this_thread::sleep_for(kLong);  // as a GPU's context takes
+    return ChosenDevice{make_backend("reference", {}), ""};
+  });
+  worker.plan(tiny_cell(Precision::fp16));
+  std::this_thread::sleep_for(kLong);  // while other cells are planned
+  const CellLoad load = worker.load({});
+  const int64_t whole_ns = os::steady_now_ns() - start_ns;
+  EXPECT_GE(load.context_ns, long_ns);
+  EXPECT_GT(load.weights_ns, 0);
+  EXPECT_GT(load.session_ns, 0);
+  EXPECT_EQ(load.load_ns(), load.context_ns + load.weights_ns + load.session_ns);
+  EXPECT_LE(load.load_ns(), whole_ns - long_ns);
 }
 
 TEST(EngineWorker, ABatchBehindAContextTakesWhatWasPredictedAndReadsItsWeightsOnce) {

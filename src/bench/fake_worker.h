@@ -52,7 +52,9 @@ class FakeWorker : public Worker {
   CellLoad load(const OnProgress& progress) override {
     if (progress) progress(0.5);
     CellLoad r;
-    r.load_ns = 12'000'000;
+    r.context_ns = 3'000'000;
+    r.weights_ns = 8'000'000;
+    r.session_ns = 1'000'000;
     r.resident = use_;
     r.token_weight_bytes = 2'000'000;
     r.kv_position_bytes = 1000;

@@ -101,7 +101,7 @@ constexpr std::array kCellMetrics{
     CellMetric{"load_time", Unit::nanoseconds, Better::lower,
                [](const CellData& d) -> MaybeBytes {
                  if (!d.load) return std::nullopt;
-                 return static_cast<double>(d.load->load_ns);
+                 return static_cast<double>(d.load->load_ns());
                }},
     CellMetric{"weight_bytes", Unit::bytes, Better::lower,
                [](const CellData& d) -> MaybeBytes {

@@ -26,7 +26,9 @@ RunSample a_run() {
 CellData some_data(int runs) {
   CellData data;
   data.load.emplace();
-  data.load->load_ns = 7;
+  data.load->context_ns = 1;
+  data.load->weights_ns = 4;
+  data.load->session_ns = 2;
   data.load->token_weight_bytes = 400'000'000;
   data.load->kv_position_bytes = 1'000'000;
   data.load->resident[Use::weights] = 300;

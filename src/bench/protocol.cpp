@@ -183,7 +183,9 @@ EngineChoice choice_from(const json& j) {
 }
 
 json to_json(const CellLoad& r) {
-  return {{"load_ns", r.load_ns},
+  return {{"context_ns", r.context_ns},
+          {"weights_ns", r.weights_ns},
+          {"session_ns", r.session_ns},
           {"resident", to_json(r.resident)},
           {"token_weight_bytes", r.token_weight_bytes},
           {"kv_position_bytes", r.kv_position_bytes},
@@ -193,7 +195,9 @@ json to_json(const CellLoad& r) {
 }
 CellLoad load_from(const json& j) {
   CellLoad r;
-  r.load_ns = j.at("load_ns");
+  r.context_ns = j.at("context_ns");
+  r.weights_ns = j.at("weights_ns");
+  r.session_ns = j.at("session_ns");
   r.resident = use_from(j.at("resident"));
   r.token_weight_bytes = j.at("token_weight_bytes");
   r.kv_position_bytes = j.at("kv_position_bytes");

@@ -136,6 +136,21 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
           {"placement", placement}};
 }
 
+Record use_part(const MemoryUse& use) {
+  Record part = Record::object();
+  for (int i = 0; i < kUses; ++i) part[std::string(name_of(static_cast<Use>(i)))] = use.bytes[static_cast<size_t>(i)];
+  return part;
+}
+
+Record load_part(const std::optional<CellLoad>& load) {
+  if (!load) return nullptr;
+  return {{"time_ns", load->load_ns()},
+          {"context_ns", load->context_ns},
+          {"weights_ns", load->weights_ns},
+          {"session_ns", load->session_ns},
+          {"resident", use_part(load->resident)}};
+}
+
 Record run_part(const RunSample& sample, Outlier outlier) {
   const Run& run = sample.report.run;
   Record spans = Record::array();
@@ -162,12 +177,6 @@ Record runs_part(const std::vector<RunSample>& runs, bool timed) {
       timed ? classify_outliers(latencies_ns(runs)) : std::vector<Outlier>(runs.size(), Outlier::none);
   Record part = Record::array();
   for (size_t i = 0; i < runs.size(); ++i) part.push_back(run_part(runs[i], outliers[i]));
-  return part;
-}
-
-Record use_part(const MemoryUse& use) {
-  Record part = Record::object();
-  for (int i = 0; i < kUses; ++i) part[std::string(name_of(static_cast<Use>(i)))] = use.bytes[static_cast<size_t>(i)];
   return part;
 }
 
@@ -291,8 +300,7 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
             {"ids", cell.prompt},
             {"context_sha256", cell.context.empty() ? Record(nullptr) : Record(hash_of(cell.context))}}},
           {"response", {{"text", text}, {"ids", response}, {"sha256", hash_of(response)}}},
-          {"load", data.load ? Record{{"time_ns", data.load->load_ns}, {"resident", use_part(data.load->resident)}}
-                             : Record(nullptr)},
+          {"load", load_part(data.load)},
           {"memory", memory_part(data)},
           {"cost", cost_part(cell, data, sweep.environment)},
           {"metrics", metrics_part(summarize(data), in_cache(data, sweep.environment))},

@@ -123,6 +123,14 @@ TEST(Record, TheSchemaTestCanFail) {
   EXPECT_THAT(schema.check(bad), testing::ElementsAre(HasSubstr("surprise")));
 }
 
+TEST(Record, TellsThePartsOfLoading) {
+  const Record load = measured().record()["load"];
+  EXPECT_EQ(load["time_ns"], 12'000'000);
+  EXPECT_EQ(load["context_ns"], 3'000'000);
+  EXPECT_EQ(load["weights_ns"], 8'000'000);
+  EXPECT_EQ(load["session_ns"], 1'000'000);
+}
+
 TEST(Record, TheLedgerAddsUpToTheProcessExactly) {
   const Record memory = measured().record()["memory"][0];
   int64_t sum = 0;
