@@ -20,7 +20,9 @@ __global__ void __launch_bounds__(kThreads) quantize_rows_kernel(const __grid_co
   uint32_t magnitude = 0;
   for (int i = thread_index(); i < a.k; i += kThreads) magnitude = larger_halves(magnitude, a.w[start + i] & 0x7fffu);
   magnitude = block_larger_halves<kThreads>(magnitude);
-  const float absmax = float_of_half(static_cast<uint16_t>(magnitude));
+  // A NaN keeps its digits, which a conversion would not.
+  const float absmax = magnitude > kInfinity ? float_of_bits(0x7f800000 | (magnitude & 0x3ff) << 13)
+                                             : float_of_half(static_cast<uint16_t>(magnitude));
   const bool has_codes = magnitude != 0 && magnitude < kInfinity;
   const float scale = mul_rn(127.0f, div_rn(1.0f, absmax));
   for (int i = thread_index(); i < a.k; i += kThreads) {
