@@ -1,7 +1,8 @@
 // What takes whole models of the published sizes, random weights and a GPU, and is not a measurement:
 //  - engine_check logits: teacher-forced logits into a folder, for tools/parity.py to hold beside transformers;
 //  - engine_check soak: the same generations again and again, of which every bit must come out the same;
-//  - engine_check config, weights: a built-in configuration, a random tensor, for tools/parity.py.
+//  - engine_check config, weights: a built-in configuration, a random tensor, for tools/parity.py;
+//  - engine_check checkpoint: all of the random tensors as a checkpoint in fp16, whose loading can be timed.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -17,6 +18,7 @@
 #include "backend/sampling.h"
 #include "backend/test_backends.h"
 #include "checkpoint/random_weights.h"
+#include "checkpoint/safetensors.h"
 #include "core/json.h"
 #include "core/os.h"
 #include "engine/buffers.h"
@@ -327,6 +329,34 @@ void write_weights(const Options& o) {
   file.commit();
 }
 
+// A folder that quantbench opens as a model.
+void write_checkpoint(const Options& o) {
+  const ModelConfig config = config_of(o.model);
+  const auto model = make_model(config, Precision::fp16);
+  const RandomWeights weights(o.seed, tensors_of(*model, o.outliers), o.outliers);
+  std::vector<std::pair<std::string, TensorInfo>> tensors;
+  for (const std::string& name : weights.names()) tensors.emplace_back(name, *weights.find(name));
+  os::make_directories(o.out);
+  SafetensorsWriter file(o.out + "/model.safetensors", tensors);
+  constexpr int64_t kAtOnce = int64_t{4} << 20;
+  std::vector<f16> some;
+  for (const auto& [name, info] : tensors) {
+    const int64_t rows = info.shape.size() == 1 ? 1 : info.shape[0], cols = info.shape.back(),
+                  most = std::max<int64_t>(1, kAtOnce / cols);
+    for (int64_t first = 0; first < rows; first += most) {
+      const int64_t count = std::min(most, rows - first);
+      some.resize(static_cast<size_t>(count * cols));
+      weights.read_f16(name, first, count, some.data());
+      file.write(std::as_bytes(std::span<const f16>(some)));
+    }
+  }
+  file.commit();
+  const std::string text = config.config.dump(1);
+  os::OutputFile json(o.out + "/config.json");
+  json.write(std::as_bytes(std::span<const char>(text)));
+  json.commit();
+}
+
 int check(int argc, char** argv) {
   Options o;
   CLI::App app("Checks of whole models with random weights.");
@@ -353,7 +383,10 @@ int check(int argc, char** argv) {
   auto* const weights = app.add_subcommand("weights", "a tensor in fp16");
   weights->add_option("--tensor", o.tensor, "its name")->required();
   weights->add_option("--out", o.out, "a file")->required();
+  auto* const checkpoint = app.add_subcommand("checkpoint", "config.json and all tensors in fp16");
+  checkpoint->add_option("--out", o.out, "a folder")->required();
   CLI11_PARSE(app, argc, argv);
+  if (checkpoint->parsed()) write_checkpoint(o);
   if (logits->parsed()) write_logits(o);
   if (weights->parsed()) write_weights(o);
   if (config->parsed()) print(config_of(o.model).config.dump());
