@@ -1,34 +1,43 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU, in stages; prints one table at the end. Runs from the root of a copy of this tree, with
-# the programs that the preset gpu-check makes (they need no library that a bare system lacks):
+# Everything that needs an NVIDIA GPU, in stages; prints one table at the end, and the figures beside their goals. Runs from
+# the root of a copy of this tree, with the programs that the preset gpu-check makes (they need no library that a bare system
+# lacks):
 #   cmake --preset gpu-check && cmake --build --preset gpu-check && cmake --install build/gpu-check --strip
-#   tools/gpu_check.sh [--programs FOLDER] [--out FOLDER] [--pack FILE.tar.gz] [STAGE…]
+#   tools/gpu_check.sh [--programs FOLDER] [--out FOLDER] [--pack FILE.tar.gz] [--scratch FOLDER] [STAGE…]
 #
 #   start     the program finds the card, measures on it by itself, and records it as nvidia-smi names it
 #   ops       the op tests, single linears, goldens and sessions of the CUDA backend
-#   figures   decoding, by the project's own bench, beside the read rate of the same run
-#   batches   decoding of 1 to 32 sequences, each beside it alone, and prompts of 8 tokens
+#   figures   decoding by both engines and prompts of 8 and 512 tokens, by the project's own bench, beside the read rate of
+#             the same run; int8 also with 16 planted outlier channels
+#   batches   decoding of 1 to 32 sequences, each beside it alone
+#   context   decoding behind 16,384 tokens (Llama) and 1,976 (Phi-2, whose longest context is 2,048)
+#   memory    the most device memory of each model and precision, allocated and of the whole process, and the time that a
+#             checkpoint takes to load from the page cache: by quantbench run and its records
 #   op_figures  each op × format of the real shapes alone: µs, GB/s, share of the read rate
-#   sanitize  compute-sanitizer memcheck over the persistent kernel, and with racecheck over the op tests of the small shape
+#   sanitize  compute-sanitizer; made of sanitize_memcheck (persistent kernel, sessions of both engines with prompts and
+#             batches, op tests) and sanitize_racecheck (the graph engine's sessions, op tests)
 #   parity    whole models beside transformers and bitsandbytes' arithmetic (tools/parity.py; python3 with torch and
-#             transformers); made of parity_llama and parity_phi
+#             transformers); made of parity_MODEL_short, from position 0 on, and parity_MODEL_long, behind a long context
 #   soak      every bit of all logits must repeat; made of soak_MODEL_PRECISION (llama or phi; fp16, int8 or 4bit), 100,000
 #             tokens each, and chaos_MODEL_PRECISION, 10,000 of a build whose persistent kernel waits at random, where
 #             build/gpu-check-chaos-folder is: hashes as without
 #   turing    the op tests and goldens by a build of compute_75 PTX alone, where build/gpu-check-turing-folder is
 # The last two need their own builds (X: chaos or turing):
 #   cmake --preset gpu-check-X && cmake --build --preset gpu-check-X && cmake --install build/gpu-check-X --strip --component checks
-# Each stage (of parity and soak: each part) takes at most five minutes, each run in it has a limit of its own. Output goes
-# to the out folder, and into the packed file, as it comes; a run that fails does not stop the others. Exit status 1 if any
-# failed.
+# Each stage (of sanitize, parity and soak: each part) takes at most five minutes, each run in it has a limit of its own.
+# Output goes to the out folder, and into the packed file, as it comes; a run that fails does not stop the others. --scratch:
+# for a checkpoint of 2.5 GB, which is deleted again; by default $TMPDIR or /tmp. Exit status 1 if any failed, or if a stage
+# that was named could not run for want of a tool; a goal that is not reached is a figure, no failure.
 set -uo pipefail
 programs=build/gpu-check-folder/bin
 chaos_programs=build/gpu-check-chaos-folder/bin
 turing_programs=build/gpu-check-turing-folder/bin
 out=build/gpu-check-results
 packed=""
-all_stages=(start ops figures batches op_figures sanitize parity soak turing)
-parity_stages=(parity_llama parity_phi)
+scratch="${TMPDIR:-/tmp}"
+all_stages=(start ops figures batches context memory op_figures sanitize parity soak turing)
+sanitize_stages=(sanitize_memcheck sanitize_racecheck)
+parity_stages=(parity_{llama,phi}_{short,long})
 soak_stages=({soak,chaos}_{llama,phi}_{fp16,int8,4bit})
 stages=()
 while [ $# -gt 0 ]; do
@@ -36,18 +45,23 @@ while [ $# -gt 0 ]; do
     " --programs ") programs="${2:?}"; shift 2 ;;
     " --out ") out="${2:?}"; shift 2 ;;
     " --pack ") packed="$(realpath -m "${2:?}")"; shift 2 ;;
+    " --scratch ") scratch="${2:?}"; shift 2 ;;
     *)
       # One name: with its blanks replaced, "ops figures" is none.
-      case " ${all_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
+      case " ${all_stages[*]} ${sanitize_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
         *" ${1// /?} "*) stages+=("$1"); shift ;;
-        *) sed -n '2,29s/^# \{0,1\}//p' "$0"; exit 64 ;;
+        *) sed -n '2,30s/^# \{0,1\}//p' "$0"; exit 64 ;;
       esac ;;
   esac
 done
-[ ${#stages[@]} -gt 0 ] || stages=("${all_stages[@]}")
+named=1
+if [ ${#stages[@]} -eq 0 ]; then
+  named=0
+  stages=("${all_stages[@]}")
+fi
 mkdir -p "$out"
 if [ -e "$out/table.txt" ]; then
-  rm -f "$out"/*.txt  # of an earlier run
+  rm -rf "$out"/*.txt "$out"/*_records  # of an earlier run
 elif [ -n "$(ls -A "$out")" ]; then
   echo "gpu_check: $out holds something else than results; name another folder with --out"
   exit 64
@@ -60,21 +74,31 @@ stage_end=0
 row() {
   rows+=("$(printf '%-32s %-18s %4d s  %s' "$1" "$2" "$3" "$(cut -c1-170 <<< "$4")")")
   echo "${rows[-1]}" | tee -a "$out/table.txt"
+  pack
+}
+pack() {
   if [ -n "$packed" ]; then tar -czf "$packed.new" -C "$out" . && mv "$packed.new" "$packed"; fi
 }
-skip() { row "$1" skipped 0 "$2"; }
+# not_run NAME WHY: for want of a tool or a build; a failure where the stage was asked for by name.
+not_run() {
+  [ $named -eq 0 ] || failed=1
+  row "$1" "NOT RUN" 0 "$2"
+}
 
 # run NAME SECONDS COMMAND…: one row of the table.
 run() {
   local name="$1" limit="$2" left=$((stage_end - SECONDS)) start=$SECONDS status=0
   shift 2
   [ "$left" -ge "$limit" ] || limit=$((left > 1 ? left : 1))
-  timeout "$limit" "$@" > "$out/$name.txt" 2>&1 || status=$?
+  timeout -k 10 "$limit" "$@" > "$out/$name.txt" 2>&1 || status=$?
   [ $status -eq 0 ] || failed=1
   local verdict="passed"
   [ $status -eq 0 ] || verdict="FAILED ($status)"
-  [ $status -ne 124 ] || verdict="FAILED (over $limit s)"
-  row "$name" "$verdict" $((SECONDS - start)) "$(tail -n 1 "$out/$name.txt")"
+  # 137: it did not heed the first signal.
+  if [ $status -eq 124 ] || { [ $status -eq 137 ] && [ $((SECONDS - start)) -ge "$limit" ]; }; then
+    verdict="FAILED (over $limit s)"
+  fi
+  row "$name" "$verdict" $((SECONDS - start)) "$(grep -v '^{"' "$out/$name.txt" | tail -n 1)"
   return $status
 }
 
@@ -84,7 +108,6 @@ start() {
   # The model need not be carried twice.
   if [ ! -e "$share/bundled" ]; then mkdir -p "$share" && ln -s "$PWD/models/bundled" "$share/bundled"; fi
   run start_doctor 60 "$programs/quantbench" doctor --device cuda
-  rm -rf "$out/start_records"
   run start_run 120 "$programs/quantbench" run -r 3 --max-new-tokens 32 --out "$out/start_records"
   uuid="$(nvidia-smi --query-gpu=uuid --format=csv,noheader | head -n 1)"
   run start_names_the_card 10 grep -c "\"uuid\": \"$uuid\"" "$out"/start_records/*.json
@@ -94,51 +117,119 @@ ops() {
   run ops_test 150 "$programs/ops_test" --gtest_brief=1
   run engine_test 120 "$programs/engine_test" --gtest_brief=1 '--gtest_filter=*cuda*'
 }
+models=(meta-llama/Llama-3.2-1B microsoft/phi-2)
+# Of decoding; nothing is timed before 32 positions' logits agree with those of other ways to make them.
+bench=("$programs/bench_decode" --device cuda --json --check 32 -p 8 --read-bytes 2576980378)
+planted=(--precision int8 --outlier-channels 16)
 figures() {
-  local model engine
-  local bench=("$programs/bench_decode" --device cuda --rounds 5 -n 64 -p 8 --read-bytes 2576980378)
-  for model in meta-llama/Llama-3.2-1B microsoft/phi-2; do
-    for engine in persistent graph; do
-      run "decode_${model#*/}_$engine" 60 "${bench[@]}" --model-id "$model" --engine "$engine" \
-        --precision fp16,int8,4bit --check 32 --prefill-rounds $([ $engine = graph ] && echo 5 || echo 0)
-      # What outliers cost. The two engines cannot be held to one another here: where an output rounds the other way, an
-      # activation can cross the threshold, and from there on they differ. engine_test and ops_test check outliers.
-      run "decode_${model#*/}_${engine}_outliers" 60 "${bench[@]}" --model-id "$model" --engine "$engine" \
-        --precision int8 --outlier-channels 16 --prefill-rounds $([ $engine = graph ] && echo 5 || echo 0)
-    done
+  local model both=("${bench[@]}" --engine "persistent,graph" --rounds 5 -n 64 --prefill "8,512" --prefill-rounds 5)
+  for model in "${models[@]}"; do
+    run "decode_${model#*/}" 110 "${both[@]}" --model-id "$model"
+    run "decode_${model#*/}_planted" 50 "${both[@]}" --model-id "$model" "${planted[@]}"
   done
 }
 batches() {
-  local model bench=("$programs/bench_decode" --device cuda --engine graph)
-  for model in meta-llama/Llama-3.2-1B microsoft/phi-2; do
-    run "batches_${model#*/}" 90 "${bench[@]}" --model-id "$model" -b 1,2,4,8,16,32 -n 16 --rounds 2 --prefill-rounds 0
-    run "prompt8_${model#*/}" 30 "${bench[@]}" --model-id "$model" --rounds 0 --prefill 8 --prefill-rounds 12
+  local model batch=("${bench[@]}" --engine graph -n 16 --rounds 2 --prefill-rounds 0)
+  for model in "${models[@]}"; do
+    run "batches_${model#*/}" 90 "${batch[@]}" --model-id "$model" -b 1,2,4,8,16,32
+  done
+  run batches_Llama-3.2-1B_planted 60 "${batch[@]}" "${planted[@]}" -b 1,8,32
+}
+context() {
+  local model depth both=("${bench[@]}" --engine "persistent,graph" -n 64 --rounds 3 --prefill-rounds 0)
+  for model in "${models[@]}"; do
+    # Phi-2: with 8 tokens of prompt and 64 new ones, all that it was made for.
+    depth=16384
+    [ "$model" != microsoft/phi-2 ] || depth=1976
+    run "context_${model#*/}" 100 "${both[@]}" --model-id "$model" -d "$depth"
+    run "context_${model#*/}_planted" 50 "${both[@]}" --model-id "$model" -d "$depth" "${planted[@]}"
   done
 }
-sanitize() {
-  if ! command -v compute-sanitizer > /dev/null; then
-    skip sanitize "compute-sanitizer is not here"
+memory() {
+  local model measure=("$programs/quantbench" run --device cuda -r 1) checkpoint
+  for model in "${models[@]}"; do
+    run "memory_${model#*/}" 90 "${measure[@]}" --model-id "$model" --random-weights --out "$out/memory_${model#*/}_records"
+  done
+  if ! checkpoint="$(mktemp -d "$scratch/gpu_check.XXXXXX")"; then
+    not_run load "$scratch is no folder to write into"
     return
   fi
-  run sanitize_memcheck_persistent 60 compute-sanitizer --tool memcheck --error-exitcode 9 "$programs/bench_decode" \
-    --device cuda --engine persistent --precision fp16,int8,4bit -n 2 -p 4 --rounds 1 --prefill-rounds 0 --check 0
-  local tool
-  for tool in memcheck racecheck; do
-    run "sanitize_$tool" 140 compute-sanitizer --tool "$tool" --error-exitcode 9 "$programs/ops_test" --gtest_brief=1 \
-      '--gtest_filter=*small_1:*small_5:*odd_5'
+  # The second run finds all of it in the page cache. The figure is listed by the folder's last name.
+  if run load_checkpoint 60 "$programs/engine_check" checkpoint --out "$checkpoint/Llama-3.2-1B"; then
+    measure+=(--model-id "$checkpoint/Llama-3.2-1B" --engine graph -pg "2,2")
+    run load_first 60 "${measure[@]}" --out "$checkpoint/first"
+    run load 60 "${measure[@]}" --out "$out/load_records"
+  fi
+  rm -rf "$checkpoint"
+}
+# The path of compute-sanitizer; nothing where there is none.
+find_sanitizer() {
+  local path
+  for path in "$(command -v compute-sanitizer)" /usr/local/cuda/bin/compute-sanitizer \
+    /usr/local/cuda*/bin/compute-sanitizer /usr/local/cuda*/compute-sanitizer/compute-sanitizer; do
+    if [ -x "$path" ]; then
+      echo "$path"
+      return
+    fi
   done
+}
+# small_model FILE: what both engines run in a few milliseconds.
+small_model() {
+  cat > "$1" << 'END'
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 512, "intermediate_size": 1024,
+ "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 512,
+ "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+ "tie_word_embeddings": true, "bos_token_id": 511, "eos_token_id": 511, "attention_bias": false, "mlp_bias": false}
+END
+}
+# sanitized TOOL NAME LIMIT PROGRAM ARGUMENT…
+sanitized() {
+  local tool="$1" name="sanitize_$1_$2" limit="$3" path
+  shift 3
+  path="$(find_sanitizer)"
+  if [ -z "$path" ]; then
+    not_run "$name" "compute-sanitizer is neither in PATH nor below /usr/local/cuda*; it comes with CUDA's toolkit"
+    return
+  fi
+  run "$name" "$limit" "$path" --tool "$tool" --error-exitcode 9 "$@"
+}
+# Prompts of 20 tokens by kernels of our own, of 40 by the library's products, both with flash attention.
+small_sessions=("$programs/bench_decode" --device cuda --model-id "$out/small_llama.json" --outlier-channels 4 --rounds 1
+  -n 3 -p 20 --read-bytes 4194304)
+op_tests=("$programs/ops_test" --gtest_brief=1 '--gtest_filter=*small_1:*small_5:*odd_5')
+sanitize_memcheck() {
+  small_model "$out/small_llama.json"
+  sanitized memcheck persistent 60 "$programs/bench_decode" --device cuda --engine persistent -n 2 -p 4 --rounds 1 \
+    --prefill 8 --prefill-rounds 0
+  sanitized memcheck session 90 "${small_sessions[@]}" --engine persistent,graph -d 0,150 --check 20 --prefill 20,40 \
+    --prefill-rounds 1
+  sanitized memcheck batches 60 "${small_sessions[@]}" --engine graph -b 2,8,32 --prefill-rounds 0
+  sanitized memcheck ops 90 "${op_tests[@]}"
+}
+# What the library's own kernels do is not looked at, and searching for the best of them would take most of the time.
+sanitize_racecheck() {
+  small_model "$out/small_llama.json"
+  export QUANTBENCH_CUBLASLT=off
+  sanitized racecheck session 90 "${small_sessions[@]}" --engine graph -d 0,150 -b 1,2,8 --prefill 20,40 --prefill-rounds 1
+  unset QUANTBENCH_CUBLASLT
+  sanitized racecheck ops 140 "${op_tests[@]}"
+}
+sanitize() {
+  local part
+  for part in "${sanitize_stages[@]}"; do stage "$part"; done
 }
 op_figures() {
   run op_figures 290 "$programs/ops_bench" --device=cuda '--benchmark_filter=llama|phi'
 }
-# parity_part MODEL
+# parity_part MODEL PLACE
 parity_part() {
-  local name="parity_${1#*/}"
+  local name="parity_${1#*/}_$2"
   if ! python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2> /dev/null; then
-    skip "$name" "python3 here has no torch with CUDA, or no transformers"
+    not_run "$name" "python3 here has no torch with CUDA, or no transformers"
     return
   fi
-  run "$name" 290 python3 tools/parity.py --program "$programs/engine_check" --model "$1" --out "$out/$name"
+  run "$name" 290 python3 tools/parity.py --program "$programs/engine_check" --model "$1" --place "$2" \
+    --out "$out/$name"
 }
 parity() {
   local part
@@ -160,7 +251,7 @@ soak_part() {
 chaos_part() {
   local name="chaos_${1#*/}_$2"
   if [ ! -x "$chaos_programs/engine_check" ]; then
-    skip "$name" "$chaos_programs/engine_check is not here"
+    not_run "$name" "$chaos_programs/engine_check is not here"
     return
   fi
   export QUANTBENCH_CUBLASLT=off
@@ -179,7 +270,7 @@ soak() {
 }
 turing() {
   if [ ! -x "$turing_programs/ops_test" ]; then
-    skip turing "$turing_programs/ops_test is not here"
+    not_run turing "$turing_programs/ops_test is not here"
     return
   fi
   # The driver compiles what each test is the first to use.
@@ -202,5 +293,11 @@ stage() {
 for name in "${stages[@]}"; do stage "$name"; done
 echo
 printf '%s\n' "${rows[@]}"
-for file in "$out"/decode_*.txt; do [ -f "$file" ] && cat "$file"; done
+records=()
+for file in "$out"/*_records/*.json; do
+  if [ -f "$file" ]; then records+=("$file"); fi
+done
+echo
+awk -f tools/gpu_figures.awk "$out"/*.txt "${records[@]}" | tee "$out/figures_table.txt"
+pack
 exit $failed

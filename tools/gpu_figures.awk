@@ -85,7 +85,7 @@ FILENAME !~ /\.json$/ { next }
   section = $1
   gsub(/[":]/, "", section)
 }
-section == "devices" && /^   "name":/ { device = field($0, "name") }
+section == "devices" && /^   "name":/ { if (device == "" || device !~ /NVIDIA/) device = field($0, "name") }
 section == "cell" && /^   "name":/ { name = short(field($0, "name")) }
 section == "cell" && /^   "weights":/ { random = field($0, "weights") == "random" }
 section == "cell" && /^  "precision":/ { precision = field($0, "precision") }
