@@ -18,7 +18,11 @@ struct Candidate {
   Activations activations = Activations::fp32;
 };
 
-void expect_agreement(const OpCase& c, const CaseSizes& sizes, const std::vector<Candidate>& candidates);
+void expect_agreement(const OpCase& c, const CaseSizes& sizes, const std::vector<Candidate>& candidates,
+                      Numbers numbers = Numbers::any);
+
+// Those whose int32 sums can be held to the reference's by Numbers::small_sums.
+std::vector<OpCase> int8_products(const std::vector<OpCase>& cases);
 
 std::string op_test_name(const testing::TestParamInfo<OpCase>& info);
 

@@ -37,6 +37,13 @@ TEST_P(EmulatedOpsTest, AgreesWithTheReference) {
   expect_agreement(GetParam(), emulated_sizes(GetParam()), emulated);
 }
 
+using EmulatedInt8SumsTest = EmulatedOpsTest;
+TEST_P(EmulatedInt8SumsTest, AreThoseOfTheReferenceToTheBit) {
+  std::vector<Candidate> emulated;
+  emulated.push_back({"cuda, emulated", make_test_backend(kEmulatedCuda), Activations::fp16});
+  expect_agreement(GetParam(), emulated_sizes(GetParam()), emulated, Numbers::small_sums);
+}
+
 TEST(EmulatedReadProbe, TakesBytesThatAreNoWholeNumberOfPieces) {
   const auto backend = make_test_backend(kEmulatedCuda);
   constexpr size_t kBytes = 200'000;  // no whole number of pieces
@@ -95,6 +102,7 @@ std::vector<OpCase> tensor_cases() {
 
 INSTANTIATE_TEST_SUITE_P(Prompts, EmulatedTensorProductsTest, testing::ValuesIn(tensor_cases()), op_test_name);
 INSTANTIATE_TEST_SUITE_P(Prompts, EmulatedOpsWithoutLibraryTest, testing::ValuesIn(prompts()), op_test_name);
+INSTANTIATE_TEST_SUITE_P(Ops, EmulatedInt8SumsTest, testing::ValuesIn(int8_products(small_cases())), op_test_name);
 INSTANTIATE_TEST_SUITE_P(Ops, EmulatedOpsTest, testing::ValuesIn(small_cases()), op_test_name);
 
 }  // namespace

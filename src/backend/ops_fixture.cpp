@@ -36,15 +36,30 @@ std::vector<float> activations(int rows, int cols, Random& random) {
   return x;
 }
 
+// [rows, cols] of `unit` times -1, 0 or 1, and one of 127 a row; exact in fp16.
+std::vector<float> small_codes(int rows, int cols, float unit, Random& random) {
+  std::vector<float> x(static_cast<size_t>(rows) * static_cast<size_t>(cols));
+  for (float& v : x) v = unit * static_cast<float>(random.below(3) - 1);
+  for (int r = 0; r < rows; ++r) {
+    x[static_cast<size_t>(r) * static_cast<size_t>(cols) + static_cast<size_t>(random.below(cols))] = 127 * unit;
+  }
+  return x;
+}
+
 }  // namespace
 
 HostWeight::HostWeight(Format format, bool double_quantized, int n, int k, bool biased, Random& random,
-                       ThreadPool& pool)
+                       ThreadPool& pool, Numbers numbers)
     : format_(format), n_(n), k_(k) {
   const size_t count = static_cast<size_t>(n) * k;
   const float spread = 2 / std::sqrt(static_cast<float>(k));
   f16_.resize(count);
-  for (f16& w : f16_) w = to_f16(random.uniform(-spread, spread));
+  if (numbers == Numbers::small_sums) {
+    const std::vector<float> codes = small_codes(n, k, 0x1p-4f, random);
+    std::transform(codes.begin(), codes.end(), f16_.begin(), to_f16);
+  } else {
+    for (f16& w : f16_) w = to_f16(random.uniform(-spread, spread));
+  }
   if (biased) {
     bias_ = uniform(static_cast<size_t>(n), -1, 1, random);
     for (float& b : bias_) b = to_float(to_f16(b));
@@ -93,16 +108,26 @@ CaseSizes test_sizes(const OpCase& c) {
   return s;
 }
 
-CaseData::CaseData(const OpCase& c, CaseSizes s, uint64_t seed, ThreadPool& pool) : op(c), sizes(s) {
+CaseData::CaseData(const OpCase& c, CaseSizes s, uint64_t seed, ThreadPool& pool, Numbers numbers) : op(c), sizes(s) {
   Random random(seed);
   const OpShape& shape = c.shape;
+  const bool is_small = numbers == Numbers::small_sums;
   const auto add_weight = [&](int n, int k, bool biased) {
-    weights.emplace_back(c.format, c.double_quantized, n, k, biased, random, pool);
+    weights.emplace_back(c.format, c.double_quantized, n, k, biased && !is_small, random, pool, numbers);
+  };
+  const auto activations = [&](int rows, int cols, Random& from) {
+    return is_small ? small_codes(rows, cols, 0x1p-6f, from) : quantbench::activations(rows, cols, from);
   };
   const int d = shape.hidden;
-  norm_weight = uniform(static_cast<size_t>(d), 0.5f, 1.5f, random);
-  if (shape.layer_norm) norm_bias = uniform(static_cast<size_t>(d), -0.5f, 0.5f, random);
-  for (int i = 0; i < 3; ++i) norm_weight[static_cast<size_t>(random.below(d))] = 8;  // outliers behind the norm too
+  if (is_small) {
+    // The 127 of a row is at most √d of its root mean square; a tenth of that is no outlier.
+    norm_weight.assign(static_cast<size_t>(d), 0.1f);
+    if (shape.layer_norm) norm_bias.assign(static_cast<size_t>(d), 0.0f);
+  } else {
+    norm_weight = uniform(static_cast<size_t>(d), 0.5f, 1.5f, random);
+    if (shape.layer_norm) norm_bias = uniform(static_cast<size_t>(d), -0.5f, 0.5f, random);
+    for (int i = 0; i < 3; ++i) norm_weight[static_cast<size_t>(random.below(d))] = 8;  // outliers behind the norm too
+  }
   sequences = c.kind == OpKind::attention && c.rows % 2 == 0 ? 2 : 1;
   for (int r = 0; r < c.rows; ++r) {
     tokens.push_back(random.below(s.vocab));
@@ -379,7 +404,7 @@ std::vector<float> CaseRun::outputs() const {
 
 const Tape& CaseRun::tape() const { return parts_->copies[0].tape; }
 
-Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes, Activations activations) {
+Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes, Activations activations, Numbers numbers) {
   // Copying, arg-max: nothing is rounded differently. LLM.int8: int32 sums are exact and every rounding is specified,
   // also behind a norm, which is summed in double.
   const bool exact = c.format == Format::int8;
@@ -396,8 +421,8 @@ Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes, Activations acti
   // With more than one row (up to 16: of whole groups of 128 inputs) a backend with tensor cores sums outlier columns
   // in an order of its own, so that LLM.int8's second rounding to fp16 may go the other way: one unit in the last
   // place, of values up to some tens where others are added.
-  const bool reordered =
-      exact && activations == Activations::fp16 && (c.rows > 16 || (c.rows > 1 && std::fmod(k, 128) == 0));
+  const bool reordered = exact && numbers == Numbers::any && activations == Activations::fp16 &&
+                         (c.rows > 16 || (c.rows > 1 && std::fmod(k, 128) == 0));
   constexpr double kUlp = 0x1p-10;
   if (reordered) {
     switch (c.kind) {

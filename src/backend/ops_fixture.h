@@ -26,10 +26,20 @@ class Random {
   uint64_t state_;
 };
 
+// What numbers a case is made of.
+enum class Numbers : uint8_t {
+  any,
+  // LLM.int8: codes of -1, 0 and 1 but for a single 127 a row, of weights and of activations, and no outliers. The
+  // int32 sums are then below fp16's 2,048, so that one that is wrong by 1 is a wrong output, and nothing is left to
+  // order.
+  small_sums,
+};
+
 // One weight in the canonical layout of its format, with its bias.
 class HostWeight {
  public:
-  HostWeight(Format format, bool double_quantized, int n, int k, bool biased, Random& random, ThreadPool& pool);
+  HostWeight(Format format, bool double_quantized, int n, int k, bool biased, Random& random, ThreadPool& pool,
+             Numbers numbers = Numbers::any);
   HostMatrix view() const;
   const std::vector<float>& bias() const { return bias_; }  // empty without one; fp16 numbers
   int n() const { return n_; }
@@ -52,12 +62,12 @@ CaseSizes test_sizes(const OpCase& c);  // few enough outputs for the scalar ref
 
 // Everything a case reads, on the host.
 struct CaseData {
-  CaseData(const OpCase& c, CaseSizes sizes, uint64_t seed, ThreadPool& pool);
+  CaseData(const OpCase& c, CaseSizes sizes, uint64_t seed, ThreadPool& pool, Numbers numbers = Numbers::any);
 
   OpCase op;
   CaseSizes sizes;
   int sequences = 1;                          // attention: 2 for even rows
-  std::vector<float> x;                       // [rows, in], with planted outliers in some rows
+  std::vector<float> x;                       // [rows, in], with planted outliers in some rows (Numbers::any)
   std::vector<float> start;                   // add_linear: what is added to; [rows, out]
   std::vector<float> norm_weight, norm_bias;  // [hidden]
   std::vector<float> cos, sin;                // [positions, rope_dims / 2]
@@ -93,7 +103,8 @@ struct Tolerance {
 constexpr double kRareFactor = 50;
 // What a backend multiplies fp16, fp32 and nf4 weights with.
 enum class Activations : uint8_t { fp32, fp16 };
-Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes, Activations activations = Activations::fp32);
+Tolerance tolerance_of(const OpCase& c, const CaseSizes& sizes, Activations activations = Activations::fp32,
+                       Numbers numbers = Numbers::any);
 // The outputs that lie further away than they may; a NaN does. `first`: index of the first of them.
 size_t count_wrong(const std::vector<float>& got, const std::vector<float>& expected, Tolerance t, size_t* first);
 

@@ -36,7 +36,13 @@ TEST_P(OpsTest, AgreesWithTheReference) {
   expect_agreement(GetParam(), test_sizes(GetParam()), others);
 }
 
+using Int8SumsTest = OpsTest;
+TEST_P(Int8SumsTest, AreThoseOfTheReferenceToTheBit) {
+  expect_agreement(GetParam(), test_sizes(GetParam()), candidates(), Numbers::small_sums);
+}
+
 INSTANTIATE_TEST_SUITE_P(Ops, OpsTest, testing::ValuesIn(op_cases()), op_test_name);
+INSTANTIATE_TEST_SUITE_P(Ops, Int8SumsTest, testing::ValuesIn(int8_products(op_cases())), op_test_name);
 
 }  // namespace
 }  // namespace quantbench
