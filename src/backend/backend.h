@@ -193,6 +193,7 @@ struct BackendOptions {
   std::string engine = "auto";
   std::optional<int> gpu;  // cuda only: its number among those that can be seen; nothing: the first that can be used
   bool several_processes = false;  // others of ours will use the GPU as well, so it must let them
+  bool persistent_stalls = false;  // cuda only, for tests: a step of the persistent engine waits for what never comes
 };
 // name: "auto", "cpu", "reference", "cuda" or "cuda:N". Error usage for any other, device where it cannot run,
 // out_of_memory for a GPU that is full.

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <iostream>
 
 #include "backend/test_backends.h"
 #include "checkpoint/checkpoint.h"
@@ -12,18 +14,21 @@
 #include "engine/relative_error.h"
 #include "model/loader.h"
 #include "model/registry.h"
+#include "quant/int8.h"
+#include "quant/nf4.h"
 #include "testing/test_folder.h"
 
 namespace quantbench {
 namespace {
 
-std::unique_ptr<Backend> make_engine(std::string_view backend, const std::string& engine) {
+std::unique_ptr<Backend> make_engine(std::string_view backend, const std::string& engine, bool stalls = false) {
 #if defined(QB_HAS_CUDA_EMULATOR)
   if (backend == kEmulatedCuda) {
-    return cuda_emulated::make_backend({.engine = engine, .gpu = cuda_emulated::kEmulatedHopper});
+    return cuda_emulated::make_backend(
+        {.engine = engine, .gpu = cuda_emulated::kEmulatedHopper, .persistent_stalls = stalls});
   }
 #endif
-  return make_backend(std::string(backend), {.engine = engine});
+  return make_backend(std::string(backend), {.engine = engine, .persistent_stalls = stalls});
 }
 
 struct Case {
@@ -66,8 +71,8 @@ struct Opened {
   Plan plan;
   static constexpr StateShape kShape{.rows = 380, .logit_rows = 8, .sequences = 1, .positions = 400};
 
-  Opened(const std::string& engine, const Case& c)
-      : backend(make_engine(c.backend, engine)),
+  Opened(const std::string& engine, const Case& c, bool stalls = false)
+      : backend(make_engine(c.backend, engine, stalls)),
         model(c.shape.empty() ? nullptr : make_model(config_of_shape(c.shape), c.precision)) {
     if (!model) {
       checkpoint = Checkpoint::open(std::string(QB_SOURCE_DIR) + "/models/bundled");
@@ -190,6 +195,109 @@ TEST_P(EnginesChosen, GivesWhatTheOneThatWasTakenGives) {
   EXPECT_EQ(again.by, ChosenBy::cache);
 }
 
+// What stands in place of a right number, and where.
+struct Poison {
+  const char* what;
+  std::string tensor;
+  float value;
+};
+const Poison kPoisons[] = {
+    {"NaN in the first norm", "model.layers.0.input_layernorm.weight", NAN},
+    {"infinity in the first norm", "model.layers.0.input_layernorm.weight", INFINITY},
+    {"-infinity in a norm behind an attention", "model.layers.1.input_layernorm.weight", -INFINITY},
+    {"NaN in the last norm", "model.norm.weight", NAN},
+    {"NaN in a product's weights", "model.layers.1.self_attn.q_proj.weight", NAN},
+    {"infinity in a product's weights", "model.layers.0.self_attn.v_proj.weight", INFINITY},
+};
+// One number of a vector, or one row's worth of a linear: in fp16 a weight, in int8 a row's absmax, in nf4 all scales.
+void put(const Poison& poison, Opened& opened, Precision precision) {
+  bool is_put = false;
+  for (const WeightSlot& slot : opened.model->weights()) {
+    if (slot.name != poison.tensor) continue;
+    is_put = true;
+    if (const float** const* vector = std::get_if<const float**>(&slot.target)) {
+      const HostF32 values{1, slot.cols, [&](int, int, float* out) {
+                             std::fill_n(out, slot.cols, 1.0f);
+                             out[slot.cols / 3] = poison.value;
+                           }};
+      **vector = std::get<F32Matrix>(opened.backend->pack(values, Role::vector, opened.plan)).w;
+      continue;
+    }
+    const auto n = static_cast<size_t>(slot.rows), k = static_cast<size_t>(slot.cols);
+    std::vector<f16> values(n * k, to_f16(0.25f));
+    HostMatrix host = HostF16{slot.rows, slot.cols, [&](int first, int count, f16* out) {
+                                std::copy_n(values.begin() + first * slot.cols, count * slot.cols, out);
+                              }};
+    std::vector<int8_t> codes(n * k);
+    std::vector<float> absmax(n);
+    Nf4Weights nf4;
+    if (precision == Precision::fp16) values[k / 2] = to_f16(poison.value);
+    if (precision == Precision::int8) {
+      quantize_int8(values, slot.rows, slot.cols, codes, absmax, opened.backend->host_pool());
+      absmax[n / 2] = poison.value;
+      host = HostInt8{slot.rows, slot.cols, codes, absmax};
+    }
+    if (precision == Precision::nf4) {
+      quantize_nf4(values, slot.rows, slot.cols, &nf4, opened.backend->host_pool());
+      HostNf4 view = nf4.view();
+      view.offset = poison.value;
+      host = view;
+    }
+    *std::get<Matrix*>(slot.target) = opened.backend->pack(host, Role::linear, opened.plan);
+  }
+  ASSERT_TRUE(is_put) << poison.tensor;
+}
+
+// A step by the engine itself: a prompt's logits come from other kernels. LLM.int8 by the letter, as the graph engine
+// has it, gives what is no number the code 0; the persistent engine takes it for an outlier, whose product shows it.
+using EnginesNotFinite = Engines;
+TEST_P(EnginesNotFinite, EndAndShowItInTheLogits) {
+  const auto is_finite = [](float v) { return std::isfinite(v); };
+  for (const Poison& poison : kPoisons) {
+    for (const std::string engine : {"persistent", "graph"}) {
+      if (engine == "graph" && (is_int8() || is_emulated())) continue;
+      SCOPED_TRACE(engine + ": " + poison.what);
+      Opened opened(engine, GetParam());
+      put(poison, opened, GetParam().precision);
+      Session session(*opened.backend, *opened.model, Opened::kShape);
+      const int vocab = opened.model->shape().vocab;
+      const auto logits = session.logits(ids_below(vocab, 2), true);
+      EXPECT_FALSE(std::all_of(logits.end() - vocab, logits.end(), is_finite));
+      const auto run = session.generate(ids_below(vocab, 2), {.max_new_tokens = 3});
+      EXPECT_FALSE(run.finite);
+      EXPECT_TRUE(std::all_of(run.tokens.begin(), run.tokens.end(), [&](int32_t id) { return id >= 0 && id < vocab; }));
+    }
+  }
+}
+
+// A fault of the kernel's would be a wait that never ends. On a card the launch takes the process's context with it, so
+// a process of its own looks.
+using EnginesStalled = Engines;
+TEST_P(EnginesStalled, GiveUpWithAnError) {
+  const auto fails = [this] {
+    try {
+      Opened opened("persistent", GetParam(), true);
+      Session session(*opened.backend, *opened.model, Opened::kShape);
+      session.logits(ids_below(opened.model->shape().vocab, 1), true);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  if (is_emulated()) {
+    EXPECT_THAT(fails(), testing::ContainsRegex("emulated kernel: wait [123] of step 2 was given up"));
+    return;
+  }
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  constexpr int kStatus = 3;
+  const auto tell = [&] {
+    std::cerr << fails() << std::endl;
+    std::_Exit(kStatus);
+  };
+  EXPECT_EXIT(tell(), testing::ExitedWithCode(kStatus),
+              "the persistent engine waited for seconds and gave up .wait [123] of step");
+}
+
 std::vector<Case> cases(std::string_view backend) {
   std::vector<Case> all;
   for (const std::string_view shape : {"", "phi"}) {
@@ -211,9 +319,19 @@ std::vector<Case> bundled(std::string_view backend) {
   const std::vector<Case> all = cases(backend);
   return {all.begin(), all.begin() + 3};
 }
+std::vector<Case> small_ones(std::string_view backend, size_t count = 3) {
+  std::vector<Case> some;
+  for (const Precision precision : {Precision::fp16, Precision::int8, Precision::nf4}) {
+    some.push_back({backend, precision, "heads_of_128"});
+  }
+  some.resize(count);
+  return some;
+}
 INSTANTIATE_TEST_SUITE_P(cuda, Engines, testing::ValuesIn(cases("cuda")), name_of_case);
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesFar, testing::ValuesIn(bundled("cuda")), name_of_case);
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesDeep, testing::ValuesIn(bundled("cuda")), name_of_case);
+INSTANTIATE_TEST_SUITE_P(cuda, EnginesNotFinite, testing::ValuesIn(small_ones("cuda")), name_of_case);
+INSTANTIATE_TEST_SUITE_P(cuda, EnginesStalled, testing::ValuesIn(small_ones("cuda", 1)), name_of_case);
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesChosen, testing::ValuesIn(bundled("cuda")), name_of_case);
 #if defined(QB_HAS_CUDA_EMULATOR)
 TEST(Engine, ThatIsAskedForAndCannotRunIsRefusedWithTheReason) {
@@ -230,6 +348,8 @@ TEST(Engine, ThatIsAskedForAndCannotRunIsRefusedWithTheReason) {
 
 INSTANTIATE_TEST_SUITE_P(emulated, Engines, testing::ValuesIn(cases(kEmulatedCuda)), name_of_case);
 INSTANTIATE_TEST_SUITE_P(emulated, EnginesFar, testing::ValuesIn(bundled(kEmulatedCuda)), name_of_case);
+INSTANTIATE_TEST_SUITE_P(emulated, EnginesNotFinite, testing::ValuesIn(small_ones(kEmulatedCuda)), name_of_case);
+INSTANTIATE_TEST_SUITE_P(emulated, EnginesStalled, testing::ValuesIn(small_ones(kEmulatedCuda, 1)), name_of_case);
 INSTANTIATE_TEST_SUITE_P(emulated, EnginesChosen, testing::ValuesIn(bundled(kEmulatedCuda)), name_of_case);
 #endif
 

@@ -179,7 +179,7 @@ class CopyingLookout final : public Lookout {
 
 class CudaRuntime final : public Runtime {
  public:
-  explicit CudaRuntime(const BackendOptions& options) : nvml_(open_nvml()) {
+  explicit CudaRuntime(const BackendOptions& options) : nvml_(open_nvml()), stalls_(options.persistent_stalls) {
     const DriverAnswer answer = ask_driver(nvml_.get());
     gpu_ = open_gpu(answer, {options.gpu, options.several_processes},
                     [&](int gpu) { return open(gpu, answer.gpus[static_cast<size_t>(gpu)].uuid); });
@@ -339,7 +339,7 @@ class CudaRuntime final : public Runtime {
     }
     uint32_t* on_device = nullptr;
     check(cudaHostGetDevicePointer(reinterpret_cast<void**>(&on_device), stuck_, 0), "cudaHostGetDevicePointer");
-    return make_persistent_program(*this, tape, tables, memory, on_device);
+    return make_persistent_program(*this, tape, tables, memory, on_device, stalls_);
   }
 
  private:
@@ -379,6 +379,7 @@ class CudaRuntime final : public Runtime {
   static double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
   std::unique_ptr<Nvml> nvml_;
+  bool stalls_;  // for tests
   GpuInfo info_;
   int gpu_ = 0;
   bool counts_us_ = false;  // the driver tells what this process has

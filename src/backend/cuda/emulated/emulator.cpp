@@ -205,7 +205,7 @@ void run_together(int blocks, int threads, size_t shared_bytes, FunctionRef<void
   assert(threads > 0 && threads % kWarpSize == 0 && launch_here == nullptr);
   static thread_local context::pooled_fixedsize_stack stacks(kStackBytes, kMostThreads);
   static thread_local std::minstd_rand random(1);  // goes on from launch to launch, so that each is another order
-  constexpr uint64_t kMostPassesInVain = 1000;
+  constexpr uint64_t kMostPassesInVain = 30'000;   // a kernel that gives a wait up by itself does so before
   Launch launch;
   const Launching here(&launch);
   std::vector<std::unique_ptr<Block>>& together = launch.together;

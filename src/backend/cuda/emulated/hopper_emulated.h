@@ -127,6 +127,7 @@ QB_DEVICE TwoWords get_two_words(const Tagged* from) {
   pause();
   return load_aligned<TwoWords>(from);
 }
+constexpr uint32_t kMostPolls = 10'000;  // of the tests' models no wait takes 2,000
 QB_DEVICE void give_up(uint32_t*, int what, int step) {
   abandon("wait " + std::to_string(what) + " of step " + std::to_string(step) + " was given up");
 }

@@ -27,7 +27,8 @@ class Repeat final : public Program {
 class EmulatedRuntime final : public Runtime {
  public:
   explicit EmulatedRuntime(const BackendOptions& options)
-      : has_persistent_(options.engine == "persistent" || options.gpu == kEmulatedHopper) {}
+      : has_persistent_(options.engine == "persistent" || options.gpu == kEmulatedHopper),
+        stalls_(options.persistent_stalls) {}
   DeviceInfo device() const override {
     DeviceInfo info = host_device("cuda", "emulated", 1);
     info.id = "cuda:0";
@@ -81,11 +82,11 @@ class EmulatedRuntime final : public Runtime {
     return persistent_program_bytes(tape, multiprocessors(), shared_bytes());
   }
   std::unique_ptr<Program> record_persistent(const Tape& tape, const Tables& tables, std::byte* memory) override {
-    return make_persistent_program(*this, tape, tables, memory, stuck_);
+    return make_persistent_program(*this, tape, tables, memory, stuck_, stalls_);
   }
 
  private:
-  bool has_persistent_;
+  bool has_persistent_, stalls_;
   uint32_t stuck_[4] = {};
   std::map<void*, os::Block> blocks_;
   int64_t held_bytes_ = 0, peak_bytes_ = 0;

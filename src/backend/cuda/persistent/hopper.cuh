@@ -201,6 +201,8 @@ QB_DEVICE int own_thread() {
   __builtin_assume(index >= 0 && index < 1024);
   return index;
 }
+// Looks at a word or a barrier before that; seconds: what has not come by then never will.
+constexpr uint32_t kMostPolls = 1u << 24;
 // Ends the launch with an error, after saying in stuck[0 … 3] what waited where. Not a call: values that live across
 // one have few registers to lie in.
 QB_DEVICE void give_up(uint32_t* stuck, int what, int step) {

@@ -28,14 +28,26 @@ Cut cut(const PersistentPlan& plan) {
   return at;
 }
 
+void make_stall(std::vector<Step>& steps) {
+  const auto is_attention = [](const Step& s) { return s.kind == StepKind::attend; };
+  const auto first = std::find_if(steps.begin(), steps.end(), is_attention);
+  const auto last = std::find_if(steps.rbegin(), steps.rend(), is_attention);
+  assert(first != steps.end() && first->out != last->out);
+  for (Step& s : steps) {
+    if (s.in.words == first->out) s.in.words = last->out;
+  }
+}
+
 class PersistentProgram final : public Program {
  public:
-  PersistentProgram(Runtime& runtime, const Tape& tape, const Tables& tables, std::byte* memory, uint32_t* stuck)
+  PersistentProgram(Runtime& runtime, const Tape& tape, const Tables& tables, std::byte* memory, uint32_t* stuck,
+                    bool stalls)
       : runtime_(runtime) {
     const int processors = runtime.multiprocessors();
     const Cut at = cut(make_persistent_plan(tape, processors, runtime.shared_bytes(), nullptr));
-    const PersistentPlan plan =
+    PersistentPlan plan =
         make_persistent_plan(tape, processors, runtime.shared_bytes(), reinterpret_cast<Tagged*>(memory + at.exchange));
+    if (stalls) make_stall(plan.steps);
     std::vector<TensorMap> maps;
     for (const MapShape& shape : plan.maps) maps.push_back(make_tensor_map(shape));
     runtime.zero(memory, at.bytes);  // no launch is number 0
@@ -81,8 +93,8 @@ size_t persistent_program_bytes(const Tape& tape, int multiprocessors, size_t sh
 }
 
 std::unique_ptr<Program> make_persistent_program(Runtime& runtime, const Tape& tape, const Tables& tables,
-                                                 std::byte* memory, uint32_t* stuck) {
-  return std::make_unique<PersistentProgram>(runtime, tape, tables, memory, stuck);
+                                                 std::byte* memory, uint32_t* stuck, bool stalls) {
+  return std::make_unique<PersistentProgram>(runtime, tape, tables, memory, stuck, stalls);
 }
 
 }  // namespace quantbench::QB_CUDA

@@ -7,7 +7,6 @@
 namespace quantbench::QB_CUDA::persistent {
 
 constexpr int kConsumers = kConsumerWarps * kWarpSize;
-constexpr uint32_t kMostPolls = 1u << 24;  // seconds: a word that has not come by then never will
 
 QB_DEVICE int thread_index() { return own_thread(); }
 QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
