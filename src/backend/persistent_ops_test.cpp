@@ -1,0 +1,240 @@
+// Each op × format that the persistent engine knows against the reference, as a whole step of its own: the engine takes
+// no less than a token's. An embedding and an attention come first, then the op, then a head that is the identity, so
+// that the logits are the op's output, rounded to fp16.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "backend/ops_fixture.h"
+#include "backend/test_backends.h"
+
+namespace quantbench {
+namespace {
+
+struct StepShape {
+  const char* name;
+  int hidden, heads, kv_heads, head_dim, rope_dims, ff;
+  bool layer_norm, biased;
+  Act act;
+};
+// Those of Llama and Phi-2, and the other head sizes.
+constexpr StepShape kShapes[] = {{"llama", 512, 8, 2, 64, 64, 1024, false, false, Act::silu},
+                                 {"phi", 1280, 16, 16, 80, 32, 768, true, true, Act::gelu_tanh},
+                                 {"heads_of_32", 256, 8, 2, 32, 32, 512, false, true, Act::silu},
+                                 {"heads_of_128", 256, 2, 1, 128, 128, 512, true, false, Act::gelu_tanh}};
+
+struct StepCase {
+  std::string_view backend;
+  OpKind kind;
+  Format format;
+  StepShape shape;
+};
+
+constexpr int kPositions = 3, kVocab = 64;
+
+class OneOp {
+ public:
+  OneOp(Backend& backend, const StepCase& c) : backend_(backend), case_(c) {
+    Random random(11);
+    const StepShape& s = c.shape;
+    const int q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
+    switch (c.kind) {
+      case OpKind::attention: width_ = q; break;
+      case OpKind::add_linear: width_ = s.hidden; break;
+      default: width_ = s.ff; break;
+    }
+    const std::pair<int, int> sizes[] = {{q, s.hidden},    {kv, s.hidden},   {kv, s.hidden},
+                                         {s.ff, s.hidden}, {s.ff, s.hidden}, {s.hidden, s.ff}};
+    for (const auto& [n, k] : sizes) {
+      host_.push_back(std::make_unique<HostWeight>(c.format, true, n, k, s.biased, random, backend.host_pool()));
+    }
+    std::vector<float> norm_weight(static_cast<size_t>(s.hidden)), norm_bias(norm_weight.size());
+    for (float& w : norm_weight) w = random.uniform(0.5f, 1.5f);
+    for (int i = 0; i < 3; ++i) norm_weight[static_cast<size_t>(random.below(s.hidden))] = 8;  // outliers
+    for (float& b : norm_bias) b = random.uniform(-0.5f, 0.5f);
+    norm_ = {upload(norm_weight), s.layer_norm ? upload(norm_bias) : nullptr, 1e-5f, s.layer_norm};
+    table_values_.resize(size_t{kVocab} * static_cast<size_t>(s.hidden));
+    for (f16& v : table_values_) v = to_f16(random.uniform(-2, 2));
+    identity_.resize(static_cast<size_t>(width_) * static_cast<size_t>(width_));
+    for (size_t i = 0; i < static_cast<size_t>(width_); ++i) identity_[i * static_cast<size_t>(width_) + i] = to_f16(1);
+    std::vector<float> cos, sin;
+    for (int p = 0; p < kPositions; ++p) {
+      for (int i = 0; i < s.rope_dims / 2; ++i) {
+        const double angle = p * std::pow(10000.0, -2.0 * i / s.rope_dims);
+        cos.push_back(static_cast<float>(std::cos(angle)));
+        sin.push_back(static_cast<float>(std::sin(angle)));
+      }
+    }
+    rope_ = {s.rope_dims, upload(cos), upload(sin)};
+    const size_t cache = size_t{kPositions} * static_cast<size_t>(kv) * sizeof(f16);
+    kv_ = {
+        static_cast<f16*>(allocate(cache)), static_cast<f16*>(allocate(cache)), 1, kPositions, s.kv_heads, s.head_dim};
+    const auto out = [&](int cols) {
+      return Tensor{allocate(static_cast<size_t>(cols) * sizeof(float)), DType::f32, 1, cols};
+    };
+    x_ = out(s.hidden), q_ = out(q), a_ = out(q), h_ = out(s.ff), logits_ = out(width_);
+    rows_ = {upload(std::vector<int32_t>(1)), upload(std::vector<int32_t>(1)), upload(std::vector<int32_t>(1)), 1};
+    token_ = buffers_[buffers_.size() - 3].get();
+    position_ = buffers_[buffers_.size() - 2].get();
+    load();
+  }
+
+  std::string_view engine() const { return engine_; }
+  // The logits of a step a position, [kPositions, width].
+  std::vector<float> run() {
+    std::vector<float> all(size_t{kPositions} * static_cast<size_t>(width_));
+    for (int32_t p = 0; p < kPositions; ++p) {
+      const int32_t token = p * 17 % kVocab;
+      backend_.upload(*token_, 0, &token, sizeof token);
+      backend_.upload(*position_, 0, &p, sizeof p);
+      program_->run();
+      backend_.synchronize();
+      backend_.download(all.data() + static_cast<size_t>(p) * static_cast<size_t>(width_), logits_.data,
+                        logits_.bytes());
+    }
+    return all;
+  }
+
+ private:
+  void record_ops(Ops& ops) {
+    const StepShape& s = case_.shape;
+    const float scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
+    ops.embed({.x = x_, .table = &table_, .scale = 1, .rows = rows_});
+    ops.qkv({q_, kv_, x_, &norm_, &linears_[0], &linears_[1], &linears_[2], &rope_, rows_});
+    ops.attend({a_, q_, kv_, scale, rows_});
+    Tensor result = h_;
+    switch (case_.kind) {
+      case OpKind::attention: result = a_; break;
+      case OpKind::gated_up: ops.gated_up({h_, x_, &norm_, &linears_[3], &linears_[4], s.act}); break;
+      case OpKind::add_linear:
+        ops.project({h_, x_, &norm_, &linears_[3], Act::none});
+        ops.add_linear({x_, h_, &linears_[5]});
+        result = x_;
+        break;
+      default: ops.project({h_, x_, &norm_, &linears_[3], s.act}); break;
+    }
+    ops.project({logits_, result, nullptr, &head_, Act::none});
+    ops.next_token({.rows = rows_, .logits = logits_, .sampling = {}});
+  }
+  void load() {
+    linears_.resize(host_.size());
+    for (size_t i = 0; i < host_.size(); ++i) {
+      Linear& linear = linears_[i];
+      linear.biased = case_.shape.biased;
+      if (case_.format == Format::f16) linear.weight = F16Matrix{host_[i]->n(), host_[i]->k()};
+      if (case_.format == Format::int8) linear.weight = Int8Matrix{host_[i]->n(), host_[i]->k()};
+      if (case_.format == Format::nf4) linear.weight = Nf4Matrix{host_[i]->n(), host_[i]->k()};
+    }
+    const auto rows_of = [](const std::vector<f16>& values, int n, int k) {
+      return HostF16{n, k, [&values, k](int first, int count, f16* out) {
+                       std::copy_n(values.begin() + first * k, count * k, out);
+                     }};
+    };
+    table_ = {kVocab, case_.shape.hidden};
+    head_.weight = F16Matrix{width_, width_};
+    TapeOps shapes;
+    record_ops(shapes);
+    const Plan plan = backend_.plan(shapes.tape(), 1);
+    for (size_t i = 0; i < host_.size(); ++i) {
+      linears_[i].weight = backend_.pack(host_[i]->view(), Role::linear, plan);
+      if (case_.shape.biased) linears_[i].bias = upload(host_[i]->bias());
+    }
+    table_ =
+        std::get<F16Matrix>(backend_.pack(rows_of(table_values_, kVocab, case_.shape.hidden), Role::embedding, plan));
+    head_.weight = backend_.pack(rows_of(identity_, width_, width_), Role::output_head, plan);
+    TapeOps tape;
+    record_ops(tape);
+    const Plan step = backend_.plan(tape.tape(), 1);
+    engine_ = step.engines.front().name;
+    program_ = backend_.record(step);
+  }
+  void* allocate(size_t bytes) {
+    buffers_.push_back(backend_.allocate(Use::activations, bytes));
+    return buffers_.back()->data();
+  }
+  template <typename T>
+  T* upload(const std::vector<T>& values) {
+    auto* const to = static_cast<T*>(allocate(values.size() * sizeof(T)));
+    backend_.upload(*buffers_.back(), 0, values.data(), values.size() * sizeof(T));
+    return to;
+  }
+
+  Backend& backend_;
+  StepCase case_;
+  int width_ = 0;  // of the op's output
+  std::vector<std::unique_ptr<Buffer>> buffers_;
+  std::vector<std::unique_ptr<HostWeight>> host_;
+  std::vector<f16> table_values_, identity_;
+  std::vector<Linear> linears_;
+  F16Matrix table_;
+  Linear head_;
+  Norm norm_;
+  Rope rope_;
+  Tensor x_, q_, a_, h_, logits_;
+  KvLayer kv_;
+  Rows rows_;
+  Buffer *token_ = nullptr, *position_ = nullptr;
+  std::string_view engine_;
+  std::unique_ptr<Program> program_;
+};
+
+std::unique_ptr<Backend> persistent_backend(std::string_view name) {
+#if defined(QB_HAS_CUDA_EMULATOR)
+  if (name == kEmulatedCuda) return cuda_emulated::make_backend({.engine = "persistent"});
+#endif
+  return make_backend(name, {.engine = "persistent"});
+}
+
+class PersistentOpsTest : public testing::TestWithParam<StepCase> {
+ protected:
+  void SetUp() override {
+    if (GetParam().backend != "cuda") return;
+    if (!tests_cuda()) GTEST_SKIP() << why_not("cuda");
+    if (make_backend("cuda", {})->device().features != "sm_90") GTEST_SKIP() << "the persistent engine is for sm_90";
+  }
+};
+
+TEST_P(PersistentOpsTest, AgreesWithTheReference) {
+  const auto reference = make_backend("reference", {}), backend = persistent_backend(GetParam().backend);
+  const std::vector<float> expected = OneOp(*reference, GetParam()).run();
+  OneOp op(*backend, GetParam());
+  EXPECT_EQ(op.engine(), "persistent");
+  const std::vector<float> found = op.run();
+  EXPECT_EQ(op.run(), found) << "a second run differs";
+  double square = 0, difference = 0, worst = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double apart = double{found[i]} - expected[i];
+    square += double{expected[i]} * expected[i];
+    difference += apart * apart;
+    if (!(std::fabs(apart) <= worst)) worst = std::isnan(apart) ? INFINITY : std::fabs(apart);
+  }
+  const double rms = std::sqrt(square / static_cast<double>(expected.size()));
+  // Outputs rounded to fp16 (2⁻¹¹ of the value); inputs and nf4's codes as well, which a sum evens out. LLM.int8's
+  // outliers in another order round its sum the other way at times.
+  EXPECT_LT(std::sqrt(difference / square), 1.5e-3);
+  EXPECT_LT(worst, 3e-2 * rms);
+}
+
+std::vector<StepCase> cases(std::string_view backend) {
+  std::vector<StepCase> all;
+  for (const StepShape& shape : kShapes) {
+    for (const Format format : {Format::f16, Format::int8, Format::nf4}) {
+      for (const OpKind kind : {OpKind::attention, OpKind::add_linear, OpKind::gated_up, OpKind::project}) {
+        all.push_back({backend, kind, format, shape});
+      }
+    }
+  }
+  return all;
+}
+std::string name_of_step(const testing::TestParamInfo<StepCase>& test) {
+  return fmt::format("{}_{}_{}", name_of(test.param.kind), name_of(test.param.format), test.param.shape.name);
+}
+INSTANTIATE_TEST_SUITE_P(cuda, PersistentOpsTest, testing::ValuesIn(cases("cuda")), name_of_step);
+#if defined(QB_HAS_CUDA_EMULATOR)
+INSTANTIATE_TEST_SUITE_P(emulated, PersistentOpsTest, testing::ValuesIn(cases(kEmulatedCuda)), name_of_step);
+#endif
+
+}  // namespace
+}  // namespace quantbench
