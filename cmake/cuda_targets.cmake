@@ -1,4 +1,63 @@
-# Which GPUs to compile for. A function of what nvcc knows and nvidia-smi says, tested by cuda_targets_test.cmake.
+# What the CUDA backend is asked to be, and which GPUs to compile for. Functions of what nvcc knows and nvidia-smi says,
+# tested by cuda_targets_test.cmake.
+
+# qb_refuse_cuda_wish(CUDA WISH KNOWN why): sets `why` CUDA, as QB_CUDA, or WISH, as QB_CUDA_ARCHITECTURES, is a mistake,
+# else the empty string. KNOWN what nvcc knows ("75;80;90;90a"), empty before it is asked.
+function(qb_refuse_cuda_wish cuda wish known why)
+  set(${why} "" PARENT_SCOPE)
+  if(NOT cuda MATCHES "^(auto|on|off)$")
+    set(${why} "QB_CUDA=${cuda} is unknown; it is auto (the CUDA backend is built where nvcc is found), on or off" PARENT_SCOPE)
+    return()
+  endif()
+  if(cuda STREQUAL "off" OR wish MATCHES "^(default|present)$")
+    return()
+  endif()
+  set(accepted "it is default (all GPUs that are supported), present (those of this machine), or a list of compute \
+capabilities such as 80-real;90-real: a number, with -real for machine code alone or -virtual for PTX alone")
+  if(wish STREQUAL "")
+    set(${why} "QB_CUDA_ARCHITECTURES is empty; ${accepted}" PARENT_SCOPE)
+    return()
+  endif()
+  foreach(target IN LISTS wish)
+    if(NOT target MATCHES "^([0-9]+)([af]?)(-real|-virtual)?$")
+      set(${why} "QB_CUDA_ARCHITECTURES=${wish}: '${target}' is no compute capability; ${accepted}" PARENT_SCOPE)
+      return()
+    endif()
+    set(number "${CMAKE_MATCH_1}")
+    set(name "${CMAKE_MATCH_1}${CMAKE_MATCH_2}")
+    if(number LESS 75)
+      set(${why} "QB_CUDA_ARCHITECTURES=${wish}: ${name} is older than Turing, 75 or newer is needed; ${accepted}" PARENT_SCOPE)
+      return()
+    endif()
+    # Of numbers with a letter nvcc does not always tell.
+    if(known AND NOT number IN_LIST known)
+      string(REPLACE ";" " " list "${known}")
+      set(${why} "QB_CUDA_ARCHITECTURES=${wish}: this nvcc does not know ${name}, it knows ${list}; ${accepted}" PARENT_SCOPE)
+      return()
+    endif()
+  endforeach()
+endfunction()
+
+# qb_absent_nvcc(COMMAND why): sets `why` if COMMAND, as CUDACXX (a compiler, perhaps with flags behind it), names nothing
+# that could be run, else the empty string.
+function(qb_absent_nvcc command why)
+  set(${why} "" PARENT_SCOPE)
+  if(command STREQUAL "" OR (EXISTS "${command}" AND NOT IS_DIRECTORY "${command}"))
+    return()
+  endif()
+  separate_arguments(words UNIX_COMMAND "${command}")
+  list(GET words 0 program)
+  if(NOT IS_ABSOLUTE "${program}")
+    find_program(found "${program}" NO_CACHE)
+    if(NOT found)
+      set(${why} "CUDACXX names ${program}, which is not in PATH" PARENT_SCOPE)
+    endif()
+  elseif(IS_DIRECTORY "${program}")
+    set(${why} "CUDACXX names ${program}, which is a folder" PARENT_SCOPE)
+  elseif(NOT EXISTS "${program}")
+    set(${why} "CUDACXX names ${program}, which is not there" PARENT_SCOPE)
+  endif()
+endfunction()
 
 # The compute capabilities of the GPUs here, "90" or "75;90" -> out; without a GPU (or its driver) it is empty.
 function(qb_present_capabilities out)
