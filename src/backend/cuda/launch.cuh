@@ -6,6 +6,7 @@
 #include "backend/cuda/stream.h"
 #if !defined(QB_CUDA_EMULATED)
 #include "backend/cuda/check.h"
+#include "backend/cuda/shared_limits.h"
 #endif
 
 namespace quantbench::QB_CUDA {
@@ -39,11 +40,7 @@ int clusters_at_once(void (*)(Args), int of_cluster, int, size_t, int multiproce
 template <typename Args>
 void launch(void (*kernel)(Args), Grid grid, int threads, const Stream& stream, const Args& args,
             size_t shared_bytes = 0) {
-  if (shared_bytes > 0) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
-          "cudaFuncSetAttribute");
-  }
+  if (shared_bytes > 0) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
   config.blockDim = dim3(static_cast<unsigned>(threads), 1, 1);
@@ -61,9 +58,7 @@ void launch(void (*kernel)(Args), Grid grid, int threads, const Stream& stream, 
 template <typename Args>
 void launch_cooperative(void (*kernel)(Args), int blocks, int threads, const Stream& stream, const Args& args,
                         size_t shared_bytes) {
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)),
-        "cudaFuncSetAttribute");
+  allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks), 1, 1);
   config.blockDim = dim3(static_cast<unsigned>(threads), 1, 1);

@@ -14,6 +14,7 @@
 #include "backend/cuda/persistent/persistent_plan.h"
 #include "backend/cuda/persistent/persistent_program.h"
 #include "backend/cuda/runtime.h"
+#include "backend/cuda/shared_limits.h"
 #include "core/error.h"
 #include "core/os.h"
 
@@ -404,6 +405,16 @@ void check(cudaError_t status, const char* call) {
 }
 
 DriverAnswer ask_driver() { return ask_driver(open_nvml().get()); }
+void allow_shared(const void* kernel, size_t bytes) {
+  static SharedLimits limits;  // the one state outside a backend: what it mirrors is CUDA's, for the process
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  limits.raise(device, kernel, bytes, [&] {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+          "cudaFuncSetAttribute");
+  });
+}
+
 
 std::unique_ptr<Runtime> open_runtime(const BackendOptions& options) { return std::make_unique<CudaRuntime>(options); }
 
