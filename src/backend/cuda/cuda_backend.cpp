@@ -186,7 +186,8 @@ class CudaBackend final : public Backend {
   }
   // The library is opened only for a plan that could use it.
   WorkspaceShape shape_of(const Plan& plan) {
-    return workspace_shape(plan.tape, plan.max_rows, plan.max_rows > kStreamedRows && ops_->wide().open());
+    return workspace_shape(plan.tape, plan.max_rows, plan.max_rows > kStreamedRows && ops_->wide().open(),
+                           device_.gpu ? device_.gpu->cache_bytes : 0);
   }
   Matrix keep(const HostF16& m, Role role) { return F16Matrix{m.n, m.k, stream<f16>(m, role)}; }
   Matrix keep(const HostF32& m, Role role) { return F32Matrix{m.n, m.k, stream<float>(m, role)}; }

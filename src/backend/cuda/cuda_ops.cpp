@@ -50,7 +50,8 @@ void cut_wide(const WideShape& shape, Cutter* cutter, Workspace* w) {
   cutter->take(&wide.arrived, static_cast<size_t>(wide.counters));
   wide.raw = raw;
   wide.gemm = gemm;
-  if (shape.nf4) cutter->take(&wide.scratch, kScratchNumbers);
+  wide.scratch_numbers = shape.scratch_numbers;
+  if (shape.nf4) cutter->take(&wide.scratch, shape.scratch_numbers);
   wide.general = {w->x16, w->marks, padded_k(shape.k)};  // of the same size or less
   wide.codes = w->codes;
   wide.absmax = w->absmax;
@@ -89,9 +90,9 @@ size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
 
 }  // namespace
 
-WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool has_library) {
+WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool has_library, size_t cache_bytes) {
   WorkspaceShape shape{.rows = max_rows};
-  if (has_library) shape.wide = wide_shape(step, max_rows);
+  if (has_library) shape.wide = wide_shape(step, max_rows, cache_bytes);
   const auto product = [&shape](const Linear* w, int rows) {
     const Format format = format_of(w->weight);
     shape.rows = std::max(shape.rows, rows);

@@ -20,7 +20,7 @@ struct WorkspaceShape {
   int q_heads = 0, head_dim = 0;
   WideShape wide;  // zero without the library
 };
-WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool has_library);
+WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool has_library, size_t cache_bytes);
 
 // Pointers into one buffer.
 struct Workspace {

@@ -1,6 +1,7 @@
 #include "backend/cuda/wide_products.h"
 
 #include <algorithm>
+#include <cassert>
 #include <map>
 
 #include "backend/cuda/tensor_products.h"
@@ -25,9 +26,10 @@ bool divides(WeightFormat format, int n, int k) {
 }
 
 // Rows of a weight expanded at a time, so that all chunks are about as large.
-int chunk_rows(int n, int k) {
-  constexpr int kWhole = 128;  // a multiple of the library's tiles
-  const int most = std::max(static_cast<int>(kScratchNumbers / static_cast<size_t>(k)) / kWhole * kWhole, kWhole);
+int chunk_rows(int n, int k, size_t scratch_numbers) {
+  constexpr int kWhole = kExpandedTile;
+  const int most = static_cast<int>(scratch_numbers / static_cast<size_t>(k)) / kWhole * kWhole;
+  assert(most > 0);
   const int chunks = (n + most - 1) / most;
   return std::min(((n + chunks - 1) / chunks + kWhole - 1) / kWhole * kWhole, n);
 }
@@ -36,7 +38,7 @@ bool is_off() { return os::environment("QUANTBENCH_CUBLASLT") == "off"; }
 
 }  // namespace
 
-WideShape wide_shape(const Tape& step, int max_rows) {
+WideShape wide_shape(const Tape& step, int max_rows, size_t cache_bytes) {
   WideShape shape;
   if (max_rows <= kStreamedRows) return shape;
   shape.rows = max_rows;
@@ -67,6 +69,7 @@ WideShape wide_shape(const Tape& step, int max_rows) {
       raise(&shape.inner, n);
     }
   }
+  if (shape.nf4) shape.scratch_numbers = expanded_at_once(cache_bytes, shape.k);
   return shape;
 }
 
@@ -158,7 +161,8 @@ bool WideProducts::fits(const Product& product) const {
   for (const Product::Output& output : product.outputs) {
     if (output.w.format != format || !divides(format, output.w.n, output.w.k)) return false;
   }
-  if ((format == WeightFormat::int8 && !w_.codes) || (format == WeightFormat::nf4 && !w_.scratch)) return false;
+  if (format == WeightFormat::int8 && !w_.codes) return false;
+  if (format == WeightFormat::nf4 && !has_scratch(x.cols)) return false;
   int raw = 0;
   if (product.finish == Finish::qkv) {
     for (const Product::Output& output : product.outputs) raw += output.w.n;
@@ -167,6 +171,10 @@ bool WideProducts::fits(const Product& product) const {
   if (product.finish == Finish::gate || (product.finish == Finish::add && format == WeightFormat::int8))
     raw = product.outputs.front().w.n;
   return raw <= w_.raw_cols;
+}
+
+bool WideProducts::has_scratch(int k) const {
+  return w_.scratch && w_.scratch_numbers >= size_t{kExpandedTile} * static_cast<size_t>(k);
 }
 
 bool WideProducts::finishes(const Product& product) const {
@@ -205,12 +213,12 @@ std::vector<WideProducts::Call> WideProducts::calls_of(const Product& product, i
       continue;
     }
     if (side_by_side && last->expand.part_count < kMostJobs &&
-        static_cast<size_t>(last->gemm.shape.n + w.n) * w.k <= kScratchNumbers) {
+        static_cast<size_t>(last->gemm.shape.n + w.n) * w.k <= w_.scratch_numbers) {
       last->expand.parts[last->expand.part_count++] = {w, 0, w.n};
       last->gemm.shape.n += w.n;
       continue;
     }
-    const int chunk = chunk_rows(w.n, w.k);
+    const int chunk = chunk_rows(w.n, w.k, w_.scratch_numbers);
     for (int first = 0; first < w.n; first += chunk) {
       Call call{{shape, w_.scratch, nullptr, y + first, output.bias ? output.bias + first : nullptr}, {}};
       call.gemm.shape.n = std::min(chunk, w.n - first);
@@ -431,7 +439,8 @@ void WideProducts::tune(const Tape& step, int rows) {
     for (const Product::Output& output : product.outputs) {
       if (output.w.format != format || !divides(format, output.w.n, k)) return;
     }
-    if ((format == WeightFormat::int8 && !w_.codes) || (format == WeightFormat::nf4 && !w_.scratch)) return;
+    if (format == WeightFormat::int8 && !w_.codes) return;
+    if (format == WeightFormat::nf4 && !has_scratch(k)) return;
     for (Call& call : calls_of(product, rows, padded_k(k))) {
       GemmCall& gemm = call.gemm;
       if (gemm.shape.y_stride > w_.raw_cols) continue;  // no room to try it in

@@ -24,17 +24,32 @@ struct WideShape {  // zero: no product here has many rows
   int attended = 0;  // outputs of an attention
   int inner = 0;     // outputs of a gated_up or project
   bool int8 = false, nf4 = false;
+  size_t scratch_numbers = 0;  // nf4
 };
-// Of a step's products, were they called with max_rows.
-WideShape wide_shape(const Tape& step, int max_rows);
+// Of a step's products, were they called with max_rows on a device with a second-level cache of cache_bytes.
+WideShape wide_shape(const Tape& step, int max_rows, size_t cache_bytes);
+
+// How many weights of NF4 are expanded to fp16 at a time: two thirds of the second-level cache, so that the product
+// finds them there, but whole tiles of rows of k numbers, and 32 MiB at the most, which an H100's 50 MiB come to: with
+// half of that a product of long rows was cut into pieces too narrow for all multiprocessors, 43 instead of 30 µs there
+// (n 2048, k 8192). cache_bytes 0: not known, taken as large.
+constexpr int kExpandedTile = 128;  // rows: a multiple of the library's tiles
+constexpr size_t expanded_at_once(size_t cache_bytes, int k) {
+  constexpr size_t kMost = size_t{16} << 20;
+  const size_t in_cache = cache_bytes == 0 ? kMost : cache_bytes * 2 / 3 / sizeof(uint16_t);
+  const size_t tile = size_t{kExpandedTile} * static_cast<size_t>(k);
+  const size_t most = in_cache < kMost ? in_cache : kMost;
+  return most > tile ? most : tile;
+}
 
 // Pointers into the backend's workspace.
 struct WideWorkspace {
   int rows = 0;
   int raw_cols = 0;
   void* raw = nullptr;          // [rows, raw_cols] float or int32
-  uint16_t* scratch = nullptr;  // kScratchNumbers, nf4
-  int32_t* arrived = nullptr;   // [counters] zero between calls
+  uint16_t* scratch = nullptr;  // [scratch_numbers] nf4
+  size_t scratch_numbers = 0;
+  int32_t* arrived = nullptr;  // [counters] zero between calls
   int counters = 0;
   void* gemm = nullptr;  // kGemmWorkspaceBytes
   struct Ready {
@@ -47,9 +62,6 @@ struct WideWorkspace {
   float* absmax = nullptr;      // [rows]
   int32_t* outliers = nullptr;  // [1 + k]
 };
-// NF4 is expanded so many weights at a time: 32 MiB of fp16, most of an H100's second-level cache. With half of it a
-// product of long rows was cut into pieces too narrow for all multiprocessors: 43 instead of 30 µs (n 2048, k 8192).
-constexpr size_t kScratchNumbers = size_t{16} << 20;
 
 class WideProducts {
  public:
@@ -105,6 +117,7 @@ class WideProducts {
   };
 
   bool fits(const Product& product) const;
+  bool has_scratch(int k) const;  // for rows of NF4
   bool fits_batch(const Product& product) const;
   // By our own kernels, from rows that are ready; false, and nothing done, where there is no room.
   bool multiply_batch(const Product& product, Slot& slot);

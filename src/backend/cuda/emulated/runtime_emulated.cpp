@@ -36,7 +36,9 @@ class EmulatedRuntime final : public Runtime {
                 .driver = "none",
                 .major = has_persistent_ ? 9 : 7,
                 .minor = has_persistent_ ? 0 : 5,
-                .multiprocessors = multiprocessors()};
+                .multiprocessors = multiprocessors(),
+                // A Turing's by far too small, so that weights of NF4 are expanded in several turns.
+                .cache_bytes = has_persistent_ ? size_t{50} << 20 : size_t{48} << 10};
     return info;
   }
   DeviceUse use() const override { return {.held_bytes = held_bytes_, .peak_bytes = peak_bytes_}; }
