@@ -3,7 +3,7 @@
 # the version that is promised, and that it runs from another place; as root also in a root folder that holds glibc and
 # nothing else.
 #   cmake --preset portable && cmake --build --preset portable && cmake --install build/portable --strip
-#   tools/portable_checks.sh [FOLDER]       by default build/quantbench
+#   tools/portable_checks.sh [FOLDER]       by default build/quantbench, skipped where that was not made
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 folder="${1:-$root/build/quantbench}"
@@ -15,6 +15,10 @@ trap 'rm -rf "$scratch"' EXIT
 failed=0
 bad() { echo "WRONG: $*"; failed=1; }
 
+if [ $# -eq 0 ] && [ ! -e "$folder" ]; then
+  echo "skipped: no portable folder was made in build/quantbench (the preset portable, README.md)"
+  exit 77
+fi
 [ -x "$folder/bin/quantbench" ] || { echo "there is no program in $folder/bin; make it as the head of this script says"; exit 64; }
 size_of() { find "$@" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }'; }
 bytes="$(size_of "$folder")"
