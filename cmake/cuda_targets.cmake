@@ -119,3 +119,22 @@ function(qb_cuda_targets wish known targets why)
   endif()
   set(${targets} "${list}" PARENT_SCOPE)
 endfunction()
+
+# qb_persistent_targets(TARGETS out): what the persistent kernel's file is compiled for where the others are for TARGETS.
+# On 9.0 itself its warps hand registers to one another, which sm_90a alone knows. No other card is asked to run it: where
+# 9.0 has that, PTX for later cards need not be 9.0's, and of an older one the kernel is empty.
+function(qb_persistent_targets targets out)
+  set(list)
+  if("90" IN_LIST targets OR "90-real" IN_LIST targets)
+    foreach(target IN LISTS targets)
+      string(REGEX REPLACE "^90-real$" "90a-real" target "${target}")
+      string(REGEX REPLACE "^90$" "90a-real;75-virtual" target "${target}")
+      string(REGEX REPLACE "^90-virtual$" "75-virtual" target "${target}")
+      list(APPEND list ${target})
+    endforeach()
+    list(REMOVE_DUPLICATES list)
+  else()
+    set(list "${targets}")
+  endif()
+  set(${out} "${list}" PARENT_SCOPE)
+endfunction()

@@ -8,6 +8,36 @@ set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
 add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffunction-sections> $<$<COMPILE_LANGUAGE:CXX>:-fdata-sections>)
 add_link_options(-static-libstdc++ -static-libgcc -Wl,--gc-sections)
 
+# After the targets exist: what computes nothing by the token or by the weight is made small, which takes 0.9 MiB off the
+# folder. What computes is compiled as everywhere, so that it is as fast as a build for measuring; what lies between is not
+# made small either: with a small reader of tokenizers the bundled model was there after 12.2 instead of 10.9 ms.
+set(QB_SMALL_ROOMS core checkpoint hub text model engine bench report backend_base backend_reference gpu_choice
+    persistent_plan backend)
+set(QB_SMALL_SOURCES cublaslt cuda_backend device_memory runtime_cuda persistent/persistent_program persistent/tensor_map)
+set(QB_BETWEEN_SOURCES core/json core/parallel text/byte_level_bpe engine/session)
+set(QB_FAST_SOURCES checkpoint/convert checkpoint/random_weights)
+function(qb_compile_source source flag)
+  get_filename_component(room ${source} DIRECTORY)
+  string(REPLACE "cuda/persistent" "cuda" room ${room})
+  set_source_files_properties(${PROJECT_SOURCE_DIR}/src/${source}.cpp DIRECTORY ${PROJECT_SOURCE_DIR}/src/${room}
+                              PROPERTIES COMPILE_OPTIONS ${flag})
+endfunction()
+function(qb_make_small)
+  foreach(room IN LISTS QB_SMALL_ROOMS)
+    target_compile_options(qb_${room} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Os>)
+  endforeach()
+  target_compile_options(quantbench PRIVATE -Os)
+  foreach(source IN LISTS QB_SMALL_SOURCES)
+    qb_compile_source(backend/cuda/${source} -Os)
+  endforeach()
+  foreach(source IN LISTS QB_BETWEEN_SOURCES)
+    qb_compile_source(${source} -O2)
+  endforeach()
+  foreach(source IN LISTS QB_FAST_SOURCES)
+    qb_compile_source(${source} -O3)
+  endforeach()
+endfunction()
+
 # The notices that the licences of those libraries ask to go with copies, as Debian and Ubuntu have them, in notices/.
 set(QB_NOTICE_PACKAGES libfmt-dev nlohmann-json3-dev libcli11-dev libonig-dev libssl-dev)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

@@ -249,6 +249,17 @@ QB_DEVICE void wait_for_copies_but(int left) {
 template <WeightFormat kFormat, int kColumnTiles>
 constexpr int kBlocksByRegisters = kColumnTiles == 4 || (kFormat == WeightFormat::nf4 && kColumnTiles == 2) ? 1 : 2;
 
+// Teams share a block of eight warps or, in code for 9.0, of ten: there both were measured. Kernels that other code has
+// nothing of, or a program for every card would be 0.25 MB larger for them.
+constexpr int kHopper = 90;
+template <int kWarps, int kTeamWarps>
+constexpr bool kOfHopperAlone = kWarps == 10 && kTeamWarps < kWarps;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
+constexpr bool kForHopper = false;
+#else
+constexpr bool kForHopper = true;
+#endif
+
 // Rows block_y · 8 · kColumnTiles and those after it; of k the part block_z, whose sums meet in a.partial.
 template <WeightFormat kFormat, bool kGate, int kColumnTiles, int kWarps, int kTeamWarps>
 __global__ void __launch_bounds__(kWarps* kWarpSize, (kBlocksByRegisters<kFormat, kColumnTiles>))
@@ -258,6 +269,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, (kBlocksByRegisters<kFormat
   constexpr bool kInt8 = kFormat == WeightFormat::int8, kNf4 = kFormat == WeightFormat::nf4;
   constexpr int kThreads = kWarps * kWarpSize, kColumns = kColumnTiles * kRowsOfTile;
   constexpr int kTeams = kWarps / kTeamWarps, kOfTile = kGate ? kTileRows / 2 : kTileRows;
+  if constexpr (kOfHopperAlone<kWarps, kTeamWarps> && !kForHopper) return trap();
   let_next_start();
   const BatchPlan& plan = a.batch;
   const int depth = plan.depth, first_row = block_y() * kColumns;
@@ -522,6 +534,10 @@ bool multiply_by(ProductArgs args, int together, const Room& room, const Stream&
         constexpr int kThreads = kWarps * kWarpSize, kTeams = kWarps / kFewWarps;
         const int most = std::max(1, together * room.multiprocessors / column_blocks);
         if (keeps && blocks >= 2 * together * room.multiprocessors) {
+          if constexpr (kOfHopperAlone<kWarps, kFewWarps>) {
+            if (room.compiled_for != kHopper)
+              return multiply_by<kFormat, kGate, kColumnTiles, 8>(args, together, room, stream);
+          }
           const Grid grid{std::min((tiles + kTeams - 1) / kTeams, most), column_blocks};
           launch(batch_product_kernel<kFormat, kGate, kColumnTiles, kWarps, kFewWarps>, grid, kThreads, stream, args,
                  shared);

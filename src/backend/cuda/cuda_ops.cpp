@@ -204,7 +204,7 @@ void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output>
     args.rotation = view(qkv->rope);
     args.places = {qkv->rows.position, qkv->rows.sequence};
   }
-  const Room room{runtime_.multiprocessors(), runtime_.shared_bytes()};
+  const Room room = runtime_.room();
   for (const Output& output : outputs) {
     const Weight weight = view(output.w->weight);
     if (args.job_count != 0 && args.jobs[0].w.format != weight.format) {  // one format a launch

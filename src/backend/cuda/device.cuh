@@ -35,6 +35,8 @@ QB_DEVICE std::byte* dynamic_shared() {
   return reinterpret_cast<std::byte*>(dynamic_shared_memory);
 }
 
+QB_DEVICE void trap() { asm volatile("trap;"); }  // ends the launch as an error
+
 // --- between kernels -------------------------------------------------------------------------------------------------
 // Everything that the kernels before this one wrote may be read after it. Every kernel calls it in every thread, or the
 // order would not be transitive.

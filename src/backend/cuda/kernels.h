@@ -144,6 +144,7 @@ inline bool can_place_qkv(const Cache& kv, const Rotation& rotation) {
 struct Room {  // of the device
   int multiprocessors = 1;
   size_t shared_bytes = 0;  // the most that a block can have
+  int compiled_for = 75;    // compute capability: whose code runs there
 };
 void multiply(const ProductArgs& args, const Room& room, const Stream& stream);
 

@@ -188,9 +188,8 @@ class CudaRuntime final : public Runtime {
     name_ = gpu.name;
     // Kernels that were compiled for an older card do not wait for the one before them, and have no persistent one.
     constexpr int kHopper = 90;
-    int compiled_for = 0;
-    code_for(answer.code, gpu.major, gpu.minor, &compiled_for);
-    overlap_ = compiled_for >= kHopper;
+    code_for(answer.code, gpu.major, gpu.minor, &compiled_for_);
+    overlap_ = compiled_for_ >= kHopper;
     if (gpu.major != kHopperMajor) {
       no_persistent_ = fmt::format("{} has compute capability {}.{}, and the persistent engine runs on 9.0 alone",
                                    gpu.name, gpu.major, gpu.minor);
@@ -198,12 +197,12 @@ class CudaRuntime final : public Runtime {
       no_persistent_ = fmt::format(
           "this program was built for compute capability {}.{}, and the persistent engine is "
           "built for 9.0 alone",
-          compiled_for / 10, compiled_for % 10);
+          compiled_for_ / 10, compiled_for_ % 10);
     } else if (attribute(cudaDevAttrCooperativeLaunch, gpu_) == 0) {
       no_persistent_ = fmt::format("{} has no cooperative launches, which the persistent engine needs", gpu.name);
     }
     features_ = fmt::format("sm_{}{}", gpu.major, gpu.minor);
-    if (gpu.major >= kHopperMajor && !overlap_) features_ += fmt::format(", as sm_{}", compiled_for);
+    if (gpu.major >= kHopperMajor && !overlap_) features_ += fmt::format(", as sm_{}", compiled_for_);
     info_ = {.uuid = gpu.uuid,
              .driver = answer.driver,
              .driver_cuda = version_text(answer.driver_version),
@@ -217,7 +216,7 @@ class CudaRuntime final : public Runtime {
     // What runs Turing's code on another card shows what Turing does.
     constexpr int kTuring = 75;
     constexpr size_t kSharedOfTuring = size_t{64} << 10;
-    if (compiled_for == kTuring) shared_bytes_ = std::min(shared_bytes_, kSharedOfTuring);
+    if (compiled_for_ == kTuring) shared_bytes_ = std::min(shared_bytes_, kSharedOfTuring);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     check(cudaEventCreate(&start_), "cudaEventCreate");
     check(cudaEventCreate(&end_), "cudaEventCreate");
@@ -252,6 +251,7 @@ class CudaRuntime final : public Runtime {
   void reset_peak() override { peak_bytes_ = held_bytes_; }
   int multiprocessors() const override { return info_.multiprocessors; }
   size_t shared_bytes() const override { return shared_bytes_; }
+  int compiled_for() const override { return compiled_for_; }
   Stream stream() const override { return {stream_, overlap_}; }
   bool has_tensor_products() const override {
 #if defined(QB_CUDA_SM90A)
@@ -388,6 +388,7 @@ class CudaRuntime final : public Runtime {
   std::map<void*, size_t> sizes_;
   bool overlap_ = false;
   size_t shared_bytes_ = 0;
+  int compiled_for_ = 0;
   std::string name_, features_;
   std::string no_persistent_;  // why the card cannot run the persistent engine; empty: it can
   static constexpr int kStuckWords = 4;
@@ -404,7 +405,6 @@ void check(cudaError_t status, const char* call) {
        cudaGetErrorName(status), cudaGetErrorString(status));
 }
 
-DriverAnswer ask_driver() { return ask_driver(open_nvml().get()); }
 void allow_shared(const void* kernel, size_t bytes) {
   static SharedLimits limits;  // the one state outside a backend: what it mirrors is CUDA's, for the process
   int device = 0;
@@ -415,6 +415,7 @@ void allow_shared(const void* kernel, size_t bytes) {
   });
 }
 
+DriverAnswer ask_driver() { return ask_driver(open_nvml().get()); }
 
 std::unique_ptr<Runtime> open_runtime(const BackendOptions& options) { return std::make_unique<CudaRuntime>(options); }
 

@@ -272,7 +272,7 @@ bool WideProducts::multiply_batch(const Product& product, Slot& slot) {
   }
   const auto& output = product.finish == Finish::qkv ? product.outputs.front() : product.outputs.back();
   const Tensor out{output.y, DType::f32, product.x.rows, output.w.n};
-  const Room room{runtime_.multiprocessors(), runtime_.shared_bytes()};
+  const Room room = runtime_.room();
   // An activation's output is the next product's input. What reads the slot that it fills would find it changed.
   const bool leaves = (product.finish == Finish::gate || product.act != Activation::none) && &slot != &inner_;
   wrote(out);

@@ -32,6 +32,8 @@ QB_DEVICE int lane_index() { return thread_index() % kWarpSize; }
 QB_DEVICE int warp_index() { return thread_index() / kWarpSize; }
 QB_DEVICE void sync_block() { block_barrier(); }
 
+QB_DEVICE void trap() { abandon("a kernel ended itself"); }
+
 // --- between kernels and blocks: they run one after the other here
 // -----------------------------------------------------
 QB_DEVICE void wait_for_previous() {}

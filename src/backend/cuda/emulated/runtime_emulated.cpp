@@ -46,6 +46,7 @@ class EmulatedRuntime final : public Runtime {
   // Few, so that blocks take several turns.
   int multiprocessors() const override { return has_persistent_ ? 3 : 1; }
   size_t shared_bytes() const override { return size_t{has_persistent_ ? 227u : 64u} << 10; }
+  int compiled_for() const override { return has_persistent_ ? 90 : 75; }
   Stream stream() const override { return {}; }
   bool has_tensor_products() const override { return has_persistent_; }
 

@@ -11,7 +11,7 @@
 #define QB_HOPPER
 #include "backend/cuda/emulated/hopper_emulated.h"
 #else
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1000
 #define QB_HOPPER
 #endif
 
