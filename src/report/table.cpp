@@ -58,8 +58,8 @@ class Places {
 Grid grid(std::span<const RecordView> views) {
   using enum Grid::Align;
   const Places places(views);
-  const auto with_places = [](auto before, const auto& places, const auto& after) {
-    before.insert(before.end(), places.begin(), places.end());
+  const auto with_places = [](auto before, const auto& between, const auto& after) {
+    before.insert(before.end(), between.begin(), between.end());
     before.insert(before.end(), after.begin(), after.end());
     return before;
   };

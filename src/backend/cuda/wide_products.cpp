@@ -293,7 +293,8 @@ bool WideProducts::fits_tensor(const Product& product) const {
   if (gemm_ && product.finish != Finish::gate) return false;
   const WeightFormat format = product.outputs.front().w.format;
   if (format == WeightFormat::int8 && (!w_.codes || !can_gather(x.cols))) return false;
-  if (format == WeightFormat::nf4 && (!w_.scratch || x.cols % 64 != 0)) return false;
+  const int together = product.finish == Finish::gate ? 2 : 1;  // tiles that are expanded at the same time
+  if (format == WeightFormat::nf4 && (x.cols % 64 != 0 || !has_scratch(together * x.cols))) return false;
   int columns = 0;
   for (const Product::Output& output : product.outputs) {
     const WeightFormat multiplied = format == WeightFormat::nf4 ? WeightFormat::f16 : format;
@@ -313,7 +314,7 @@ void WideProducts::multiply_by_tensor(const FinishArgs& args, const void* rows) 
   // Expanded piece by piece; of a gate, the same rows of both.
   const int together = args.finish == Finish::gate ? 2 : 1;
   for (int job = 0; job < args.job_count; job += together) {
-    const int n = args.jobs[job].w.n, chunk = chunk_rows(n, w.k * together);
+    const int n = args.jobs[job].w.n, chunk = chunk_rows(n, w.k * together, w_.scratch_numbers);
     for (int first = 0; first < n; first += chunk) {
       const int count = std::min(chunk, n - first);
       FinishArgs part = args;
