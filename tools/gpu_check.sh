@@ -193,7 +193,8 @@ sanitized() {
   fi
   run "$name" "$limit" "$path" --tool "$tool" --error-exitcode 9 "$@"
 }
-# Prompts of 20 tokens by kernels of our own, of 40 by the library's products, both with flash attention.
+# Prompts of 20 tokens by kernels of our own, of 40 by the library's products, of 70 the gated ones by tensor products of our
+# own where the card has them, all with flash attention.
 small_sessions=("$programs/bench_decode" --device cuda --model-id "$out/small_llama.json" --outlier-channels 4 --rounds 1
   -n 3 -p 20 --read-bytes 4194304)
 op_tests=("$programs/ops_test" --gtest_brief=1 '--gtest_filter=*small_1:*small_5:*odd_5')
@@ -201,7 +202,7 @@ sanitize_memcheck() {
   small_model "$out/small_llama.json"
   sanitized memcheck persistent 60 "$programs/bench_decode" --device cuda --engine persistent -n 2 -p 4 --rounds 1 \
     --prefill 8 --prefill-rounds 0
-  sanitized memcheck session 90 "${small_sessions[@]}" --engine persistent,graph -d 0,150 --check 20 --prefill 20,40 \
+  sanitized memcheck session 90 "${small_sessions[@]}" --engine persistent,graph -d 0,150 --check 20 --prefill 20,40,70 \
     --prefill-rounds 1
   sanitized memcheck batches 60 "${small_sessions[@]}" --engine graph -b 2,8,32 --prefill-rounds 0
   sanitized memcheck ops 90 "${op_tests[@]}"
@@ -210,9 +211,10 @@ sanitize_memcheck() {
 sanitize_racecheck() {
   small_model "$out/small_llama.json"
   export QUANTBENCH_CUBLASLT=off
-  sanitized racecheck session 90 "${small_sessions[@]}" --engine graph -d 0,150 -b 1,2,8 --prefill 20,40 --prefill-rounds 1
+  sanitized racecheck session 110 "${small_sessions[@]}" --engine graph -d 0,150 --prefill 20,40 --prefill-rounds 1
+  sanitized racecheck batches 110 "${small_sessions[@]}" --engine graph -b 8 --prefill-rounds 0
   unset QUANTBENCH_CUBLASLT
-  sanitized racecheck ops 140 "${op_tests[@]}"
+  sanitized racecheck ops 60 "${op_tests[@]}"
 }
 sanitize() {
   local part
