@@ -257,8 +257,16 @@ def mistakes(model, precision):
         layer.input_layernorm.weight, "data", torch.ones_like(layer.input_layernorm.weight.data)
     )
     for name, module in model.model.layers[0].named_modules():
-        if isinstance(module, tuple(LINEARS.values())) and module.bias is not None:
-            yield f"{name} without its bias", lambda layer, name=name: replaced(layer.get_submodule(name), "bias", None)
+        if not isinstance(module, tuple(LINEARS.values())) or module.bias is None:
+            continue
+        if precision == "int8" and name.endswith("k_proj"):
+            # What a key's bias adds to a query's scores is mostly the same for all positions, and the softmax takes it
+            # off again: where codes fall one way or the other it cannot be seen to be missing, but to be wrong by twice.
+            yield f"{name} with the opposite of its bias", lambda layer, name=name: replaced(
+                layer.get_submodule(name), "bias", torch.nn.Parameter(-layer.get_submodule(name).bias, False)
+            )
+            continue
+        yield f"{name} without its bias", lambda layer, name=name: replaced(layer.get_submodule(name), "bias", None)
     if precision == "int8":
         yield "no outliers apart", lambda layer: replaced(Int8Linear, "threshold", 0.0)
 

@@ -167,7 +167,7 @@ std::string write_record(const Record& record, const std::string& folder) {
     if (c != ' ') test.push_back(c);
     if (c == ' ' && !test.ends_with('_')) test.push_back('_');
   }
-  const std::string engine = is_one_of_several(v.engine) ? "_" + file_name_part(v.engine) : "";
+  const std::string engine = is_one_of_several(v.engine) ? fmt::format("_{}", file_name_part(v.engine)) : "";
   // Two models of a sweep may share the last part of their names: a number keeps the files apart.
   for (int copy = 1;; ++copy) {
     std::string path = fmt::format("{}/{}_{}_{}{}{}.json", folder, file_name_part(v.model), v.precision, test, engine,
