@@ -295,6 +295,7 @@ class Consumer {
   // Of up to kOutliers columns from `first` on.
   QB_DEVICE void add_outliers(const Place& place, int first, int count, float (&to)[kOwn][4]) const {
     constexpr int kSharers = kConsumers / (kOwn * 8), kEach = kOutliers / kSharers;  // threads of a weight row
+    const int steps = (count - first < kOutliers ? count - first + 15 : kOutliers) / 16;
     auto* const weights = reinterpret_cast<uint16_t*>(shared_ + kOutliersAt);        // [kOwn · 8][kOutliers]
     const int own_row = thread_index() / kSharers, own_first = thread_index() % kSharers * kEach;
     {
@@ -305,7 +306,7 @@ class Consumer {
       const float absmax = real ? w.absmax[n] : 0.0f;
       sync_first<kConsumers>();  // what lies there may still be read
 #pragma unroll 1
-      for (int eight = own_first; eight < own_first + kEach; eight += 8) {
+      for (int eight = own_first; eight < own_first + kEach && eight < 16 * steps; eight += 8) {
         int8_t code[8];
         for (int i = 0; i < 8; ++i) {
           const int outlier = first + eight + i;
@@ -320,7 +321,6 @@ class Consumer {
       sync_first<kConsumers>();
     }
     const int t = lane_index() % 4, matrix = lane_index() / 8, matrix_row = lane_index() % 8;
-    const int steps = (count - first < kOutliers ? count - first + 15 : kOutliers) / 16;
 #pragma unroll 1
     for (int s = 0; s < steps; ++s) {
       uint32_t x[4];  // rows g and g + 8 at k = 2t, then at k + 8
