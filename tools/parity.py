@@ -263,7 +263,7 @@ def mistakes(model, precision):
             # What a key's bias adds to a query's scores is mostly the same for all positions, and the softmax takes it
             # off again: where codes fall one way or the other it cannot be seen to be missing, but to be wrong by twice.
             yield f"{name} with the opposite of its bias", lambda layer, name=name: replaced(
-                layer.get_submodule(name), "bias", torch.nn.Parameter(-layer.get_submodule(name).bias, False)
+                layer.get_submodule(name), "bias", -layer.get_submodule(name).bias
             )
             continue
         yield f"{name} without its bias", lambda layer, name=name: replaced(layer.get_submodule(name), "bias", None)
