@@ -296,7 +296,7 @@ class Consumer {
   QB_DEVICE void add_outliers(const Place& place, int first, int count, float (&to)[kOwn][4]) const {
     constexpr int kSharers = kConsumers / (kOwn * 8), kEach = kOutliers / kSharers;  // threads of a weight row
     const int steps = (count - first < kOutliers ? count - first + 15 : kOutliers) / 16;
-    auto* const weights = reinterpret_cast<uint16_t*>(shared_ + kOutliersAt);        // [kOwn · 8][kOutliers]
+    auto* const weights = reinterpret_cast<uint16_t*>(shared_ + kOutliersAt);  // [kOwn · 8][kOutliers]
     const int own_row = thread_index() / kSharers, own_first = thread_index() % kSharers * kEach;
     {
       const Weight& w = a_.jobs[job_of(place, own_row / 8)].w;

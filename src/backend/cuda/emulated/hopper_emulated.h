@@ -54,6 +54,14 @@ QB_DEVICE bool barrier_passed(SharedAddress barrier, uint32_t parity) {
   pause();
   return barrier_at(barrier)->phase % 2 != parity;
 }
+QB_DEVICE void put_count(SharedAddress to, uint32_t count) {
+  store_aligned(shared_pointer(to), count);
+  note_progress();
+}
+QB_DEVICE uint32_t get_count(SharedAddress from) {
+  pause();
+  return load_aligned<uint32_t>(shared_pointer(from));
+}
 QB_DEVICE void sync_consumers() { group_barrier(kConsumerWarps * kWarpSize); }
 
 // --- copies ---------------------------------------------------------------------------------------

@@ -204,7 +204,7 @@ QB_DEVICE void finish_units(const PersistentArgs& a, const Shared& m, const Step
   while (true) {
     const uint32_t number = first_number + static_cast<uint32_t>(unit);
     const PartPlace at = part_place(number);
-    wait_barrier(wait, part_barrier(m, at), at.parity);
+    wait_barrier(wait, part_barrier(m, at), at.turn % 2);
     Int8Row row{};
     if constexpr (kFormat == WeightFormat::int8) row = *m.row(s.index);
     SumOf<kFormat> sum = sum_of_parts<kLanesOfSum<kFormat>>(parts_at<kFormat>(m, at), facts.parts);
@@ -219,7 +219,7 @@ QB_DEVICE void finish_units(const PersistentArgs& a, const Shared& m, const Step
     }
     finish_unit<kFormat, kFinish>(a, m, facts, wait, ahead, sum, outliers, row, best);
     sync_warp();
-    if (lane_index() == 0) barrier_arrive(part_barrier(m, at) + kEmpty);
+    if (lane_index() == 0) put_count(finished_count(part_barrier(m, at)), at.turn + 1);
     unit += kFinishers;
     if (unit >= own_units) return;
     if constexpr (kFinish == Finish::qkv)

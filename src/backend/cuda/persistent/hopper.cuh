@@ -63,6 +63,16 @@ QB_DEVICE bool barrier_passed(SharedAddress barrier, uint32_t parity) {
                : "memory");
   return passed != 0;
 }
+// A count of one thread's that others of the block wait for: what it read and wrote before is done when they see it.
+QB_DEVICE void put_count(SharedAddress to, uint32_t count) {
+  stagger();
+  asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(to), "r"(count) : "memory");
+}
+QB_DEVICE uint32_t get_count(SharedAddress from) {
+  uint32_t count;
+  asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(count) : "r"(from) : "memory");
+  return count;
+}
 // Of the consumers alone.
 QB_DEVICE void sync_consumers() {
   stagger();

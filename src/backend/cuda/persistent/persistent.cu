@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
     publish_barriers();
     for (int i = 0; i < kPartBuffers; ++i) {
       barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kTwoBarriers, kArrivals);
-      barrier_init(m.part_barriers() + static_cast<SharedAddress>(i) * kTwoBarriers + kEmpty, 1);
+      put_count(finished_count(m.part_barriers() + static_cast<SharedAddress>(i) * kTwoBarriers), 0);
     }
     barrier_init(m.best_barrier(), kFinishers - 1);
     *m.position() = a.position[0];

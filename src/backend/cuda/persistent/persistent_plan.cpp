@@ -42,9 +42,8 @@ struct Needs {  // of all steps
   bool int8 = false, nf4 = false;
 };
 
-// Warps that have pieces of a step: all but where units are of fewer pieces than a quarter of them. A warp's next unit
-// may be kPartBuffers further on at most: it tells by one bit of a barrier whether the buffer of its sums is free
-// again.
+// Warps that have pieces of a step: all but where units are of fewer pieces than a quarter of them. More would be
+// further on than there are buffers of sums, and wait for one.
 int warps_at_work(const Walk& walk) { return std::min(kConsumerWarps, kPartBuffers * walk.pieces); }
 Walk walk_of(const Step& s, int piece_chunks) {
   Walk walk;

@@ -22,17 +22,18 @@ constexpr int kArrivals = kConsumerWarps;  // at a barrier for which as many or 
 template <WeightFormat kFormat>
 constexpr int kRowBytes = kFormat == WeightFormat::nf4 ? 4 * kChunkBytes : kChunkBytes;
 
-// A unit's place among those whose sums wait for being finished, and the phase of its barrier.
+// A unit's place among those whose sums wait for being finished, and which of the buffer's units it is.
 struct PartPlace {
   int buffer;
-  uint32_t parity;
+  uint32_t turn;
 };
-QB_DEVICE PartPlace part_place(uint32_t unit) {
-  return {static_cast<int>(unit % kPartBuffers), unit / kPartBuffers % 2};
-}
+QB_DEVICE PartPlace part_place(uint32_t unit) { return {static_cast<int>(unit % kPartBuffers), unit / kPartBuffers}; }
 QB_DEVICE SharedAddress part_barrier(const Shared& m, const PartPlace& place) {
   return m.part_barriers() + static_cast<SharedAddress>(place.buffer) * kTwoBarriers;
 }
+// How many units of the buffer are finished. A count, no barrier: a warp has no part in some units, and one bit does
+// not tell whether a buffer is behind by two turns or free.
+QB_DEVICE SharedAddress finished_count(SharedAddress part_barrier) { return part_barrier + kEmpty; }
 // A unit's parts: [16 parts][16 rows], of nf4 [16][16][2 lanes].
 template <WeightFormat kFormat>
 constexpr int kLanesOfSum = kFormat == WeightFormat::nf4 ? static_cast<int>(kLanesOfNf4Sum) : 1;
@@ -282,7 +283,7 @@ QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const S
     if (unit_ends) {
       const Sum low = sums.low(), high = sums.high();
       sums = {};
-      wait_barrier(wait, written + kEmpty, place.parity ^ 1);
+      wait_count(wait, finished_count(written), place.turn);
       if (kNf4 ? t % 2 == 0 : t == 0) {
         Sum* const to = parts_at<kFormat>(m, place) + (part * kUnitRows + g) * kLanesOfSum<kFormat> + t / 2;
         to[0] = low;

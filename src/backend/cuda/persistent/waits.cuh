@@ -18,7 +18,7 @@ struct Int8Row {
   uint32_t has_outliers;  // 1: their columns are the bits set in m.outliers
 };
 
-// A barrier for full and one for empty, a slot and a buffer of parts.
+// A barrier for full and one for empty a slot; a buffer of parts has a count instead of the latter.
 constexpr SharedAddress kTwoBarriers = 16, kEmpty = 8;
 struct Shared {
   const SharedLayout& at;
@@ -47,6 +47,13 @@ struct Wait {
 QB_DEVICE void wait_barrier(const Wait& w, SharedAddress barrier, uint32_t parity) {
   stagger();
   for (uint32_t i = 0; !barrier_passed(barrier, parity); ++i) {
+    if (i > kMostPolls) give_up(w.stuck, 1, *w.step);
+  }
+}
+// Until a count in shared memory, which only rises, is `least`.
+QB_DEVICE void wait_count(const Wait& w, SharedAddress count, uint32_t least) {
+  stagger();
+  for (uint32_t i = 0; static_cast<int32_t>(get_count(count) - least) < 0; ++i) {
     if (i > kMostPolls) give_up(w.stuck, 1, *w.step);
   }
 }
