@@ -184,7 +184,7 @@ class CudaBackend final : public Backend {
     }
     return engines;
   }
-  // The library is opened only for a plan that could use it.
+  // The library is opened only for a plan that could use it. Where there is none, a batch has kernels all the same.
   WorkspaceShape shape_of(const Plan& plan) {
     return workspace_shape(plan.tape, plan.max_rows, plan.max_rows > kStreamedRows && ops_->wide().open(),
                            device_.gpu ? device_.gpu->cache_bytes : 0);

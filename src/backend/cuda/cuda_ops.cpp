@@ -43,15 +43,15 @@ void cut_wide(const WideShape& shape, Cutter* cutter, Workspace* w) {
   float* raw = nullptr;
   std::byte* gemm = nullptr;
   cutter->align(kGemmAlignment);
-  cutter->take(&gemm, kGemmWorkspaceBytes);
+  if (shape.beyond_batches) cutter->take(&gemm, kGemmWorkspaceBytes);
   // Fewer rows than eight are multiplied as eight.
   cutter->take(&raw, std::max<size_t>(rows, 8) * static_cast<size_t>(shape.raw_cols));
   wide.counters = shape.raw_cols / 4;
   cutter->take(&wide.arrived, static_cast<size_t>(wide.counters));
   wide.raw = raw;
   wide.gemm = gemm;
-  wide.scratch_numbers = shape.scratch_numbers;
-  if (shape.nf4) cutter->take(&wide.scratch, shape.scratch_numbers);
+  wide.scratch_numbers = shape.beyond_batches ? shape.scratch_numbers : 0;
+  if (shape.nf4 && shape.beyond_batches) cutter->take(&wide.scratch, shape.scratch_numbers);
   wide.general = {w->x16, w->marks, padded_k(shape.k)};  // of the same size or less
   wide.codes = w->codes;
   wide.absmax = w->absmax;
@@ -90,9 +90,10 @@ size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
 
 }  // namespace
 
-WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool has_library, size_t cache_bytes) {
+WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool beyond_batches, size_t cache_bytes) {
   WorkspaceShape shape{.rows = max_rows};
-  if (has_library) shape.wide = wide_shape(step, max_rows, cache_bytes);
+  shape.wide = wide_shape(step, beyond_batches ? max_rows : std::min(max_rows, kMostBatchRows), cache_bytes);
+  shape.wide.beyond_batches = beyond_batches;
   const auto product = [&shape](const Linear* w, int rows) {
     const Format format = format_of(w->weight);
     shape.rows = std::max(shape.rows, rows);

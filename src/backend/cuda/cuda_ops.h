@@ -18,9 +18,10 @@ struct WorkspaceShape {
   int attend_rows = 0;  // of a step's attention, where they are few enough to share out their positions
   int token_rows = 0;   // of a step's next token
   int q_heads = 0, head_dim = 0;
-  WideShape wide;  // zero without the library
+  WideShape wide;
 };
-WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool has_library, size_t cache_bytes);
+// beyond_batches: whether there are products of more rows than kMostBatchRows.
+WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool beyond_batches, size_t cache_bytes);
 
 // Pointers into one buffer.
 struct Workspace {

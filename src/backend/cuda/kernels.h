@@ -148,7 +148,9 @@ struct Room {  // of the device
 };
 void multiply(const ProductArgs& args, const Room& room, const Stream& stream);
 
-// 2 to 32 rows at once, where k is a whole number of this format's groups. int8: x.x16 gathered (QuantizeArgs).
+constexpr int kMostBatchRows = 32;
+// 2 to kMostBatchRows rows at once, where k is a whole number of this format's groups. int8: x.x16 gathered
+// (QuantizeArgs).
 bool can_multiply_batch(WeightFormat format, int k, int rows);
 // False, and nothing is done, where it cannot: then, or where there is no room.
 bool multiply_batch(const ProductArgs& args, const Room& room, const Stream& stream);

@@ -24,6 +24,7 @@ struct WideShape {  // zero: no product here has many rows
   int attended = 0;  // outputs of an attention
   int inner = 0;     // outputs of a gated_up or project
   bool int8 = false, nf4 = false;
+  bool beyond_batches = true;  // room for products of more rows than those of a batch
   size_t scratch_numbers = 0;  // nf4
 };
 // Of a step's products, were they called with max_rows on a device with a second-level cache of cache_bytes.
