@@ -169,6 +169,12 @@ std::byte* shared_of_block(int block) { return launch_here->together[static_cast
 std::byte* dynamic_shared() { return launch_here->block->shared(); }
 const std::byte* exchange_bytes(const void* mine, size_t bytes) { return launch_here->block->exchange(mine, bytes); }
 void pause() { launch_here->block->pause(); }
+void fall_behind() {
+  constexpr unsigned kOneIn = 2000, kMostPasses = 300;
+  static thread_local std::minstd_rand random(1);
+  if (random() % kOneIn != 0) return;
+  for (unsigned passes = random() % kMostPasses; passes > 0; --passes) pause();
+}
 void note_progress() { ++launch_here->progress; }
 void do_later(std::function<void()> copy) { launch_here->copies.push_back(std::move(copy)); }
 void abandon(const std::string& why) {

@@ -39,6 +39,8 @@ constexpr size_t kSharedAlignment = 1024;
 
 // For threads that wait in a loop: lets others go on.
 void pause();
+// Before such a loop: by chance this thread falls behind the others, far enough that what they do next overtakes it.
+void fall_behind();
 // Something happened that such a loop may wait for.
 void note_progress();
 // A copy that nobody waits for here: done at some later time, by chance.

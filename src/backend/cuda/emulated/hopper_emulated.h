@@ -17,7 +17,7 @@ QB_DEVICE std::byte* shared_pointer(SharedAddress address) { return dynamic_shar
 QB_DEVICE std::byte* aligned_shared() { return dynamic_shared(); }
 QB_DEVICE int own_thread() { return thread_index(); }
 
-QB_DEVICE void stagger() {}  // threads, blocks and copies come in an order of chance anyway
+QB_DEVICE void stagger() { fall_behind(); }
 
 // --- barriers -------------------------------------------------------------------------------------
 struct SharedBarrier {
@@ -55,6 +55,7 @@ QB_DEVICE bool barrier_passed(SharedAddress barrier, uint32_t parity) {
   return barrier_at(barrier)->phase % 2 != parity;
 }
 QB_DEVICE void put_count(SharedAddress to, uint32_t count) {
+  stagger();
   store_aligned(shared_pointer(to), count);
   note_progress();
 }
