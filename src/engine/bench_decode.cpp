@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <iostream>
@@ -207,6 +208,25 @@ void compare(const Loaded& loaded, const std::string& what, const std::string& b
        name_of(loaded.precision), what, text_of(apart), limits.worst, limits.all);
 }
 
+// The same calls with the same ids a second time: not even the order of a sum may depend on which block came first.
+void require_same_bits(const Loaded& loaded, const std::string& what, std::span<const float> found,
+                       std::span<const float> again) {
+  const auto differ = [](float a, float b) { return std::bit_cast<uint32_t>(a) != std::bit_cast<uint32_t>(b); };
+  size_t different = 0, first = 0;
+  for (size_t i = found.size(); i-- > 0;) {
+    if (!differ(found[i], again[i])) continue;
+    ++different;
+    first = i;
+  }
+  if (different == 0) {
+    print(fmt::format("  {} a second time: the same to the bit", what));
+    return;
+  }
+  const auto vocab = static_cast<size_t>(loaded.vocab());
+  fail(ErrorKind::internal, "{} {}: {}: {} of {} logits of a second run are DIFFERENT, the first in row {}; not timed",
+       loaded.id, name_of(loaded.precision), what, different, found.size(), first / vocab);
+}
+
 std::vector<float> steps_of(const Loaded& loaded, const std::string& engine, std::span<const int32_t> ids, int depth) {
   const auto count = static_cast<int>(ids.size()) - depth;
   Session session(*loaded.backend, *loaded.model, session_shape(1, depth, count, 0), engine);
@@ -259,11 +279,7 @@ void check_engine(const Loaded& loaded, const std::string& engine, int depth, co
     in_one_call = session.logits(own, false);
   }
   const std::string what = depth > 0 ? fmt::format("{} @ d{}", engine, depth) : engine;
-  if (found != again) {
-    fail(ErrorKind::internal, "{} {}: {}: a second run's logits are DIFFERENT; not timed", loaded.id,
-         name_of(loaded.precision), what);
-  }
-  print(fmt::format("  {} a second time, {} positions: the same to the bit", what, o.checked));
+  require_same_bits(loaded, fmt::format("{}, {} positions,", what, o.checked), found, again);
   const Limits limits = limits_of(loaded.precision, o.outliers, true);
   if (!o.check_with.empty()) {
     const Loaded other(loaded.id, loaded.precision, o, o.check_with);
@@ -277,15 +293,15 @@ void check_engine(const Loaded& loaded, const std::string& engine, int depth, co
           limits_of(loaded.precision, o.outliers, false));
 }
 
-// Every sequence's logits in the batch, one token a step, beside those of the sequence alone; behind `depth` tokens.
-// LLM.int8 takes an outlier column of one sequence apart for all, so there sequences that are alike, whose outliers are
-// those of each, are looked at as well.
+// Every sequence's logits in the batch, one token a step: a second time, and beside those of the sequence alone; behind
+// `depth` tokens. LLM.int8 takes an outlier column of one sequence apart for all, so there sequences that are alike,
+// whose outliers are those of each, are looked at as well.
 void check_batch(const Loaded& loaded, const std::string& engine, int depth, int batch, int outliers) {
   constexpr int kTokens = 4;
   const int vocab = loaded.vocab();
   const size_t each = static_cast<size_t>(depth) + kTokens;
   // ids [sequences, each], the context first.
-  const auto logits = [&](std::span<const int32_t> ids, int sequences) {
+  const auto logits = [&](std::span<const int32_t> ids, int sequences, bool alike) {
     std::vector<int32_t> context, own;
     for (auto left = ids; !left.empty(); left = left.subspan(each)) {
       context.insert(context.end(), left.begin(), left.begin() + depth);
@@ -293,16 +309,21 @@ void check_batch(const Loaded& loaded, const std::string& engine, int depth, int
     }
     Session session(*loaded.backend, *loaded.model, session_shape(sequences, depth, kTokens, 0), engine);
     session.fill_context(context);
-    return session.logits(own, true);
+    std::vector<float> found = session.logits(own, true);
+    if (sequences > 1) {
+      const char* const kind = alike ? "equal " : "";
+      require_same_bits(loaded, fmt::format("{} {}sequences", sequences, kind), found, session.logits(own, true));
+    }
+    return found;
   };
   const auto check = [&](bool alike) {
     std::vector<int32_t> ids = some_ids(batch * (depth + kTokens), vocab);
     for (size_t i = each; alike && i < ids.size(); ++i) ids[i] = ids[i - each];
-    const std::vector<float> together = logits(ids, batch);
+    const std::vector<float> together = logits(ids, batch, alike);
     std::vector<float> alone;
     Apart most;
     for (size_t s = 0; s < static_cast<size_t>(batch); ++s) {
-      if (s == 0 || !alike) alone = logits(std::span(ids).subspan(s * each, each), 1);
+      if (s == 0 || !alike) alone = logits(std::span(ids).subspan(s * each, each), 1, alike);
       const Apart apart =
           distance({together.data() + s * alone.size(), alone.size()}, alone, static_cast<size_t>(vocab));
       most = {std::max(most.worst, apart.worst), std::max(most.all, apart.all)};
@@ -389,6 +410,7 @@ void measure_prefill(const Loaded& loaded, int tokens, const Options& o) {
   if (o.checked > 0) {
     Session session(*backend, *loaded.model, session_shape(1, 0, tokens, 0), loaded.engine("auto", 1));
     const std::vector<float> found = session.logits(ids, false);
+    require_same_bits(loaded, fmt::format("prefill of {}", tokens), found, session.logits(ids, false));
     compare(loaded, fmt::format("prefill of {}", tokens), "the same tokens one a step", found,
             session.logits(ids, true), limits_of(loaded.precision, o.outliers, false));
   }
@@ -466,8 +488,8 @@ int bench(int argc, char** argv) {
   app.add_option("--device", o.device, "a backend of this build");
   app.add_option("--engine", o.engines, "of a GPU: graph (also: auto), persistent; several by commas")->delimiter(',');
   app.add_option("--check", o.checked,
-                 "before timing, so many positions' logits a second time, beside another engine's (graph: its ops "
-                 "called one by one) and beside the tokens in one call; a prefill beside its tokens one a step")
+                 "before timing, so many positions' logits again, beside another engine's (graph: its ops called one "
+                 "by one) and beside the tokens in one call; a prefill again and beside its tokens one a step")
       ->check(CLI::Range(0, 1024));
   app.add_option("--check-with", o.check_with, "a backend to compare with instead of the other engine");
   app.add_option("--isa", o.isa, "auto, avx2, avx512");
