@@ -240,7 +240,8 @@ struct Generation {
     const auto below = [&](int count) {
       return static_cast<int>(mix64(number << 32 | draws++) % static_cast<uint64_t>(count));
     };
-    constexpr int kMostPrompt = 64, kLeastNew = 64, kMostNew = 448;
+    // More rows than 64 take other kernels of a GPU, and more than 128 two of their tiles.
+    constexpr int kMostPrompt = 160, kLeastNew = 64, kMostNew = 448;
     prompt.resize(static_cast<size_t>(1 + below(kMostPrompt)));
     for (int32_t& id : prompt) id = below(vocab);
     new_tokens = kLeastNew + below(kMostNew - kLeastNew + 1);
@@ -270,19 +271,30 @@ uint64_t generate(Runner& run, const Generation& g, Buffer& hash) {
 }
 
 bool soak(const Options& o) {
-  const int vocab = make_model(config_of(o.model), precision_of(o.precision))->shape().vocab;
+  const Shape shape = make_model(config_of(o.model), precision_of(o.precision))->shape();
+  const int vocab = shape.vocab;
   std::vector<Generation> set;
-  int rows = 1, positions = 1;
+  int rows = 1, positions = 1, above_64 = 0, above_128 = 0;
   for (int i = 0; i < o.generations; ++i) {
     set.emplace_back(static_cast<uint64_t>(i), vocab);
-    rows = std::max(rows, static_cast<int>(set.back().prompt.size()));
+    const auto prompt = static_cast<int>(set.back().prompt.size());
+    rows = std::max(rows, prompt);
+    above_64 += prompt > 64;
+    above_128 += prompt > 128;
     positions = std::max(positions, set.back().positions());
+  }
+  if (positions - 1 > shape.max_positions) {  // the last token is not fed
+    fail(ErrorKind::usage,
+         "soak: these generations have {} positions, the model {}; fewer --generations, or another model",
+         positions - 1, shape.max_positions);
   }
   // Sampled, so that the text does not go round in a circle.
   Runner run(o, rows, 1, positions, {.temperature = 1, .seed = o.seed});
 #if defined(QB_CHAOS)
   print("  chaos build: the persistent kernel waits at random");
 #endif
+  print(fmt::format("  prompts of at most {} tokens: {} of more than 64, {} of more than 128", rows, above_64,
+                    above_128));
   const auto hash = run.backend().allocate(Use::workspace, sizeof(uint64_t));
   std::vector<uint64_t> first;
   int64_t made = 0, different = 0, repeated = 0;
