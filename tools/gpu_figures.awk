@@ -165,7 +165,7 @@ function show_order(key,   at, base, int8, ratio, other) {
 }
 END {
   if (figures == 0) exit
-  card = device ~ /H200/ ? 2 : device ~ /H100/ ? 1 : 0
+  card = device ~ /(^| )H200/ ? 2 : device ~ /(^| )H100/ ? 1 : 0  # a GH200 is neither
   if (card) all_goals()
   printf "%s%s\n", device, card ? "" : ": no goals were set for it"
   if (most_rate) printf "read rate in these runs: %.3f to %.3f TB/s, which shares are of\n", least_rate, most_rate
