@@ -6,10 +6,11 @@
 #   tools/gpu_check.sh [--programs FOLDER] [--out FOLDER] [--pack FILE.tar.gz] [--scratch FOLDER] [STAGE…]
 #
 #   start     the program finds the card, measures on it by itself, and records it as nvidia-smi names it
-#   ops       the op tests, single linears, goldens and sessions of the CUDA backend
+#   ops       the op tests, single linears, goldens and sessions of the CUDA backend; ops of 130 and 512 rows without
+#             cuBLASLt as well
 #   figures   decoding by both engines and prompts of 8 and 512 tokens, by the project's own bench, beside the read rate of
 #             the same run; int8 also with 16 planted outlier channels
-#   batches   decoding of 1 to 32 sequences, each beside it alone
+#   batches   decoding of 2 to 32 sequences, each beside it alone
 #   context   decoding behind 16,384 tokens (Llama) and 1,976 (Phi-2, whose longest context is 2,048)
 #   memory    the most device memory of each model and precision, allocated and of the whole process, and the time that a
 #             checkpoint takes to load from the page cache: by quantbench run and its records
@@ -50,7 +51,7 @@ while [ $# -gt 0 ]; do
       # One name: with its blanks replaced, "ops figures" is none.
       case " ${all_stages[*]} ${sanitize_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
         *" ${1// /?} "*) stages+=("$1"); shift ;;
-        *) sed -n '2,30s/^# \{0,1\}//p' "$0"; exit 64 ;;
+        *) sed -n '2,31s/^# \{0,1\}//p' "$0"; exit 64 ;;
       esac ;;
   esac
 done
@@ -61,7 +62,15 @@ if [ ${#stages[@]} -eq 0 ]; then
 fi
 mkdir -p "$out"
 if [ -e "$out/table.txt" ]; then
-  rm -rf "$out"/*.txt "$out"/*_records  # of an earlier run
+  # Of an earlier run; folders of parity's parts that this run leaves out may stay.
+  rm -rf "$out"/*.txt "$out"/*_records
+  for stage in "${stages[@]}"; do
+    case "$stage" in
+      parity) rm -rf "$out"/parity_* ;;
+      parity_llama_*) rm -rf "$out/parity_Llama-3.2-1B_${stage##*_}" ;;
+      parity_phi_*) rm -rf "$out/parity_phi-2_${stage##*_}" ;;
+    esac
+  done
 elif [ -n "$(ls -A "$out")" ]; then
   echo "gpu_check: $out holds something else than results; name another folder with --out"
   exit 64
@@ -104,18 +113,33 @@ run() {
 
 export QB_REQUIRE_GPU=1  # a test that finds none fails
 start() {
-  local uuid share="$programs/../share/quantbench/models"
+  local card share="$programs/../share/quantbench/models"
   # The model need not be carried twice.
   if [ ! -e "$share/bundled" ]; then mkdir -p "$share" && ln -s "$PWD/models/bundled" "$share/bundled"; fi
   run start_doctor 60 "$programs/quantbench" doctor --device cuda
   run start_run 120 "$programs/quantbench" run -r 3 --max-new-tokens 32 --out "$out/start_records"
-  uuid="$(nvidia-smi --query-gpu=uuid --format=csv,noheader | head -n 1)"
-  run start_names_the_card 10 grep -c "\"uuid\": \"$uuid\"" "$out"/start_records/*.json
+  card="$(nvidia-smi --query-gpu=uuid,name --format=csv,noheader | head -n 1)"
+  # Each of them.
+  run start_names_the_card 10 bash -c '
+    uuid="$1" name="$2" missing=0
+    shift 2
+    for record; do
+      for field in "\"uuid\": \"$uuid\"" "\"name\": \"$name\""; do
+        grep -qF "$field" "$record" || { echo "$record: no $field"; missing=$((missing + 1)); }
+      done
+    done
+    echo "$# records beside $name, $uuid: $missing fields missing"
+    [ -n "$uuid" ] && [ -n "$name" ] && [ $missing -eq 0 ]' \
+    _ "${card%%, *}" "${card#*, }" "$out"/start_records/*.json
   run start_without_the_card 60 env CUDA_VISIBLE_DEVICES= "$programs/quantbench" generate --max-new-tokens 4
 }
+many_rows='*project*130*:*project*512*:*add_linear*130*:*add_linear*512*:*attention*512*:*gated_up*130*:*gated_up*512*'
 ops() {
   run ops_test 150 "$programs/ops_test" --gtest_brief=1
-  run engine_test 140 "$programs/engine_test" --gtest_brief=1 '--gtest_filter=*cuda*'
+  # Hopper's own tensor products, which do all that the library would.
+  run ops_test_own_products 60 env QUANTBENCH_CUBLASLT=off "$programs/ops_test" --gtest_brief=1 \
+    "--gtest_filter=$many_rows"
+  run engine_test 80 "$programs/engine_test" --gtest_brief=1 '--gtest_filter=*cuda*'
 }
 models=(meta-llama/Llama-3.2-1B microsoft/phi-2)
 # Of decoding; nothing is timed before 32 positions' logits agree with those of other ways to make them.
@@ -124,16 +148,17 @@ planted=(--precision int8 --outlier-channels 16)
 figures() {
   local model both=("${bench[@]}" --engine "persistent,graph" --rounds 5 -n 64 --prefill "8,512" --prefill-rounds 5)
   for model in "${models[@]}"; do
-    run "decode_${model#*/}" 110 "${both[@]}" --model-id "$model"
+    run "decode_${model#*/}" 90 "${both[@]}" --model-id "$model"
     run "decode_${model#*/}_planted" 50 "${both[@]}" --model-id "$model" "${planted[@]}"
   done
 }
+# One sequence alone is measured by the stage figures, for longer.
 batches() {
   local model batch=("${bench[@]}" --engine graph -n 16 --rounds 2 --prefill-rounds 0)
   for model in "${models[@]}"; do
-    run "batches_${model#*/}" 90 "${batch[@]}" --model-id "$model" -b 1,2,4,8,16,32
+    run "batches_${model#*/}" 90 "${batch[@]}" --model-id "$model" -b 2,4,8,16,32
   done
-  run batches_Llama-3.2-1B_planted 60 "${batch[@]}" "${planted[@]}" -b 1,8,32
+  run batches_Llama-3.2-1B_planted 60 "${batch[@]}" "${planted[@]}" -b 8,32
 }
 context() {
   local model depth both=("${bench[@]}" --engine "persistent,graph" -n 64 --rounds 3 --prefill-rounds 0)
@@ -148,17 +173,17 @@ context() {
 memory() {
   local model measure=("$programs/quantbench" run --device cuda -r 1) checkpoint
   for model in "${models[@]}"; do
-    run "memory_${model#*/}" 90 "${measure[@]}" --model-id "$model" --random-weights --out "$out/memory_${model#*/}_records"
+    run "memory_${model#*/}" 70 "${measure[@]}" --model-id "$model" --random-weights --out "$out/memory_${model#*/}_records"
   done
   if ! checkpoint="$(mktemp -d "$scratch/gpu_check.XXXXXX")"; then
     not_run load "$scratch is no folder to write into"
     return
   fi
   # The second run finds all of it in the page cache. The figure is listed by the folder's last name.
-  if run load_checkpoint 60 "$programs/engine_check" checkpoint --out "$checkpoint/Llama-3.2-1B"; then
+  if run load_checkpoint 50 "$programs/engine_check" checkpoint --out "$checkpoint/Llama-3.2-1B"; then
     measure+=(--model-id "$checkpoint/Llama-3.2-1B" --engine graph -pg "2,2")
-    run load_first 60 "${measure[@]}" --out "$checkpoint/first"
-    run load 60 "${measure[@]}" --out "$out/load_records"
+    run load_first 50 "${measure[@]}" --out "$checkpoint/first"
+    run load 50 "${measure[@]}" --out "$out/load_records"
   fi
   rm -rf "$checkpoint"
 }
@@ -245,7 +270,7 @@ soak_run() {
 }
 # soak_part MODEL PRECISION: the graph engine, whose order is CUDA's, less often.
 soak_part() {
-  soak_run "soak_${1#*/}_${2}_persistent" 260 "$programs" "$1" "$2" persistent --tokens 100000
+  soak_run "soak_${1#*/}_${2}_persistent" 235 "$programs" "$1" "$2" persistent --tokens 100000
   soak_run "soak_${1#*/}_${2}_graph" 60 "$programs" "$1" "$2" graph --tokens 1 --generations 10
 }
 # chaos_part MODEL PRECISION: one pass of each build. Prompts without cuBLASLt, whose kernels are chosen by a timing and so
