@@ -17,11 +17,13 @@ A step's linears see one row. Its teacher-forced equal is one call with LLM.int8
 which a few positions that are really stepped are held to.
 
 Limits: quadratic mean and maximum of the error at most twice theirs; mean KL divergence from theirs at most 1e-4
-(fp16), 1e-3 (int8, 4bit); the best token the same in 100 % (fp16), 99.5 % of the positions whose gap exceeds the noise.
+(fp16), 1e-3 (int8, 4bit); the best token the same in 100 % (fp16), 99.5 % of the positions whose gap exceeds the noise,
+which a quarter of them must (seen: 74 % and more of 512), or the agreement says nothing.
 Where the other right implementation is near that divergence or beyond it, so that the figure cannot tell right from
 wrong, 1.25 times the other's counts instead: the case's line says so, and the last line how many they are. Mistakes
 that the limits must see are made on purpose, in the middle layer, and in every layer where that is too little to be
-seen; one that no limit sees even then is a failure. A line a case, and the same as JSON in OUT/parity.jsonl as they
+seen; one that no limit sees even then is a failure. They are made in a prompt from position 0 on alone: that the limits
+would see them behind a long context is not shown. A line a case, and the same as JSON in OUT/parity.jsonl as they
 come. Exit status 1 if a limit is broken or a mistake unseen. Needs torch and transformers, no network; one GPU, or a
 CPU for small configurations.
 """
@@ -47,6 +49,7 @@ import bitsandbytes_cuda as bnb_cuda
 SEED, OUTLIERS = 42, 16
 LIMITS = {"fp16": (1e-4, 1.0), "int8": (1e-3, 0.995), "4bit": (1e-3, 0.995)}  # KL, same best token
 ERROR_RATIO = 2.0
+LEAST_CLEAR = 0.25  # of a case's positions
 FLOOR_RATIO = 1.25  # of the other's divergence, where that is what a right implementation is held to
 CHUNK = 1024  # tokens of a context in one call
 STEPPED = 8  # positions that transformers really steps
@@ -314,6 +317,8 @@ def broken(figures, precision, floor=0.0):
         out.append("kl")
     if figures["same"] < agreement * figures["clear"]:
         out.append("best token")
+    if figures["clear"] < LEAST_CLEAR * figures["positions"]:
+        out.append("clear")
     return out
 
 
@@ -405,7 +410,8 @@ class Parity:
                     for layer in chosen:
                         made.enter_context(mistake(layer))
                     figures = compare(logits_of(theirs, ids, 0, count, False), hf, exact)
-                limits = broken(figures, precision, floor)
+                # Which positions are clear does not depend on the mistake.
+                limits = [limit for limit in broken(figures, precision, floor) if limit != "clear"]
                 if limits:
                     break
             self.failures += not limits
