@@ -2,14 +2,15 @@
 # tested by cuda_targets_test.cmake.
 
 # qb_refuse_cuda_wish(CUDA WISH KNOWN why): sets `why` CUDA, as QB_CUDA, or WISH, as QB_CUDA_ARCHITECTURES, is a mistake,
-# else the empty string. KNOWN what nvcc knows ("75;80;90;90a"), empty before it is asked.
+# else the empty string. KNOWN what nvcc knows ("75;80;90"), empty before it is asked.
 function(qb_refuse_cuda_wish cuda wish known why)
   set(${why} "" PARENT_SCOPE)
-  if(NOT cuda MATCHES "^(auto|on|off)$")
+  string(TOLOWER "${cuda}" wanted)
+  if(NOT wanted MATCHES "^(auto|on|off)$")
     set(${why} "QB_CUDA=${cuda} is unknown; it is auto (the CUDA backend is built where nvcc is found), on or off" PARENT_SCOPE)
     return()
   endif()
-  if(cuda STREQUAL "off" OR wish MATCHES "^(default|present)$")
+  if(wanted STREQUAL "off" OR wish MATCHES "^(default|present)$")
     return()
   endif()
   set(accepted "it is default (all GPUs that are supported), present (those of this machine), or a list of compute \
@@ -19,24 +20,35 @@ capabilities such as 80-real;90-real: a number, with -real for machine code alon
     return()
   endif()
   foreach(target IN LISTS wish)
-    if(NOT target MATCHES "^([0-9]+)([af]?)(-real|-virtual)?$")
+    if(NOT target MATCHES "^([0-9]+)([a-z]?)(-real|-virtual)?$")
       set(${why} "QB_CUDA_ARCHITECTURES=${wish}: '${target}' is no compute capability; ${accepted}" PARENT_SCOPE)
       return()
     endif()
     set(number "${CMAKE_MATCH_1}")
-    set(name "${CMAKE_MATCH_1}${CMAKE_MATCH_2}")
-    if(number LESS 75)
-      set(${why} "QB_CUDA_ARCHITECTURES=${wish}: ${name} is older than Turing, 75 or newer is needed; ${accepted}" PARENT_SCOPE)
+    if(NOT "${CMAKE_MATCH_2}" STREQUAL "")
+      # It would be everything's target, and what asks for sm_90a's own (qb_persistent_targets) would not see that it is there.
+      set(${why} "QB_CUDA_ARCHITECTURES=${wish}: '${target}' has a letter, name ${number}${CMAKE_MATCH_3} instead (90 and \
+90-real take what sm_90a alone has where it is used); ${accepted}" PARENT_SCOPE)
       return()
     endif()
-    # Of numbers with a letter nvcc does not always tell.
+    if(number LESS 75)
+      set(${why} "QB_CUDA_ARCHITECTURES=${wish}: ${number} is older than Turing, 75 or newer is needed; ${accepted}" PARENT_SCOPE)
+      return()
+    endif()
     if(known AND NOT number IN_LIST known)
       string(REPLACE ";" " " list "${known}")
-      set(${why} "QB_CUDA_ARCHITECTURES=${wish}: this nvcc does not know ${name}, it knows ${list}; ${accepted}" PARENT_SCOPE)
+      set(${why} "QB_CUDA_ARCHITECTURES=${wish}: this nvcc does not know ${number}, it knows ${list}; ${accepted}" PARENT_SCOPE)
       return()
     endif()
   endforeach()
 endfunction()
+
+# What check_language keeps where it found no compiler is an answer of that day, and would be taken for today's.
+macro(qb_forget_absent_nvcc)
+  if("$CACHE{CMAKE_CUDA_COMPILER}" MATCHES "NOTFOUND$")
+    unset(CMAKE_CUDA_COMPILER CACHE)
+  endif()
+endmacro()
 
 # qb_absent_nvcc(COMMAND why): sets `why` if COMMAND, as CUDACXX (a compiler, perhaps with flags behind it), names nothing
 # that could be run, else the empty string.
