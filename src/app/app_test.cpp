@@ -346,6 +346,13 @@ TEST(Doctor, DescribesTheMachine) {
   EXPECT_THAT(r.out, HasSubstr("GB/s"));
 }
 
+TEST(Doctor, OfABuildWithoutCudaSaysWhyAndWhatToDo) {
+  const Result r = run({"doctor", "--device", "reference"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  if (r.out.find("built without its CUDA backend") == std::string::npos) GTEST_SKIP() << "it has the CUDA backend";
+  EXPECT_THAT(r.out, testing::ContainsRegex("\nGPU  [^\n]*CMake found: [^;\n]*[a-z][^;\n]*; [^\n]*build again\n"));
+}
+
 TEST(Help, IsThereForEveryCommand) {
   for (const std::string command : {"run", "generate", "quantize", "doctor"}) {
     const Result r = run({command, "--help"});

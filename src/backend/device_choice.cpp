@@ -54,8 +54,11 @@ void check_device_name(std::string_view name, const DeviceSources& sources) {
     return;
   }
   if (find(sources, name)) return;
-  std::vector<std::string> names{"auto"};
-  for (const BackendEntry& entry : sources.backends) names.push_back(entry.name == kCuda ? "cuda[:N]" : entry.name);
+  // A build without the CUDA backend knows its name too, as the help does, and says what to do.
+  std::vector<std::string> names{"auto", "cuda[:N]"};
+  for (const BackendEntry& entry : sources.backends) {
+    if (entry.name != kCuda) names.push_back(entry.name);
+  }
   fail(ErrorKind::usage, "--device: there is no backend '{}'; expected {}", name, fmt::join(names, ", "));
 }
 

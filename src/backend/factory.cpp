@@ -50,7 +50,7 @@ std::vector<std::string> describe_gpus() {
   std::vector<std::string> lines;
   for (const std::string& name : cuda::installed_gpus())
     lines.push_back(fmt::format("{}: not used: {}", name, sources().without_cuda));
-  if (lines.empty()) lines.push_back("no NVIDIA driver was found, and this program was built without its CUDA backend");
+  if (lines.empty()) lines.push_back("no NVIDIA driver was found, and " + sources().without_cuda);
   return lines;
 #endif
 }

@@ -19,7 +19,7 @@ double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 int capability(int major, int minor) { return 10 * major + minor; }
 
-// ", CUDA_VISIBLE_DEVICES is '1'", where it is set.
+// "CUDA_VISIBLE_DEVICES is '1'", where it is set.
 std::string visible_text(const DriverAnswer& driver) {
   return driver.visible ? fmt::format("CUDA_VISIBLE_DEVICES is '{}'", *driver.visible) : "";
 }
