@@ -11,6 +11,7 @@ qb_check(check_format tools/check_format.sh)
 qb_check(check_tree_self_test tools/check_tree.sh --self-test)
 qb_check(check_cuda_built_self_test tools/check_cuda_built.sh --self-test)
 qb_check(check_turing_self_test tools/check_turing.sh --self-test)
+qb_check(portable_checks_self_test tools/portable_checks.sh --self-test)
 qb_check(check_notices tools/check_notices.sh ${PROJECT_BINARY_DIR})
 # What the linker makes of inline functions is only meaningful for the build that is handed out.
 if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT QB_SANITIZE)

@@ -1,10 +1,59 @@
 #!/usr/bin/env bash
-# Whether the folder of the preset portable may be handed out: its size, that it needs nothing of this system but glibc of
+# Whether the folder of the preset portable may be handed out: its size, that the CUDA backend is in, that it needs nothing of this system but glibc of
 # the version that is promised, and that it runs from another place; as root also in a root folder that holds glibc and
 # nothing else.
 #   cmake --preset portable && cmake --build --preset portable && cmake --install build/portable --strip
-#   tools/portable_checks.sh [FOLDER]       by default build/quantbench, skipped where that was not made
+#   tools/portable_checks.sh [--cpu-only] [FOLDER]       by default build/quantbench, skipped where that was not made
+#   tools/portable_checks.sh --self-test
+# The preset leaves the CUDA backend out where nvcc is not found: a folder without it is for CPUs, and --cpu-only says so. Its
+# size holds for nvcc 13 or newer, which makes kernels small (--compress-mode=size).
 set -euo pipefail
+
+# cuda_verdict SAID CPU_ONLY: SAID what `quantbench doctor` printed, CPU_ONLY 1 if the backend may be missing.
+cuda_verdict() {
+  local missing='built without its CUDA backend'
+  if ! grep -q '^GPU ' <<< "$1"; then
+    echo "the program does not say whether the CUDA backend is in"
+    return 1
+  fi
+  if [[ "$1" != *"$missing"* ]]; then
+    echo "CUDA backend: in"
+  elif [ "$2" -eq 1 ]; then
+    echo "CUDA backend: not in, as --cpu-only allows"
+  else
+    echo "the CUDA backend is not in ($(sed -n "s/^GPU .*$missing[;,] *//p" <<< "$1" | head -n 1)); or is it for CPUs alone (--cpu-only)?"
+    return 1
+  fi
+}
+
+self_test() {
+  local failed=0
+  # expect STATUS WORDS CPU_ONLY SAID
+  expect() {
+    local status=0 said
+    said="$(cuda_verdict "$4" "$3")" || status=$?
+    if [ $status -ne "$1" ] || [[ "$said" != *"$2"* ]]; then echo "WRONG: '$4', $3: $status, '$said'"; failed=1; fi
+  }
+  local without='GPU    no NVIDIA driver was found, and this program was built without its CUDA backend; CMake found: no nvcc; install it'
+  expect 0 'CUDA backend: in' 0 'GPU    cuda:0: some card'
+  expect 0 'CUDA backend: in' 1 $'CPU   some\nGPU    no NVIDIA driver was found (libcuda.so.1); install it'
+  expect 1 '(CMake found: no nvcc; install it)' 0 "$without"
+  expect 1 'not in' 0 'GPU    some card: not used: this program was built without its CUDA backend; CMake found: no nvcc; install it'
+  expect 0 'not in, as --cpu-only allows' 1 "$without"
+  expect 1 'does not say' 0 ''
+  expect 1 'does not say' 1 'error while loading shared libraries'
+  return $failed
+}
+
+if [ "${1:-}" = --self-test ]; then
+  self_test
+  exit
+fi
+cpu_only=0
+if [ "${1:-}" = --cpu-only ]; then
+  cpu_only=1
+  shift
+fi
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 folder="${1:-$root/build/quantbench}"
 most_bytes=$((25 << 20))
@@ -23,7 +72,8 @@ fi
 size_of() { find "$@" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }'; }
 bytes="$(size_of "$folder")"
 echo "size: $((bytes >> 10)) KiB, of which program and libraries $(($(size_of "$folder/bin" "$folder/lib") >> 10)) KiB"
-[ "$bytes" -le "$most_bytes" ] || bad "more than $((most_bytes >> 20)) MiB"
+[ "$bytes" -le "$most_bytes" ] || bad "more than $((most_bytes >> 20)) MiB (with CUDA kernels these hold with nvcc 13 or newer)"
+said="$(cuda_verdict "$(env -i "$folder/bin/quantbench" doctor --device reference 2>&1)" $cpu_only)" && echo "$said" || bad "$said"
 
 for file in "$folder"/bin/* "$folder"/lib/*; do
   name="$(basename "$file")"
