@@ -170,7 +170,7 @@ std::byte* dynamic_shared() { return launch_here->block->shared(); }
 const std::byte* exchange_bytes(const void* mine, size_t bytes) { return launch_here->block->exchange(mine, bytes); }
 void pause() { launch_here->block->pause(); }
 void fall_behind() {
-  constexpr unsigned kOneIn = 2000, kMostPasses = 300;
+  constexpr unsigned kOneIn = 8000, kMostPasses = 300;
   static thread_local std::minstd_rand random(1);
   if (random() % kOneIn != 0) return;
   for (unsigned passes = random() % kMostPasses; passes > 0; --passes) pause();
