@@ -1,6 +1,6 @@
 # The `portable` preset: a folder that runs on other distributions (glibc 2.35 or newer), made with
 #   cmake --preset portable && cmake --build --preset portable && cmake --install build/portable --strip
-# The C++ runtime, fmt, OpenSSL's hash and CUDA's runtime are linked in; libraries in C that a system may lack or have in
+# The C++ runtime, fmt, OpenSSL's hash, the libraries for pictures and CUDA's runtime are linked in; other libraries in C that a system may lack or have in
 # another version go into lib/, where the program looks first. glibc, and a GPU's driver, are the system's.
 # tools/portable_checks.sh sees that the folder keeps these promises.
 set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
@@ -11,11 +11,11 @@ add_link_options(-static-libstdc++ -static-libgcc -Wl,--gc-sections)
 # After the targets exist: what computes nothing by the token or by the weight is made small, which takes 0.9 MiB off the
 # folder. What computes is compiled as everywhere, so that it is as fast as a build for measuring; what lies between is not
 # made small either: with a small reader of tokenizers the bundled model was there after 12.2 instead of 10.9 ms.
-set(QB_SMALL_ROOMS core checkpoint hub text model engine bench report backend_base backend_reference gpu_choice
+set(QB_SMALL_ROOMS core checkpoint hub text image model engine bench report backend_base backend_reference gpu_choice
     persistent_plan backend)
 set(QB_SMALL_SOURCES cublaslt cuda_backend device_memory runtime_cuda persistent/persistent_program persistent/tensor_map)
-set(QB_BETWEEN_SOURCES core/json core/parallel text/byte_level_bpe engine/session)
-set(QB_FAST_SOURCES checkpoint/convert checkpoint/random_weights)
+set(QB_BETWEEN_SOURCES core/json core/parallel text/byte_level_bpe image/exif engine/session)
+set(QB_FAST_SOURCES checkpoint/convert checkpoint/random_weights image/resize)
 function(qb_compile_source source flag)
   get_filename_component(room ${source} DIRECTORY)
   string(REPLACE "cuda/persistent" "cuda" room ${room})
@@ -39,7 +39,12 @@ function(qb_make_small)
 endfunction()
 
 # The notices that the licences of those libraries ask to go with copies, as Debian and Ubuntu have them, in notices/.
-set(QB_NOTICE_PACKAGES libfmt-dev nlohmann-json3-dev libcli11-dev libonig-dev libssl-dev)
+set(QB_NOTICE_PACKAGES libfmt-dev nlohmann-json3-dev libcli11-dev libonig-dev libssl-dev libpng-dev libwebp-dev zlib1g-dev)
+if(EXISTS /usr/share/doc/libjpeg-turbo8-dev/copyright)
+  list(APPEND QB_NOTICE_PACKAGES libjpeg-turbo8-dev)  # as Ubuntu names it
+else()
+  list(APPEND QB_NOTICE_PACKAGES libjpeg62-turbo-dev)
+endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   string(REGEX MATCH "^[0-9]+" qb_gcc_version ${CMAKE_CXX_COMPILER_VERSION})
   list(APPEND QB_NOTICE_PACKAGES gcc-${qb_gcc_version}-base)  # libstdc++ and libgcc
