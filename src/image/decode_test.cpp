@@ -63,12 +63,9 @@ TEST(Decode, RefusesWhatIsNoPictureAndSaysWhatItIs) {
   expect_refused("GIF89a..........", "a GIF");
   expect_refused("BM..............", "a BMP");
   expect_refused(std::string("II*\0............", 16), "a TIFF");
-  expect_refused(std::string("\0\0\0\x18"
-                             "ftypheic........",
-                             20),
-                 "HEIC");
+  expect_refused(std::string("\0\0\0\030ftypheic........", 20), "HEIC");
   expect_refused("version https://git-lfs.github.com/spec/v1\n", "git lfs pull");
-  expect_refused("RIFF\x10\0\0\0WAVEfmt ", "something else");
+  expect_refused(std::string("RIFF\x10\0\0\0WAVEfmt ", 16), "something else");
 }
 
 TEST(Decode, RefusesEveryFileThatIsCutOff) {

@@ -8,7 +8,10 @@ namespace {
 
 constexpr std::string_view kExifPrefix("Exif\0\0", 6);
 constexpr uint32_t kOrientationTag = 0x0112;
-constexpr uint32_t kShort = 3, kLong = 4;
+// Bytes of a number by the type of field: BYTE is 1, … DOUBLE 12.
+constexpr uint64_t kFieldBytes[] = {0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8};
+// SHORT, LONG, and the same with a sign.
+bool is_whole_number(uint32_t type) { return type == 3 || type == 4 || type == 8 || type == 9; }
 
 // Numbers of a TIFF structure, in its byte order. What lies beyond the end is nothing.
 class Tiff {
@@ -19,10 +22,11 @@ class Tiff {
       big_endian_ = true;
     else if (!bytes_.starts_with("II"))
       return false;
-    return number(2, 2) == 42u;
+    return number(2, 2) == 42u && number(4, 4);
   }
+  bool has(uint64_t at, uint64_t count) const { return at <= bytes_.size() && bytes_.size() - at >= count; }
   std::optional<uint32_t> number(uint64_t at, uint64_t count) const {
-    if (at > bytes_.size() || bytes_.size() - at < count) return std::nullopt;
+    if (!has(at, count)) return std::nullopt;
     uint32_t value = 0;
     for (uint64_t i = 0; i < count; ++i) {
       const auto byte = static_cast<unsigned char>(bytes_[at + (big_endian_ ? i : count - 1 - i)]);
@@ -40,20 +44,24 @@ class Tiff {
 
 std::optional<int> orientation_in_exif(std::string_view exif) {
   for (int i = 0; i < 2 && exif.starts_with(kExifPrefix); ++i) exif.remove_prefix(kExifPrefix.size());
+  if (exif.empty()) return std::nullopt;
   Tiff tiff(exif);
-  if (!tiff.open()) return std::nullopt;
+  if (!tiff.open()) return 1;
   const uint64_t directory = tiff.number(4, 4).value_or(0);
   const uint32_t entries = tiff.number(directory, 2).value_or(0);
-  std::optional<int> orientation;
   for (uint32_t i = 0; i < entries; ++i) {
     const uint64_t entry = directory + 2 + uint64_t{12} * i;
-    const auto tag = tiff.number(entry, 2), type = tiff.number(entry + 2, 2), count = tiff.number(entry + 4, 4);
-    if (!tiff.number(entry + 8, 4)) break;
-    if (tag != kOrientationTag || count != 1u || (type != kShort && type != kLong)) continue;
-    const uint32_t value = *tiff.number(entry + 8, type == kShort ? 2 : 4);
-    orientation = static_cast<int>(std::min<uint32_t>(value, 0xFFFF));  // beyond 8 they all mean nothing
+    if (!tiff.has(entry, 12)) break;
+    const uint32_t type = *tiff.number(entry + 2, 2);
+    if (type >= std::size(kFieldBytes)) continue;
+    const uint64_t bytes = kFieldBytes[type] * uint64_t{*tiff.number(entry + 4, 4)};
+    const uint64_t at = bytes > 4 ? *tiff.number(entry + 8, 4) : entry + 8;  // what does not fit in stands elsewhere
+    if (!tiff.has(at, bytes)) break;
+    if (tiff.number(entry, 2) != kOrientationTag || bytes == 0) continue;
+    if (!is_whole_number(type)) return 1;
+    return static_cast<int>(std::min<uint32_t>(*tiff.number(at, kFieldBytes[type]), 0xFFFF));  // the first of several
   }
-  return orientation;
+  return std::nullopt;
 }
 
 std::optional<int> orientation_in_xmp(std::string_view xmp) {

