@@ -18,11 +18,8 @@ class Tiff {
  public:
   explicit Tiff(std::string_view bytes) : bytes_(bytes) {}
   bool open() {
-    if (bytes_.starts_with("MM"))
-      big_endian_ = true;
-    else if (!bytes_.starts_with("II"))
-      return false;
-    return number(2, 2) == 42u && number(4, 4);
+    big_endian_ = bytes_.starts_with("MM");
+    return (big_endian_ || bytes_.starts_with("II")) && number(2, 2) == 42u && number(4, 4);
   }
   bool has(uint64_t at, uint64_t count) const { return at <= bytes_.size() && bytes_.size() - at >= count; }
   std::optional<uint32_t> number(uint64_t at, uint64_t count) const {
@@ -68,12 +65,9 @@ std::optional<int> orientation_in_xmp(std::string_view xmp) {
   constexpr std::string_view kName = "tiff:Orientation";
   for (size_t at = xmp.find(kName); at != std::string_view::npos; at = xmp.find(kName, at + 1)) {
     std::string_view rest = xmp.substr(at + kName.size());
-    if (rest.starts_with("=\""))
-      rest.remove_prefix(2);
-    else if (rest.starts_with(">"))
-      rest.remove_prefix(1);
-    else
-      continue;
+    const size_t opening = rest.starts_with("=\"") ? 2 : rest.starts_with('>') ? 1 : 0;
+    if (opening == 0) continue;
+    rest.remove_prefix(opening);
     if (!rest.empty() && rest[0] >= '0' && rest[0] <= '9') return rest[0] - '0';
   }
   return std::nullopt;
