@@ -8,14 +8,14 @@ namespace {
 // The largest picture that is decoded is about a gigabyte of RGB; no file of it is larger.
 constexpr int64_t kMostFileBytes = int64_t{1} << 30;
 
-os::Block read_whole(const std::string& path) {
+ImageBytes read_whole(const std::string& path) {
   const os::File file = os::File::open(path);
   if (file.bytes() > kMostFileBytes) {
     fail(ErrorKind::usage, "'{}' has {} bytes, expected a picture of at most {}; is it the right file?", path,
          file.bytes(), kMostFileBytes);
   }
-  os::Block content(static_cast<size_t>(file.bytes()));
-  file.read_at(0, {content.data(), content.bytes()});
+  ImageBytes content(static_cast<size_t>(file.bytes()));
+  file.read_at(0, {content.data(), content.size()});
   return content;
 }
 
@@ -24,9 +24,9 @@ os::Block read_whole(const std::string& path) {
 Image load_image(const std::string& path, int size, ThreadPool& pool) {
   Image image;
   const int64_t start = os::steady_now_ns();
-  const os::Block content = read_whole(path);
+  const ImageBytes content = read_whole(path);
   const int64_t read = os::steady_now_ns();
-  DecodedImage decoded = decode_image({content.data(), content.bytes()}, path);
+  DecodedImage decoded = decode_image({content.data(), content.size()}, path);
   const int64_t upright = os::steady_now_ns();
   image.pixels = resize_bicubic(decoded.picture, size, size, pool);
   image.resize_ns = os::steady_now_ns() - upright;

@@ -100,7 +100,7 @@ Rgb8 resize_rows(const Rgb8& source, int width, ThreadPool& pool) {
   Rgb8 out(width, source.height());
   // A row's channels apart, as 16 bits: [threads, 3, plane]. Behind the last pixel are zeros for padded taps.
   const size_t plane = static_cast<size_t>(source.width()) + kVector;
-  const os::Block planes(static_cast<size_t>(pool.size()) * 3 * plane * sizeof(int16_t));
+  ImageBytes planes(static_cast<size_t>(pool.size()) * 3 * plane * sizeof(int16_t));
   constexpr size_t kRows = 8;  // of 4,000 pixels, a tenth of a millisecond
   pool.for_chunks(static_cast<size_t>(source.height()), kRows, [&](size_t begin, size_t end, int thread) {
     int16_t* const red = reinterpret_cast<int16_t*>(planes.data()) + static_cast<size_t>(thread) * 3 * plane;
