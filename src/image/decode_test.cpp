@@ -140,11 +140,12 @@ TEST(Decode, RefusesPicturesWithoutPixels) {
   expect_refused(replaced(webp, 26, std::string_view("\0\0", 2)), "is damaged");
 }
 
-TEST(Decode, RefusesDataThatLibjpegWouldGuess) {
+TEST(Decode, RefusesDamagedJpegsAlsoWhereLibjpegWouldGuess) {
   const std::string file = test_image("444.jpg");
   const size_t data = marker(file, kScan) + 14;
   expect_refused(replaced(file, data + 200, "\xFF\xD9"), "premature end of data");  // the end marker, amid the picture
   expect_refused(file.substr(0, data) + std::string(400, '\x7F') + "\xFF\xD9", "is damaged");
+  expect_refused(replaced(file, file.size() - 1, "\x37"), "Unsupported marker");  // in the place of the end marker
   const std::string restarts = test_image("restarts.jpg");
   const size_t first = marker(restarts, 0xD0);
   expect_refused(replaced(restarts, first, "\xFF\xD5"), "is damaged");

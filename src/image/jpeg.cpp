@@ -77,6 +77,8 @@ class JpegReader {
     } else {
       read_rgb(&image.picture);
     }
+    // Up to the end marker, where that is: what is there instead may be an error, nothing at all is none.
+    attempt([this] { jpeg_finish_decompress(&info_); });
     if (note_[0] != '\0') {
       image.warning += fmt::format("{}'{}': libjpeg says: {}", image.warning.empty() ? "" : "; ", file_.name, note_);
     }
