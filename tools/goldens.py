@@ -2,6 +2,7 @@
 """Writes the goldens below testdata/: what Hugging Face's libraries compute, for our tests to compare with.
 
     tools/goldens.py models        tiny Llama and Phi checkpoints and their logits
+    tools/goldens.py t5            tiny T5 checkpoints and their logits
     tools/goldens.py linears       PyTorch's fp16 outputs of the linears of testdata/bitsandbytes
     tools/goldens.py rope          frequencies and magnitudes of rotary embeddings, scaled and not
     tools/goldens.py tokenizers    tokenizer.json files, token ids and decoded text
@@ -111,7 +112,7 @@ def write_rope(made_by):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["models", "linears", "rope", "tokenizers", "check", "compact"])
+    parser.add_argument("what", choices=["models", "t5", "linears", "rope", "tokenizers", "check", "compact"])
     parser.add_argument("file", nargs="?", type=pathlib.Path)
     options = parser.parse_args()
     what = options.what
@@ -143,6 +144,10 @@ def main():
         import goldens_models
 
         goldens_models.write(TESTDATA / "models", made_by)
+    if what == "t5":
+        import goldens_t5
+
+        goldens_t5.write(TESTDATA / "models", made_by)
 
 
 if __name__ == "__main__":
