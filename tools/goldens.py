@@ -3,6 +3,7 @@
 
     tools/goldens.py models        tiny Llama and Phi checkpoints and their logits
     tools/goldens.py t5            tiny T5 checkpoints and their logits
+    tools/goldens.py paligemma     a tiny PaliGemma checkpoint and its logits
     tools/goldens.py linears       PyTorch's fp16 outputs of the linears of testdata/bitsandbytes
     tools/goldens.py rope          frequencies and magnitudes of rotary embeddings, scaled and not
     tools/goldens.py tokenizers    tokenizer.json files, token ids and decoded text
@@ -112,7 +113,7 @@ def write_rope(made_by):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["models", "t5", "linears", "rope", "tokenizers", "check", "compact"])
+    parser.add_argument("what", choices=["models", "t5", "paligemma", "linears", "rope", "tokenizers", "check", "compact"])
     parser.add_argument("file", nargs="?", type=pathlib.Path)
     options = parser.parse_args()
     what = options.what
@@ -148,6 +149,10 @@ def main():
         import goldens_t5
 
         goldens_t5.write(TESTDATA / "models", made_by)
+    if what == "paligemma":
+        import goldens_paligemma
+
+        goldens_paligemma.write(TESTDATA / "models", made_by)
 
 
 if __name__ == "__main__":
