@@ -145,13 +145,14 @@ def fnv1a(tensor):
 def compact(full):
     """The tensors of a file computed on CUDA without those that follow from others bit by bit.
 
-    Dequantised weights are kept as their hash; int8 weights as the hash of CUDA's codes and the elements where these
-    are not `quantize_int8`'s, [c, 2] of (index, CUDA's code); the plain nf4 codes are those of double quantisation.
+    Dequantised weights, nf4 codes and the codes of int8 inputs are kept as their hash; int8 weights as the hash of
+    CUDA's codes and the elements where these are not `quantize_int8`'s, [c, 2] of (index, CUDA's code); the plain nf4
+    codes are those of double quantisation.
     """
     kept = {}
     for name, tensor in full.items():
         linear, _, rest = name.partition(".")
-        if rest == "nf4.dequant":
+        if rest in ("nf4.dequant", "nf4.weight") or rest.startswith("int8.codes_"):
             kept[f"{name}.fnv1a"] = fnv1a(tensor)
         elif rest == "int8.weight":
             ours = quantize_int8(full[f"{linear}.w"])[0]
@@ -195,13 +196,13 @@ def check_against_cuda(path):
         assert torch.equal(quantize_int8(g[f"{p}.w"])[1], g[f"{p}.int8.SCB"]), f"{path}: {p}: SCB differs"
         cb, ties = int8_codes(g, p)
         weight_ties, weights = weight_ties + ties, weights + cb.numel()
-        saved = {key[len(p) + 5 :]: tensor for key, tensor in g.items() if key.startswith(f"{p}.nf4.weight")}
-        dequantised = dequantize_saved(saved, "weight")
-        if f"{p}.nf4.dequant.fnv1a" in g:
-            same = torch.equal(fnv1a(dequantised.half()), g[f"{p}.nf4.dequant.fnv1a"])
-            assert same, f"{path}: {p}: dequantised nf4 differs"
+        saved = {key[len(p) + 5 :]: tensor for key, tensor in g.items() if key.startswith(f"{p}.nf4.weight.")}
         packed, absmax8, nested_absmax, offset = quantize_nf4(g[f"{p}.w"])
-        assert torch.equal(packed, saved["weight"].view(-1)), f"{path}: {p}: nf4 codes differ"
+        assert torch.equal(fnv1a(packed), saved["weight.fnv1a"]), f"{path}: {p}: nf4 codes differ"
+        saved["weight"] = packed
+        dequantised = dequantize_saved(saved, "weight")
+        same = torch.equal(fnv1a(dequantised.half()), g[f"{p}.nf4.dequant.fnv1a"])
+        assert same, f"{path}: {p}: dequantised nf4 differs"
         assert torch.equal(nested_code(), saved["weight.nested_quant_map"]), f"{path}: the nested code differs"
         state = json.loads(bytes(saved["weight.quant_state.bitsandbytes__nf4"].tolist()))
         assert abs(float(offset) / state["nested_offset"] - 1) < 2.5e-7, f"{path}: {p}: nf4 offset differs"
@@ -213,7 +214,9 @@ def check_against_cuda(path):
             y, codes, absmax, columns, sums = int8_linear(g[f"{p}.{x}"], cb, g[f"{p}.int8.SCB"], g[f"{p}.int8.bias"])
             assert int(ulps(y, g[f"{p}.int8.y{suffix}"]).max()) == 0, f"{path}: {p}.{x}: int8 output differs"
             outputs += y.numel()
-            for name, ours in (("codes", codes), ("rowstat", absmax), ("outlier_columns", columns), ("acc", sums)):
+            if f"{p}.int8.codes_{x}.fnv1a" in g:
+                assert torch.equal(fnv1a(codes), g[f"{p}.int8.codes_{x}.fnv1a"]), f"{path}: {p}.{x}: int8 codes differ"
+            for name, ours in (("rowstat", absmax), ("outlier_columns", columns), ("acc", sums)):
                 if f"{p}.int8.{name}_{x}" in g:
                     assert torch.equal(ours, g[f"{p}.int8.{name}_{x}"]), f"{path}: {p}.{x}: int8 {name} differ"
             if f"{p}.nf4.y{suffix}" in g and g[f"{p}.w"].shape[1] % BLOCK:

@@ -11,6 +11,7 @@
 #include "core/os.h"
 #include "quant/int8.h"
 #include "quant/matrix.h"
+#include "quant/nf4.h"
 
 namespace quantbench {
 
@@ -88,7 +89,8 @@ struct GoldenInt8 {
   HostInt8 view() const { return {n, k, codes, absmax}; }
 };
 
-// A weight as bitsandbytes saved it in nf4 with double quantisation.
+// A weight as bitsandbytes saved it in nf4 with double quantisation. The codes are ours; throws where they are not
+// bitsandbytes' by their hash.
 struct GoldenNf4 {
   int n, k;
   std::vector<f16> w;
@@ -99,9 +101,15 @@ struct GoldenNf4 {
       : n(data.dim(linear + ".w", 0)),
         k(data.dim(linear + ".w", 1)),
         w(data.get<f16>(linear + ".w")),
-        codes(data.get<uint8_t>(linear + ".nf4.weight")),
         absmax8(data.get<uint8_t>(linear + ".nf4.weight.absmax")),
         nested_absmax(data.get<float>(linear + ".nf4.weight.nested_absmax")) {
+    Nf4Weights ours;
+    ThreadPool pool(1);
+    quantize_nf4(w, n, k, &ours, pool);
+    codes = ours.codes;
+    if (fnv1a(codes) != data.get<uint64_t>(linear + ".nf4.weight.fnv1a").at(0)) {
+      throw std::runtime_error(linear + ": nf4 codes other than bitsandbytes'");
+    }
     const auto state = data.get<char>(linear + ".nf4.weight.quant_state.bitsandbytes__nf4");
     offset = parse_json(std::string_view(state.data(), state.size()), linear).at("nested_offset").get<float>();
   }

@@ -38,7 +38,7 @@ TEST(Nf4, QuantizesAsBitsandbytes) {
   for_each_golden([&](const GoldenData&, const std::string& linear, const Golden& golden) {
     Nf4Weights ours;
     quantize_nf4(golden.w, golden.n, golden.k, &ours, pool);
-    EXPECT_EQ(ours.codes, golden.codes) << linear;
+    EXPECT_EQ(ours.codes, golden.codes) << linear;  // which are bitsandbytes', by their hash
     EXPECT_EQ(ours.offset, nf4_offset(golden.w, pool)) << linear;
     // A mean in PyTorch's own order of summing; ours is of the exact sum.
     const float ulp = std::nextafter(golden.offset, 1.0f) - golden.offset;
@@ -78,7 +78,7 @@ TEST(Nf4, WithoutDoubleQuantisationKeepsThePlainAbsmax) {
     const Golden golden(data, linear);
     Nf4Weights ours;
     quantize_nf4(golden.w, golden.n, golden.k, &ours, pool, false);
-    EXPECT_EQ(ours.codes, golden.codes) << linear;  // bitsandbytes' are the same with and without double quantisation
+    EXPECT_EQ(ours.codes, golden.codes) << linear;  // the same with and without double quantisation
     EXPECT_EQ(ours.absmax, data.get<float>(linear + ".nf4_plain.absmax")) << linear;
     EXPECT_TRUE(ours.absmax8.empty() && ours.nested_absmax.empty());
     EXPECT_EQ(block_scale(ours.view(), 3), ours.absmax[3]);
