@@ -48,7 +48,7 @@ MODELS = {
             feed_forward_proj="gated-gelu",
         ),
         tied=False,
-        # All 32 buckets of the encoder occur from 92 tokens on, of the decoder from 114.
+        # All buckets of the encoder occur from 92 tokens on, of the decoder from 114.
         encoder_tokens=150,
         decoder_tokens=136,
         rows=[0, 1, 2, 8, 19, 33, 50, 70, 90, 106, 114, 121, 129, 135],
