@@ -1,7 +1,7 @@
 #include "text/charsmap.h"
 
+#include <algorithm>
 #include <array>
-#include <bit>
 
 #include "core/error.h"
 #include "text/refusal.h"
@@ -19,6 +19,8 @@ uint32_t value(uint32_t unit) { return unit & 0x7FFFFFFF; }
 
 // libsentencepiece has room for so many keys that begin one another (normalizer.h, kMaxTrieResultsSize).
 constexpr int kMaxNested = 32;
+constexpr int8_t kUnknown = -1;
+constexpr int kMaxKeyBytes = 255;
 // Bounds what a table can make of each character; the longest published replacement is U+FDFA's, of 33 bytes.
 constexpr size_t kMaxReplacementBytes = 1024;
 
@@ -48,51 +50,51 @@ Charsmap::Charsmap(std::string_view blob, const std::string& where) {
   if (replacements_.empty() || replacements_.back() != '\0') {
     refuse_damaged("{}: the charsmap's last replacement has no end", where);
   }
-  check(where);
+  std::vector<int8_t> known(units_.size(), kUnknown);
+  nested_from(0, 0, known, where);
 }
 
 // Where the children of the node at `position` lie: child c at this xor c.
 size_t Charsmap::child_base(size_t position) const { return position ^ offset(units_[position]); }
 
-// Walks the whole tree.
-void Charsmap::check(const std::string& where) const {
-  struct Node {
-    size_t position;
-    int nested;  // keys that end on the way here
-  };
-  std::vector<bool> seen(units_.size());
-  std::vector<Node> open = {{0, 0}};
-  seen[0] = true;
-  while (!open.empty()) {
-    Node node = open.back();
-    open.pop_back();
-    const size_t base = child_base(node.position);
-    // The key's end has child 0, the value; any other may be looked at, whichever byte comes in a text.
-    if ((base | 0xFF) >= units_.size()) {
-      refuse_damaged("{}: the charsmap leads out of its array: unit {} to {} of {}", where, node.position, base,
-                     units_.size());
+// How many keys at most end one another on the way from here, this one included. Looks at every way out of the node;
+// branches that end alike share their nodes.
+int Charsmap::nested_from(size_t position, int depth, std::vector<int8_t>& known, const std::string& where) const {
+  constexpr int8_t kOnTheWay = -2;
+  if (known[position] == kOnTheWay || depth > kMaxKeyBytes) {
+    refuse_damaged("{}: the charsmap goes round in its array, at unit {}, or has a key of more than {} bytes", where,
+                   position, kMaxKeyBytes);
+  }
+  if (known[position] != kUnknown) return known[position];
+  known[position] = kOnTheWay;
+  const size_t base = child_base(position);
+  // The key's end has child 0, the value; any other may be looked at, whichever byte comes in a text.
+  if ((base | 0xFF) >= units_.size()) {
+    refuse_damaged("{}: the charsmap leads out of its array: unit {} to {} of {}", where, position, base,
+                   units_.size());
+  }
+  const bool ends = position != 0 && ends_key(units_[position]);
+  if (ends) {
+    const uint32_t at = value(units_[base]);
+    if (at >= replacements_.size() || (static_cast<uint8_t>(replacements_[at]) & 0xC0) == 0x80) {
+      refuse_damaged("{}: the charsmap leads to byte {} of {} bytes of replacements, where no character begins", where,
+                     at, replacements_.size());
     }
-    if (node.position != 0 && ends_key(units_[node.position])) {
-      const uint32_t at = value(units_[base]);
-      if (at >= replacements_.size() || (static_cast<uint8_t>(replacements_[at]) & 0xC0) == 0x80) {
-        refuse_damaged("{}: the charsmap leads to byte {} of {} bytes of replacements, where no character begins",
-                       where, at, replacements_.size());
-      }
-      if (replacements_.find('\0', at) - at > kMaxReplacementBytes) {
-        refuse_damaged("{}: the charsmap has a replacement of more than {} bytes", where, kMaxReplacementBytes);
-      }
-      if (++node.nested > kMaxNested) {
-        refuse_damaged("{}: the charsmap has more than {} keys that begin one another", where, kMaxNested);
-      }
-    }
-    for (uint32_t byte = 1; byte < 256; ++byte) {
-      const size_t child = base ^ byte;
-      if (label(units_[child]) != byte) continue;
-      if (seen[child]) refuse_damaged("{}: the charsmap goes round in its array, at unit {}", where, child);
-      seen[child] = true;
-      open.push_back({child, node.nested});
+    if (replacements_.find('\0', at) - at > kMaxReplacementBytes) {
+      refuse_damaged("{}: the charsmap has a replacement of more than {} bytes", where, kMaxReplacementBytes);
     }
   }
+  int nested = 0;
+  for (uint32_t byte = 1; byte < 256; ++byte) {
+    const size_t child = base ^ byte;
+    if (label(units_[child]) == byte) nested = std::max(nested, nested_from(child, depth + 1, known, where));
+  }
+  nested += ends;
+  if (nested > kMaxNested) {
+    refuse_damaged("{}: the charsmap has more than {} keys that begin one another", where, kMaxNested);
+  }
+  known[position] = static_cast<int8_t>(nested);
+  return nested;
 }
 
 std::optional<std::string_view> Charsmap::shortest(std::string_view text) const {

@@ -24,7 +24,7 @@ class Charsmap {
   std::optional<std::string_view> shortest(std::string_view text) const;
 
  private:
-  void check(const std::string& where) const;
+  int nested_from(size_t position, int depth, std::vector<int8_t>& known, const std::string& where) const;
   size_t child_base(size_t position) const;
 
   std::vector<uint32_t> units_;
