@@ -32,6 +32,7 @@ CHARSMAP = {
     "\u00ad": "", "\u200d": " ", "\x7f": "", "\u0958": "\u0915\u093c", "\U0001d400": "A", "\U0001f1e6": "a",
 }  # fmt: skip
 
+EVERY = 5  # of how many texts one is tried with each variant of the document
 FEW_BYTES = ["<0xEA>", "<0x99>", "<0xAE>", "<0xF0>", "<0xC2>", "<0xBF>"]
 
 MORE = [
@@ -165,9 +166,10 @@ def gemma(lines):
         {"model": {**document["model"], "vocab": few}},
     ]  # fmt: skip
     # What lies beside the model: transformers' own list of all that was added.
+    eos = {k: v for k, v in token(1, "<eos>").items() if k != "id"}
     config = {
         "tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False, "bos_token": "<bos>",
-        "eos_token": {"content": "<eos>"}, "additional_special_tokens": ["<image>"],
+        "eos_token": {"__type": "AddedToken", **eos}, "additional_special_tokens": ["<image>"],
         "added_tokens_decoder": {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in added},
     }  # fmt: skip
     return model, document, variants, config
@@ -221,6 +223,7 @@ def write(out, texts, draw, made_by):
         ids = [encode(tokenizer, text) for text in texts]
         round_text = tokenizer.encode("a").ids
         slow = Slow(model, added)
+        decoded = [tokenizer.decode(i, skip_special_tokens=False) for i in ids]
         from_model = {str(i): found for i, text in enumerate(texts) if (found := slow.encode(text)) != ids[i]}
         size = tokenizer.get_vocab_size(with_added_tokens=True)
         decode = []
@@ -232,22 +235,22 @@ def write(out, texts, draw, made_by):
             "special": {"text": "a", "ids": round_text},
             "ids": ids,
             "from_model": from_model,
-            "decoded": [tokenizer.decode(i, skip_special_tokens=False) for i in ids],
+            "decoded": {str(i): text for i, text in enumerate(decoded) if text != texts[i]},
             "decode": [{"ids": i, "text": tokenizer.decode(i, skip_special_tokens=False),
                         "skipped": tokenizer.decode(i, skip_special_tokens=True)} for i in decode],
             "variants": [],
         }  # fmt: skip
         for variant in variants:
             other = Tokenizer.from_str(json.dumps({**document, **variant}))
-            some = range(0, len(texts), 3)
+            some = range(0, len(texts), EVERY)
             found = {str(i): here for i in some if (here := encode(other, texts[i])) != ids[i]}
-            decoded = {str(i): here for i in some if (here := other.decode(ids[i], skip_special_tokens=False)) != golden["decoded"][i]}
+            otherwise = {str(i): here for i in some if (here := other.decode(ids[i], skip_special_tokens=False)) != decoded[i]}
             if "model" in variant:  # what it changes alone
                 model_change = {k: v for k, v in variant["model"].items() if v != document["model"][k]}
                 if "vocab" in model_change:
                     model_change["vocab"] = "all bytes but " + " ".join(FEW_BYTES)
                 variant = {"model": model_change}
-            golden["variants"].append({"change": variant, "every": 3, "ids": found, "decoded": decoded})
+            golden["variants"].append({"change": variant, "every": EVERY, "ids": found, "decoded": otherwise})
         common.dump(folder / "golden.json", golden)
         if name == "gemma":
             common.dump(folder / "tokenizer_config.json", config)

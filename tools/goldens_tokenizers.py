@@ -335,5 +335,5 @@ def write(out, bundled, made_by):
     dump(out / "splits.json", {"made_by": made_by, "cases": splits()})
     import goldens_sentencepiece
 
-    hard = HARD + ADDED + PARAGRAPHS + random_strings(60, seed=23)
+    hard = HARD + ADDED + PARAGRAPHS + random_strings(20, seed=23)
     goldens_sentencepiece.write(out, hard, random.Random(17), made_by)

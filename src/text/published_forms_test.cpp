@@ -36,6 +36,12 @@ class PublishedForm : public testing::TestWithParam<const char*> {
     }
   }
 
+  // What the ids of a text decode to: the text itself unless the golden has another.
+  std::string decoded(size_t i) const {
+    const json& other = golden_["decoded"];
+    return other.contains(std::to_string(i)) ? other[std::to_string(i)] : texts_[i];
+  }
+
   const json document_ = read_json_file(folder() + "tokenizer.json");
   const json golden_ = read_json_file(folder() + "golden.json");
   const json texts_ = read_json_file(kFolder + "hard_texts.json");
@@ -52,7 +58,7 @@ TEST_P(PublishedForm, GivesTheIdsOfHuggingFace) {
 TEST_P(PublishedForm, DecodesToTheTextOfHuggingFace) {
   const Tokenizer tokenizer = Tokenizer::from_file(folder() + "tokenizer.json");
   for (size_t i = 0; i < texts_.size(); ++i) {
-    ASSERT_EQ(tokenizer.decode(golden_["ids"][i].get<Ids>(), false), golden_["decoded"][i].get<std::string>());
+    ASSERT_EQ(tokenizer.decode(golden_["ids"][i].get<Ids>(), false), decoded(i));
   }
   ASSERT_GE(golden_["decode"].size(), 60u);
   for (const json& entry : golden_["decode"]) {
@@ -93,9 +99,9 @@ TEST_P(PublishedForm, FollowsHuggingFaceWithOtherComponentsAndOptions) {
     const size_t step = variant["every"];
     expect_ids(tokenizer, variant["ids"], step);
     for (size_t i = 0; i < texts_.size(); i += step) {
-      const json& text = variant["decoded"].contains(std::to_string(i)) ? variant["decoded"][std::to_string(i)]
-                                                                        : golden_["decoded"][i];
-      ASSERT_EQ(tokenizer.decode(golden_["ids"][i].get<Ids>(), false), text.get<std::string>());
+      const json& other = variant["decoded"];
+      const std::string number = std::to_string(i), text = other.contains(number) ? other[number] : json(decoded(i));
+      ASSERT_EQ(tokenizer.decode(golden_["ids"][i].get<Ids>(), false), text);
     }
   }
 }

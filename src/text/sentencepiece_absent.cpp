@@ -1,6 +1,8 @@
-// In place of sentencepiece_model.cpp where libsentencepiece is not linked in: in the portable folder.
+// In place of sentencepiece_model.cpp and tokenizer_sentencepiece.cpp where libsentencepiece is not linked in: in the
+// portable folder.
 #include "text/refusal.h"
 #include "text/sentencepiece_model.h"
+#include "text/tokenizer.h"
 
 namespace quantbench {
 
@@ -13,5 +15,10 @@ std::unique_ptr<TextModel> make_sentencepiece_model(const SentencePieceFile&, co
 }
 
 bool has_sentencepiece() { return false; }
+
+Tokenizer Tokenizer::from_sentencepiece(const SentencePieceFiles& files) {
+  make_sentencepiece_model({}, files.model);
+  fail(ErrorKind::internal, "{}: a model of sentencepiece was read without libsentencepiece", files.model);
+}
 
 }  // namespace quantbench

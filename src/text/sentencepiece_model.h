@@ -1,4 +1,7 @@
-// A model of sentencepiece, encoding by libsentencepiece.
+// A model of sentencepiece, encoding by libsentencepiece. A run of n unknown characters costs it n² (a megabyte of them
+// some 10 s, with 0.1.97), all else O(n log n). Where two cuts of a text are equally likely, rounding decides, and
+// versions of the library differ: 0.1.97 to 0.2.0 agree, 0.2.3 now and then takes the other, as tokenizer.json's reader
+// may.
 #pragma once
 
 #include <memory>
