@@ -102,15 +102,15 @@ def t5(lines):
     new = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
     replace = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}
     strip = {"type": "Strip", "strip_left": False, "strip_right": True}
-    parts = lambda kind, key, *list: {"type": "Sequence", key: [*list]}
+    sequence = lambda key, *parts: {"type": "Sequence", key: [*parts]}
     variants = [
         # transformers 5's T5Tokenizer, and converters before it.
-        {"pre_tokenizer": parts("", "pretokenizers", {"type": "WhitespaceSplit"}, new), "decoder": new},
-        {"normalizer": parts("", "normalizers", document["normalizer"], strip, replace), "pre_tokenizer": new, "decoder": new},
+        {"pre_tokenizer": sequence("pretokenizers", {"type": "WhitespaceSplit"}, new), "decoder": new},
+        {"normalizer": sequence("normalizers", document["normalizer"], strip, replace), "pre_tokenizer": new, "decoder": new},
         # What those lack.
         {"normalizer": None, "pre_tokenizer": {**new, "prepend_scheme": "first", "split": False},
          "decoder": {**new, "prepend_scheme": "first"}},
-        {"normalizer": parts("", "normalizers", {"type": "Prepend", "prepend": "▁"}, {**replace, "pattern": {"String": " "}}),
+        {"normalizer": sequence("normalizers", {"type": "Prepend", "prepend": "▁"}, {**replace, "pattern": {"String": " "}}),
          "pre_tokenizer": None, "decoder": {**new, "prepend_scheme": "never"}},
         {"normalizer": {**strip, "strip_left": True}, "pre_tokenizer": {**new, "prepend_scheme": "never"},
          "decoder": {"type": "Sequence", "decoders": [{**replace, "pattern": {"String": "▁"}, "content": " "}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}},
@@ -206,9 +206,8 @@ def write(out, texts, draw, made_by):
     lines = common.training_text()
     t5_model, t5_json, t5_variants = t5(lines)
     gemma_model, gemma_json, gemma_variants, config = gemma(lines)
-    own = [t for t in t5_json["added_tokens"]]
     for name, file, model, document, variants, added in (
-        ("t5", "spiece.model", t5_model, t5_json, t5_variants, own),
+        ("t5", "spiece.model", t5_model, t5_json, t5_variants, t5_json["added_tokens"]),
         ("gemma", "tokenizer.model", gemma_model, gemma_json, gemma_variants, gemma_json["added_tokens"]),
     ):
         folder = out / name
@@ -221,7 +220,6 @@ def write(out, texts, draw, made_by):
             assert tokenizer.token_to_id(entry["content"]) == entry["id"], f"{name}: {entry} got another id"
         encode = lambda t, text: t.encode(text, add_special_tokens=False).ids
         ids = [encode(tokenizer, text) for text in texts]
-        round_text = tokenizer.encode("a").ids
         slow = Slow(model, added)
         decoded = [tokenizer.decode(i, skip_special_tokens=False) for i in ids]
         from_model = {str(i): found for i, text in enumerate(texts) if (found := slow.encode(text)) != ids[i]}
@@ -232,7 +230,7 @@ def write(out, texts, draw, made_by):
             decode.append([draw.randrange(low, min(high, size)) for _ in range(draw.randint(1, 12))])
         golden = {
             "made_by": f"{made_by}, sentencepiece {SENTENCEPIECE}",
-            "special": {"text": "a", "ids": round_text},
+            "special": {"text": "a", "ids": tokenizer.encode("a").ids},
             "ids": ids,
             "from_model": from_model,
             "decoded": {str(i): text for i, text in enumerate(decoded) if text != texts[i]},
