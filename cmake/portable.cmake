@@ -14,7 +14,7 @@ add_link_options(-static-libstdc++ -static-libgcc -Wl,--gc-sections)
 set(QB_SMALL_ROOMS core checkpoint hub text image model engine bench report backend_base backend_reference gpu_choice
     persistent_plan backend)
 set(QB_SMALL_SOURCES cublaslt cuda_backend device_memory runtime_cuda persistent/persistent_program persistent/tensor_map)
-set(QB_BETWEEN_SOURCES core/json core/parallel text/byte_level_bpe image/exif engine/session)
+set(QB_BETWEEN_SOURCES core/json core/parallel text/bpe_merges text/byte_level_bpe text/text_model image/exif engine/session)
 set(QB_FAST_SOURCES checkpoint/convert checkpoint/random_weights image/resize)
 function(qb_compile_source source flag)
   get_filename_component(room ${source} DIRECTORY)

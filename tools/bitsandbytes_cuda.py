@@ -134,6 +134,50 @@ def dequantize_saved(tensors, name):
     return dequantize_nf4(tensors[name], scales, tensors[f"{name}.quant_map"], state["shape"])
 
 
+def fnv1a(tensor):
+    """FNV-1a of a tensor's bytes, 64 bits, as the int64 tensor [1] that stands for it in testdata/bitsandbytes."""
+    value = 0xCBF29CE484222325
+    for byte in tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes():
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return torch.tensor([value - (value >> 63 << 64)])
+
+
+def compact(full):
+    """The tensors of a file computed on CUDA without those that follow from others bit by bit.
+
+    Dequantised weights, nf4 codes and the codes of int8 inputs are kept as their hash; int8 weights as the hash of
+    CUDA's codes and the elements where these are not `quantize_int8`'s, [c, 2] of (index, CUDA's code); the plain nf4
+    codes are those of double quantisation.
+    """
+    kept = {}
+    for name, tensor in full.items():
+        linear, _, rest = name.partition(".")
+        if rest in ("nf4.dequant", "nf4.weight") or rest.startswith("int8.codes_"):
+            kept[f"{name}.fnv1a"] = fnv1a(tensor)
+        elif rest == "int8.weight":
+            ours = quantize_int8(full[f"{linear}.w"])[0]
+            at = (ours != tensor).view(-1).nonzero().view(-1)
+            kept[f"{name}.ties"] = torch.stack([at, tensor.view(-1)[at].long()], 1).int()
+            kept[f"{name}.fnv1a"] = fnv1a(tensor)
+        elif rest == "nf4_plain.weight":
+            assert torch.equal(tensor, full[f"{linear}.nf4.weight"]), f"{name} is not nf4.weight"
+        else:
+            kept[name] = tensor
+    return kept
+
+
+def int8_codes(g, linear):
+    """-> CUDA's int8 weight of a linear of a compact file, and how many of its codes are not `quantize_int8`'s."""
+    codes = quantize_int8(g[f"{linear}.w"])[0]
+    ties = g[f"{linear}.int8.weight.ties"]
+    at, theirs = ties[:, 0].long(), ties[:, 1].to(torch.int8)
+    # CUDA's __fdividef rounds otherwise near ties.
+    assert bool(((codes.view(-1)[at].int() - theirs.int()).abs() == 1).all()), f"{linear}: a code differs by more than one"
+    codes.view(-1)[at] = theirs
+    assert torch.equal(fnv1a(codes), g[f"{linear}.int8.weight.fnv1a"]), f"{linear}: int8 codes differ"
+    return codes, len(at)
+
+
 def ulps(a, b):
     """Distance of two fp16 tensors in units of the last place."""
 
@@ -149,17 +193,16 @@ def check_against_cuda(path):
     g = load_file(path)
     outputs, worst_nf4, weight_ties, weights, scale_ties, scales = 0, 0, 0, 0, 0, 0
     for p in sorted({key.split(".")[0] for key in g}):
-        cb, scb = quantize_int8(g[f"{p}.w"])
-        assert torch.equal(scb, g[f"{p}.int8.SCB"]), f"{path}: {p}: SCB differs"
-        off = (cb.int() - g[f"{p}.int8.weight"].int()).abs()  # CUDA's __fdividef rounds otherwise near ties
-        assert int(off.max()) <= 1, f"{path}: {p}: a weight code differs by more than one"
-        weight_ties, weights = weight_ties + int(off.sum()), weights + off.numel()
-        saved = {key[len(p) + 5 :]: tensor for key, tensor in g.items() if key.startswith(f"{p}.nf4.")}
-        dequantised = dequantize_saved(saved, "weight")
-        if f"{p}.nf4.dequant" in g:
-            assert torch.equal(dequantised.half(), g[f"{p}.nf4.dequant"]), f"{path}: {p}: dequantised nf4 differs"
+        assert torch.equal(quantize_int8(g[f"{p}.w"])[1], g[f"{p}.int8.SCB"]), f"{path}: {p}: SCB differs"
+        cb, ties = int8_codes(g, p)
+        weight_ties, weights = weight_ties + ties, weights + cb.numel()
+        saved = {key[len(p) + 5 :]: tensor for key, tensor in g.items() if key.startswith(f"{p}.nf4.weight.")}
         packed, absmax8, nested_absmax, offset = quantize_nf4(g[f"{p}.w"])
-        assert torch.equal(packed, saved["weight"].view(-1)), f"{path}: {p}: nf4 codes differ"
+        assert torch.equal(fnv1a(packed), saved["weight.fnv1a"]), f"{path}: {p}: nf4 codes differ"
+        saved["weight"] = packed
+        dequantised = dequantize_saved(saved, "weight")
+        same = torch.equal(fnv1a(dequantised.half()), g[f"{p}.nf4.dequant.fnv1a"])
+        assert same, f"{path}: {p}: dequantised nf4 differs"
         assert torch.equal(nested_code(), saved["weight.nested_quant_map"]), f"{path}: the nested code differs"
         state = json.loads(bytes(saved["weight.quant_state.bitsandbytes__nf4"].tolist()))
         assert abs(float(offset) / state["nested_offset"] - 1) < 2.5e-7, f"{path}: {p}: nf4 offset differs"
@@ -168,12 +211,12 @@ def check_against_cuda(path):
         scale_ties, scales = scale_ties + int(off.sum()), scales + off.numel()
         for x in [key.split(".")[1] for key in g if key.startswith(f"{p}.x")]:
             suffix = f"_{x}" if f"{p}.int8.y_{x}" in g else x[1:]
-            y, codes, absmax, columns, sums = int8_linear(
-                g[f"{p}.{x}"], g[f"{p}.int8.weight"], g[f"{p}.int8.SCB"], g[f"{p}.int8.bias"]
-            )
+            y, codes, absmax, columns, sums = int8_linear(g[f"{p}.{x}"], cb, g[f"{p}.int8.SCB"], g[f"{p}.int8.bias"])
             assert int(ulps(y, g[f"{p}.int8.y{suffix}"]).max()) == 0, f"{path}: {p}.{x}: int8 output differs"
             outputs += y.numel()
-            for name, ours in (("codes", codes), ("rowstat", absmax), ("outlier_columns", columns), ("acc", sums)):
+            if f"{p}.int8.codes_{x}.fnv1a" in g:
+                assert torch.equal(fnv1a(codes), g[f"{p}.int8.codes_{x}.fnv1a"]), f"{path}: {p}.{x}: int8 codes differ"
+            for name, ours in (("rowstat", absmax), ("outlier_columns", columns), ("acc", sums)):
                 if f"{p}.int8.{name}_{x}" in g:
                     assert torch.equal(ours, g[f"{p}.int8.{name}_{x}"]), f"{path}: {p}.{x}: int8 {name} differ"
             if f"{p}.nf4.y{suffix}" in g and g[f"{p}.w"].shape[1] % BLOCK:

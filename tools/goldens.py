@@ -2,10 +2,13 @@
 """Writes the goldens below testdata/: what Hugging Face's libraries compute, for our tests to compare with.
 
     tools/goldens.py models        tiny Llama and Phi checkpoints and their logits
+    tools/goldens.py t5            tiny T5 checkpoints and their logits
+    tools/goldens.py paligemma     a tiny PaliGemma checkpoint and its logits
     tools/goldens.py linears       PyTorch's fp16 outputs of the linears of testdata/bitsandbytes
     tools/goldens.py rope          frequencies and magnitudes of rotary embeddings, scaled and not
     tools/goldens.py tokenizers    tokenizer.json files, token ids and decoded text
     tools/goldens.py check         holds the restated arithmetic to the files of testdata/bitsandbytes; writes nothing
+    tools/goldens.py compact FILE  writes FILE, tensors that bitsandbytes computed on CUDA, into testdata/bitsandbytes
 
 Runs on a CPU, deterministically, with exactly the versions named in PINNED:
 
@@ -47,6 +50,17 @@ def write_linears(made_by):
                 outputs[f"{prefix}.y_{key.split('.')[1]}"] = linear(tensors[key], w, tensors[f"{prefix}.b"])
     (TESTDATA / "linears").mkdir(exist_ok=True)
     save_file(outputs, TESTDATA / "linears" / "fp16.golden.safetensors", {"made_by": made_by})
+
+
+def compact(source):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    import bitsandbytes_cuda
+
+    with safe_open(source, "pt") as file:
+        metadata = file.metadata()
+    save_file(bitsandbytes_cuda.compact(load_file(source)), TESTDATA / "bitsandbytes" / source.name, metadata)
 
 
 ROPES = [
@@ -99,8 +113,12 @@ def write_rope(made_by):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["models", "linears", "rope", "tokenizers", "check"])
-    what = parser.parse_args().what
+    parser.add_argument("what", choices=["models", "t5", "paligemma", "linears", "rope", "tokenizers", "check", "compact"])
+    parser.add_argument("file", nargs="?", type=pathlib.Path)
+    options = parser.parse_args()
+    what = options.what
+    if (what == "compact") != (options.file is not None):
+        parser.error("compact takes one FILE, the others none")
     check_versions()
     os.environ["HF_HUB_OFFLINE"] = "1"
     made_by = ", ".join(f"{package} {version}" for package, version in PINNED.items())
@@ -117,6 +135,8 @@ def main():
     torch.set_num_threads(1)  # the order of a sum may depend on it
     import bitsandbytes_cuda
 
+    if what == "compact":
+        compact(options.file)
     for path in sorted((TESTDATA / "bitsandbytes").glob("*.safetensors")):
         print(f"{path.name}: {bitsandbytes_cuda.check_against_cuda(path)}")
     if what == "linears":
@@ -125,6 +145,14 @@ def main():
         import goldens_models
 
         goldens_models.write(TESTDATA / "models", made_by)
+    if what == "t5":
+        import goldens_t5
+
+        goldens_t5.write(TESTDATA / "models", made_by)
+    if what == "paligemma":
+        import goldens_paligemma
+
+        goldens_paligemma.write(TESTDATA / "models", made_by)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Every parameter is redrawn, since transformers' initialisation (zero biases, unit norms, rare outliers) lets mistakes
 pass; activations of at least 6.0 are planted so that LLM.int8's outlier path and its more-than-one-row rule decide
-results; and `mutations` proves that each mistake it names breaks the limits in `LIMITS`.
+results; and each mistake of `mutations` is proved to break the limits (goldens_common.py).
 """
 
 import copy
@@ -13,15 +13,16 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import bitsandbytes_cuda as bnb_cuda
+from goldens_common import (
+    Int8Linear, Nf4Linear, compare, dequantize, each, is_norm, prove, quantise, quantised_linears, replace_linears, show,
+    variants, with_dequantised, zero_bias,
+)  # fmt: skip
 
 TOKENS = 56  # a sequence; beyond the 32 positions at which the scaled rotary frequencies part from the plain ones
 SEQUENCES = 2
 GROUPS = 16  # residual channels that HOT tokens of the vocabulary light up each: outliers in certain rows only
 HOT = 2
 STEADY = 2  # channels that are outliers in every row
-LIMITS = {"fp16": {"kl": 1e-4, "top1": 1.0}, "int8": {"kl": 1e-3, "top1": 0.995}, "nf4": {"kl": 1e-3, "top1": 0.995}}
-ERROR_RATIO = 2.0  # max and RMS error against the fp32 reference, times Hugging Face's
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -69,15 +70,6 @@ MODELS = {
     "llama-untied": (llama_untied_config, 2, 18.0, 1.0, 3),
     "phi": (phi_config, 3, 32.0, 1.0, 1),
 }
-
-
-def quantised_linears(model):
-    """The linears that transformers hands to bitsandbytes: all but the head."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"}
-
-
-def is_norm(module):
-    return "Norm" in type(module).__name__
 
 
 def redraw(model, heavy, g):
@@ -208,77 +200,6 @@ def build(name):
     return model, ids
 
 
-class Int8Linear(nn.Module):
-    def __init__(self, linear, threshold=bnb_cuda.THRESHOLD, column_rule=True):
-        super().__init__()
-        self.cb, self.scb = bnb_cuda.quantize_int8(linear.weight.data.half())
-        self.bias = None if linear.bias is None else linear.bias.data.half()
-        self.threshold, self.column_rule = threshold, column_rule
-
-    def forward(self, x):
-        rows = x.reshape(-1, x.shape[-1])
-        y = bnb_cuda.int8_linear(rows, self.cb, self.scb, self.bias, self.threshold, self.column_rule)[0]
-        return y.view(*x.shape[:-1], -1)
-
-    def dequantised(self):
-        return self.cb.float() * (self.scb[:, None] / 127.0)
-
-
-class Nf4Linear(nn.Module):
-    """bitsandbytes' quantisation and its dequantise-then-linear product in fp16."""
-
-    def __init__(self, linear, nested=True):
-        super().__init__()
-        import bitsandbytes.functional as F
-
-        weight = linear.weight.data.half().contiguous()
-        options = dict(blocksize=bnb_cuda.BLOCK, quant_type="nf4", compress_statistics=nested)
-        self.packed, self.state = F.quantize_4bit(weight, **options)
-        self.bias = None if linear.bias is None else linear.bias.data.half()
-        self.weight16 = self.dequantised().half()
-
-    def dequantised(self):
-        s = self.state
-        scales = s.absmax
-        if s.nested:
-            scales = bnb_cuda.nested_scales(scales, s.state2.code, s.state2.absmax, s.offset)
-        return bnb_cuda.dequantize_nf4(self.packed, scales, s.code, s.shape)
-
-    def forward(self, x):
-        return nn.functional.linear(x, self.weight16, self.bias)
-
-
-def replace_linears(model, make):
-    for name, linear in quantised_linears(model).items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, make(linear))
-    return model
-
-
-def with_dequantised(model, make):
-    """The fp32 reference of a quantised mode: the same quantised weights, dequantised to fp32."""
-    model = copy.deepcopy(model)
-    for linear in quantised_linears(model).values():
-        linear.weight.data = make(linear).dequantised()
-    return model
-
-
-def variants(model):
-    """-> reference models in fp32 and Hugging Face models in fp16, by mode."""
-    half = copy.deepcopy(model).half()
-    references = {
-        "fp16": model,
-        "int8": with_dequantised(model, Int8Linear),
-        "nf4": with_dequantised(model, Nf4Linear),
-    }
-    hf = {
-        "fp16": half,
-        "int8": replace_linears(copy.deepcopy(half), Int8Linear),
-        "nf4": replace_linears(copy.deepcopy(half), Nf4Linear),
-    }
-    return references, hf
-
-
 @torch.no_grad()
 def full(model, ids):
     """Each sequence in one forward of its own, [SEQUENCES, TOKENS, vocab]."""
@@ -299,48 +220,9 @@ def steps(model, ids):
     return torch.stack(out)
 
 
-def compare(ours, hf, reference):
-    """-> the four figures of the limits table for teacher-forced logits [.., vocab]."""
-    ours, hf, reference = ours.double(), hf.double(), reference.double()
-    error, hf_error = ours - reference, hf - reference
-    log_p, log_q = hf.log_softmax(-1), ours.log_softmax(-1)
-    top = hf.topk(2, -1)
-    # Both sides may be off by the noise, so only gaps beyond twice it decide.
-    clear = (top.values[..., 0] - top.values[..., 1]) > 2 * hf_error.abs().max()
-    agree = (ours.argmax(-1) == top.indices[..., 0])[clear]
-    return {
-        "max": float(error.abs().max() / hf_error.abs().max()),
-        "rms": float(error.pow(2).mean().sqrt() / hf_error.pow(2).mean().sqrt()),
-        "kl": float((log_p.exp() * (log_p - log_q)).sum(-1).mean()),
-        "top1": float(agree.double().mean()) if agree.numel() else 1.0,
-    }
-
-
-def broken(figures, mode):
-    """The limits that the figures break; NaN breaks."""
-    out = [k for k in ("max", "rms") if not figures[k] <= ERROR_RATIO]
-    out += ["kl"] if not figures["kl"] <= LIMITS[mode]["kl"] else []
-    return out + (["top1"] if not figures["top1"] >= LIMITS[mode]["top1"] else [])
-
-
-def show(figures):
-    return "max {max:.2f}x rms {rms:.2f}x kl {kl:.1e} top1 {top1:.3f}".format(**figures)
-
-
 def mutations(model):
     """Mistakes, by mode: name -> a function that makes them in a copy of the fp16 model."""
-
-    def each(select, change):
-        def apply(m):
-            hit = [change(module) for name, module in m.named_modules() if select(name, module)]
-            assert hit, "the mutation found nothing to change"
-            return m
-
-        return apply
-
     named = lambda *ends: lambda name, module: name.endswith(ends)
-    zero_bias = lambda module: module.bias.data.zero_()
-    quantise = lambda **options: lambda m: replace_linears(m, lambda linear: Int8Linear(linear, **options))
     int8 = {"no more-than-one-row rule": quantise(column_rule=False), "no outlier path": quantise(threshold=0.0)}
     fp16 = {"norm weights of 1": each(lambda n, m: is_norm(m), lambda m: m.weight.data.fill_(1.0))}
     if model.config.model_type == "phi":
@@ -366,64 +248,6 @@ def rebuilt(model, **rope):
     other = type(model)(config).half().eval()
     other.load_state_dict(model.state_dict())
     return other
-
-
-def count_outliers(model, ids):
-    """-> (layers with an outlier, linears with outliers in some rows only) in one forward of sequence 0."""
-    layers, some_rows = set(), set()
-
-    def hook(name):
-        def look(module, inputs):
-            outlier = inputs[0].float().abs().reshape(-1, inputs[0].shape[-1]) >= bnb_cuda.THRESHOLD
-            if outlier.any():
-                layers.add(name.split(".")[2])
-            if bool((outlier.any(0) & ~outlier.all(0)).any()):
-                some_rows.add(name)
-
-        return look
-
-    handles = [m.register_forward_pre_hook(hook(n)) for n, m in model.named_modules() if isinstance(m, Int8Linear)]
-    full(model, ids[:1])
-    for handle in handles:
-        handle.remove()
-    return len(layers), len(some_rows)
-
-
-class OtherRounding(nn.Module):
-    """A linear of the fp16 model in a stream kept in fp32: another implementation, and a correct one."""
-
-    def __init__(self, linear):
-        super().__init__()
-        self.linear = linear
-
-    def forward(self, x):
-        return self.linear(x.half()).float()
-
-
-def prove(name, model, ids, references, hf):
-    """Prints how near a correct implementation comes and how far each mistake is; raises where a golden cannot tell."""
-    print(f"{name}: logits' sigma {float(full(model, ids).std(-1).mean()):.2f}")
-    layers, some_rows = count_outliers(hf["int8"], ids)
-    print(f"  outliers in {layers} layers, in some rows only in {some_rows} linears")
-    assert layers >= 3 and some_rows >= 6, f"{name}: too few outliers were planted"
-    wrong = []
-    for mode, mistakes in mutations(model).items():
-        golden = {run.__name__: run(hf[mode], ids) for run in (full, steps)}
-        reference = full(references[mode], ids)
-        error = (golden["full"].double() - reference.double()).abs()
-        print(f"  {mode}: Hugging Face's error max {error.max():.3f}, rms {error.pow(2).mean().sqrt():.4f}")
-        wrap = {"fp16": lambda m: m.half(), "int8": lambda m: Int8Linear(m), "nf4": lambda m: Nf4Linear(m)}[mode]
-        other = replace_linears(copy.deepcopy(model), lambda linear: OtherRounding(wrap(linear)))
-        for run in (full, steps):
-            figures = compare(run(other, ids), golden[run.__name__], reference)
-            print(f"    other rounding, {run.__name__}: {show(figures)}")
-            wrong += [f"{mode}: a correct implementation breaks {b}" for b in broken(figures, mode)]
-        for mistake, make in mistakes.items():
-            figures = compare(full(make(copy.deepcopy(model).half()), ids), golden["full"], reference)
-            limits = broken(figures, mode)
-            print(f"    {mistake}: {show(figures)} breaks {', '.join(limits) or 'NOTHING'}")
-            wrong += [] if limits else [f"{mode}: {mistake} goes unseen"]
-    assert not wrong, f"{name}: " + "; ".join(wrong)
 
 
 def published_config(folder):
@@ -481,18 +305,14 @@ def save_prequantised(name, model, ids, source, out):
         print(f"  {kind}: bitsandbytes' CPU path beside the arithmetic of CUDA: {show(figures)}")
 
 
-def dequantize(saved, linear_name):
-    prefix = f"{linear_name}."
-    return bnb_cuda.dequantize_saved({k[len(prefix) :]: v for k, v in saved.items() if k.startswith(prefix)}, "weight")
-
-
 def write(out, made_by):
     """Writes every checkpoint and golden below the folder out."""
     transformers.logging.set_verbosity_error()
     for name in MODELS:
         model, ids = build(name)
         references, hf = variants(model)
-        prove(name, model, ids, references, hf)
+        runs = {"full": lambda m: full(m, ids), "steps": lambda m: steps(m, ids)}
+        prove(name, model, runs, references, hf, mutations(model))
         save_checkpoint(name, model, out / name)
         tensors = {"ids": ids.int()}
         if name == "llama-gqa":

@@ -333,3 +333,7 @@ def write(out, bundled, made_by):
         golden(name, tokenizer, made_by, out)
     golden("bundled", Tokenizer.from_file(str(bundled / "tokenizer.json")), made_by, out)
     dump(out / "splits.json", {"made_by": made_by, "cases": splits()})
+    import goldens_sentencepiece
+
+    hard = HARD + ADDED + PARAGRAPHS + random_strings(20, seed=23)
+    goldens_sentencepiece.write(out, hard, random.Random(17), made_by)

@@ -154,7 +154,7 @@ figures() {
 }
 # One sequence alone is measured by the stage figures, for longer.
 batches() {
-  local model batch=("${bench[@]}" --engine graph -n 16 --rounds 2 --prefill-rounds 0)
+  local model batch=("${bench[@]}" --engine graph -n 16 --rounds 5 --prefill-rounds 0)
   for model in "${models[@]}"; do
     run "batches_${model#*/}" 90 "${batch[@]}" --model-id "$model" -b 2,4,8,16,32
   done

@@ -314,6 +314,32 @@ TEST(Run, LooksAtNoFileThatTheModelDoesNotNeed) {
   EXPECT_THAT(fifo.err, HasSubstr("expected a regular file"));
 }
 
+TEST(Generate, ReadsTokenizerJsonElseAModelOfSentencepiece) {
+  const TestFolder folder;
+  const std::vector<std::string> generate = {
+      "generate", "--tokenizer", folder.path(), "--prompt", "a", "--max-new-tokens", "2"};
+  const Result none = run(generate);
+  EXPECT_EQ(none.code, exit_code(ErrorKind::bad_model));
+  EXPECT_THAT(none.err, HasSubstr("has no tokenizer.json, spiece.model or tokenizer.model"));
+  const std::string model = os::read_file(kTokenizers + "/t5/spiece.model", 1 << 20);
+  folder.write("tokenizer.model", model.substr(0, model.size() / 2));
+  folder.write("tokenizer.json", os::read_file(kTokenizers + "/t5/tokenizer.json", 1 << 20));
+  EXPECT_EQ(run(generate).code, 0);
+  folder.write("tokenizer.json", "{}");
+  EXPECT_THAT(run(generate).err, HasSubstr("this file is no tokenizer.json"));
+  std::filesystem::remove(folder / "tokenizer.json");
+  const Result cut = run(generate);
+  EXPECT_EQ(cut.code, exit_code(ErrorKind::bad_model));
+  EXPECT_THAT(cut.err, HasSubstr(folder / "tokenizer.model"));
+  if (cut.err.find("built without libsentencepiece") != std::string::npos) GTEST_SKIP() << cut.err;
+  EXPECT_THAT(cut.err, HasSubstr("no whole model of sentencepiece"));
+  folder.write("spiece.model", model);
+  folder.write("tokenizer_config.json", R"({"tokenizer_class": "T5Tokenizer"})");
+  EXPECT_EQ(run(generate).code, 0) << "it goes before tokenizer.model";
+  folder.write("tokenizer_config.json", R"({"tokenizer_class": "BertTokenizer"})");
+  EXPECT_THAT(run(generate).err, HasSubstr("unknown \"tokenizer_class\" \"BertTokenizer\""));
+}
+
 TEST(Run, TooFewOpenFilesAreSaidWithWhatToDo) {
   const TestFolder folder;
   const Result r = run(tiny_run(folder / "out"), "set -- prlimit --nofile=6 \"$@\";");  // the shell itself needs more

@@ -143,7 +143,7 @@ void add_generate(CLI::App& app, Action* action) {
   text("--seed", &common.seed, "of the sampling", "N")->default_str("42");
   CLI::Option* ignore_eos = command->add_flag("--ignore-eos", flags->ignore_eos, "go on at end-of-sequence");
   command->add_flag("--stop-at-eos", common.stop_at_eos, "end there: the default")->excludes(ignore_eos);
-  text("--tokenizer", &common.tokenizer, "folder or tokenizer.json to use instead of the model's own", "DIR");
+  text("--tokenizer", &common.tokenizer, "folder, or file, of the tokenizer to use instead of the model's own", "DIR");
   text("--device", &common.device, kDeviceHelp, "NAME")->default_str("auto");
   text("--engine", &common.engine, kEngineHelp, "NAME")->default_str("auto");
   text("--threads", &common.threads, "threads; 0: one per physical core", "N")->default_str("0");

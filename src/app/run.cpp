@@ -315,7 +315,8 @@ void add_run(CLI::App& app, Action* action) {
                "weights only)",
                "N"),
           kWhat);
-  grouped(text("--tokenizer", &flags->tokenizer, "folder or tokenizer.json to use instead of the model's own", "DIR"),
+  grouped(text("--tokenizer", &flags->tokenizer, "folder, or file, of the tokenizer to use instead of the model's own",
+               "DIR"),
           kWhat);
   grouped(text("--image-path", &flags->image_path, "image of a prompt; only for models that take one", "FILE"), kWhat);
   grouped(command->add_flag("--stop-at-eos", flags->stop_at_eos,

@@ -39,6 +39,29 @@ void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shap
       prompt_tokens == 1 ? "" : "s", new_tokens, new_tokens == 1 ? "" : "s", shape.max_positions, shape.architecture,
       flags);
 }
+
+// A tokenizer's file and the folder that it is of; in a Hub cache the file is a blob elsewhere, without its name.
+struct TokenizerFile {
+  std::string path, folder;
+  bool sentencepiece = false;
+};
+
+std::optional<TokenizerFile> find_tokenizer(const std::string& folder, bool allow_symlinks) {
+  for (const char* name : {"tokenizer.json", "spiece.model", "tokenizer.model"}) {
+    if (auto path = find_model_file(folder, name, allow_symlinks)) {
+      return TokenizerFile{*path, folder, std::string_view(name).ends_with(".model")};
+    }
+  }
+  return std::nullopt;
+}
+
+Tokenizer read_tokenizer(const TokenizerFile& file, bool allow_symlinks) {
+  if (!file.sentencepiece) return Tokenizer::from_file(file.path);
+  return Tokenizer::from_sentencepiece({file.path,
+                                        find_model_file(file.folder, "tokenizer_config.json", allow_symlinks),
+                                        find_model_file(file.folder, "added_tokens.json", allow_symlinks)});
+}
+
 constexpr const char* kShortenPrompt = "shorten the prompt or lower --max-new-tokens";
 
 struct Wanted {
@@ -191,7 +214,7 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const RunFlags& flags, const Plann
   const std::vector<Test> tests = requested_tests(flags);
   const bool ids_only =
       std::none_of(tests.begin(), tests.end(), [](const Test& test) { return test.prompt_tokens == kPromptDecides; });
-  if (ids_only && !find_model_file(model.source.folder, "tokenizer.json", flags.allow_symlinks)) return nullptr;
+  if (ids_only && !find_tokenizer(model.source.folder, flags.allow_symlinks)) return nullptr;
   return open_tokenizer(model.source.folder, model.shape, flags.allow_symlinks);
 }
 
@@ -261,26 +284,31 @@ ModelSource find_model(const std::string& id, const RunFlags& flags) {
 
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folder, const Shape& shape,
                                                 bool allow_symlinks) {
-  std::string path = os::expand_home(file_or_folder);
+  const std::string path = os::expand_home(file_or_folder);
   if (!os::exists(path)) {
-    fail(ErrorKind::hub, "--tokenizer: there is no '{}'; give a tokenizer.json or a folder that has one", path);
+    fail(ErrorKind::hub,
+         "--tokenizer: there is no '{}'; give a tokenizer.json, a spiece.model or tokenizer.model, or a folder that "
+         "has one",
+         path);
   }
+  const size_t slash = path.rfind('/');
+  TokenizerFile file{path, slash == path.npos ? "." : path.substr(0, slash + 1), path.ends_with(".model")};
   if (os::is_directory(path)) {
-    const auto found = find_model_file(path, "tokenizer.json", allow_symlinks);
+    const auto found = find_tokenizer(path, allow_symlinks);
     if (!found) {
       fail(ErrorKind::bad_model,
-           "'{}' has no tokenizer.json; save the tokenizer with transformers (a fast tokenizer), or give --tokenizer "
-           "DIR",
+           "'{}' has no tokenizer.json, spiece.model or tokenizer.model; save the tokenizer with transformers (a fast "
+           "tokenizer), or give --tokenizer DIR",
            path);
     }
-    path = *found;
+    file = *found;
   }
-  auto tokenizer = std::make_shared<const Tokenizer>(Tokenizer::from_file(path));
+  auto tokenizer = std::make_shared<const Tokenizer>(read_tokenizer(file, allow_symlinks));
   if (tokenizer->size() > shape.vocab) {
     fail(ErrorKind::bad_model,
          "'{}' has {} token ids, the model's vocabulary {}; the tokenizer does not belong to this model: give the one "
          "that came with it",
-         path, tokenizer->size(), shape.vocab);
+         file.path, tokenizer->size(), shape.vocab);
   }
   return tokenizer;
 }

@@ -103,11 +103,8 @@ class LinearGolden : public testing::TestWithParam<std::string> {
 TEST_P(LinearGolden, Int8OutputsAreBitsandbytes) {
   for_each([&](const GoldenData& data, const std::string& linear, const std::string& input, const auto& x,
                const std::string& output) {
-    const int n = data.dim(linear + ".w", 0), k = data.dim(linear + ".w", 1);
-    const auto codes = data.get<int8_t>(linear + ".int8.weight");
-    const auto absmax = data.get<float>(linear + ".int8.SCB");
-    const auto y =
-        product(*backend(), HostInt8{n, k, codes, absmax}, Int8Matrix{n, k}, floats(data.get<f16>(linear + ".b")), x);
+    const GoldenInt8 golden(data, linear);
+    const auto y = product(*backend(), golden.view(), Int8Matrix{golden.n, golden.k}, golden.bias, x);
     EXPECT_EQ(y, floats(data.get<f16>(linear + ".int8." + output))) << linear << " " << input;
   });
 }

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "backend/cost_ops.h"
+#include "backend/host_memory.h"
 #include "backend/ops_fixture.h"
 #include "core/error.h"
 #include "core/os.h"
@@ -22,6 +23,7 @@ constexpr size_t kRotatedBytes = size_t{128} << 20;  // over three times the 32 
 constexpr size_t kCachesOfGpu = 8;                   // so that starting a turn costs little beside it, too
 constexpr size_t kProbeBytes = size_t{1} << 30;
 constexpr int kMostCopies = 256;
+constexpr size_t kMostHeldBytes = size_t{4} << 30;
 constexpr double kLeastSeconds = 1e-2;  // of what is timed at once
 constexpr int kIterations = 10;         // of that
 constexpr uint64_t kSeed = 1;
@@ -57,13 +59,16 @@ void time_case(benchmark::State& state, const OpCase& c, const Sampling& samplin
   }
   const auto backend = make_backend(bench.name, {});  // of its own, so that its weights go away
   const CaseData data(c, full_sizes(c), kSeed, backend->host_pool());
-  size_t bytes = 0;
+  size_t bytes = 0, held = 0;
   {
     const CaseRun one(data, *backend);
     bytes = cost_of(one.tape(), c.rows / data.sequences).total().bytes();
+    held = weight_bytes(one.tape()).total();
   }
-  const int copies =
-      std::clamp(static_cast<int>(bench.rotated_bytes() / std::max<size_t>(bytes, 1)) + 1, 1, kMostCopies);
+  // Of an embedding's table a step reads next to nothing.
+  const size_t wanted =
+      std::min(bench.rotated_bytes() / std::max<size_t>(bytes, 1), kMostHeldBytes / std::max<size_t>(held, 1));
+  const int copies = std::clamp(static_cast<int>(wanted) + 1, 1, kMostCopies);
   CaseRun run(data, *backend, copies, sampling);
   const Cost cost = cost_of(run.tape(), (c.rows / data.sequences + 1) / 2).total();
   const auto seconds_of = [&](int turns) {

@@ -60,8 +60,9 @@ double prefill_flops(Model& model, int rows) {
 
 double median(std::vector<double> values) {
   if (values.empty()) return NAN;
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
 // flop/s of a product of the sizes of a prefill in fp32; without OpenBLAS there is none.

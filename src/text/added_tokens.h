@@ -1,15 +1,16 @@
-// Tokens that are cut out of a text before anything else looks at it: tokenizer.json's "added_tokens".
+// Tokens that are cut out of a text before the model looks at it: tokenizer.json's "added_tokens".
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "text/byte_trie.h"
+#include "text/normalizer.h"
 #include "text/regex.h"
 
 namespace quantbench {
@@ -20,8 +21,9 @@ struct AddedToken {
   bool single_word = false;  // only where no word character touches it
   bool lstrip = false;       // takes the white space before it along
   bool rstrip = false;       // and after it
-  bool normalized = false;   // looked for in a second pass, in what the first left
-  bool special = false;      // left out of decoded text on request
+  bool normalized =
+      false;             // looked for in what the normalizer makes of the text, and in the form that it gives the token
+  bool special = false;  // left out of decoded text on request
 };
 
 class AddedTokens {
@@ -33,31 +35,20 @@ class AddedTokens {
   static constexpr int32_t kText = -1;
 
   // list: an array, or null. Refuses what it cannot read, the same content twice and the same id twice.
-  AddedTokens(const nlohmann::json& list, const std::string& where);
+  AddedTokens(const nlohmann::json& list, const Normalizer& normalizer, const std::string& where);
 
   const std::vector<AddedToken>& tokens() const { return tokens_; }
-  // Leftmost-longest, as Hugging Face's added_vocabulary.rs cuts. text is valid UTF-8.
-  std::vector<Segment> cut(std::string_view text) const;
+  // Leftmost-longest, as Hugging Face's added_vocabulary.rs cuts. text is valid UTF-8. First the text as it is, then
+  // what the normalizer makes of each segment of text.
+  std::vector<Segment> cut(std::string_view text) const { return cut(pieces_[false], text); }
+  std::vector<Segment> cut_normalized(std::string_view text) const { return cut(pieces_[true], text); }
 
  private:
-  // All tokens of one pass, by their bytes. Node 0 is the root.
-  class Trie {
-   public:
-    void add(std::string_view content, int token);
-    // The longest token at text[from], or -1.
-    int longest_at(std::string_view text, size_t from) const;
-
-   private:
-    std::unordered_map<uint64_t, int> edges_;  // node << 8 | byte -> node
-    std::vector<int> token_of_ = {-1};         // by node
-    std::array<bool, 256> starts_{};
-  };
-
-  void cut_pass(const Trie& trie, std::string_view text, std::vector<Segment>& out) const;
+  std::vector<Segment> cut(const ByteTrie& trie, std::string_view text) const;
   bool is_word(std::string_view text, size_t at) const;
 
   std::vector<AddedToken> tokens_;
-  std::array<Trie, 2> tries_;  // by `normalized`
+  std::array<ByteTrie, 2> pieces_;  // by `normalized`, to positions in tokens_
   Regex word_;
 };
 

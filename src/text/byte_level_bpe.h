@@ -11,6 +11,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "text/bpe_merges.h"
+#include "text/text_model.h"
+
 namespace quantbench {
 
 // Vocabularies spell every byte as one visible character (GPT-2's bytes_to_unicode): "Ġthe" is " the".
@@ -19,34 +22,24 @@ std::string bytes_of_token(std::string_view token);
 // The same, but nothing where a character is no such spelling.
 std::optional<std::string> spelled_bytes(std::string_view token);
 
-class ByteLevelBpe {
+class ByteLevelBpe final : public TextModel {
  public:
-  // model: {"type": "BPE", "vocab": {token: id}, "merges": ["a b" or ["a", "b"]], …}. An Error names what is missing,
-  // what contradicts itself, and every option that is set and not supported.
+  // model: {"type": "BPE", "vocab": {token: id}, "merges": …, …}.
   ByteLevelBpe(const nlohmann::json& model, const std::string& where);
 
-  // Appends the ids of one piece (any bytes). O(n log n).
-  void encode(std::string_view piece, std::vector<int32_t>& ids) const;
-
-  // As spelled in the file.
-  const std::unordered_map<std::string, int32_t>& vocabulary() const { return vocabulary_; }
+  // O(n log n).
+  void encode(std::string_view piece, std::vector<int32_t>& ids) const override;
+  const Vocabulary& vocabulary() const override { return vocabulary_; }
 
  private:
-  struct Merge {
-    int32_t rank, id;
-  };
   struct BytesHash {
     using is_transparent = void;
     size_t operator()(std::string_view bytes) const { return std::hash<std::string_view>{}(bytes); }
   };
 
-  void read_vocabulary(const nlohmann::json& model, const std::string& where);
-  void read_merges(const nlohmann::json& model, const std::string& where);
-  const Merge* merge_of(int32_t left, int32_t right) const;
-
-  std::unordered_map<std::string, int32_t> vocabulary_;
-  std::unordered_map<uint64_t, Merge> merges_;  // left id << 32 | right id
-  std::array<int32_t, 256> id_of_byte_{};       // -1: the byte occurs in no valid UTF-8 and has no token
+  Vocabulary vocabulary_;
+  BpeMerges merges_;
+  std::array<int32_t, 256> id_of_byte_{};  // -1: the byte occurs in no valid UTF-8 and has no token
   // ignore_merges: the id of a whole piece, looked up before merging; empty where the option is off.
   std::unordered_map<std::string, int32_t, BytesHash, std::equal_to<>> whole_;
 };

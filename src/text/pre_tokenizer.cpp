@@ -4,8 +4,10 @@
 #include <optional>
 
 #include "text/json_fields.h"
+#include "text/metaspace.h"
+#include "text/pattern.h"
 #include "text/refusal.h"
-#include "text/regex.h"
+#include "text/white_space.h"
 
 namespace quantbench {
 namespace {
@@ -18,45 +20,6 @@ constexpr const char* kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}
 constexpr const char* kNumeric = R"([\p{N}\x{11de0}-\x{11de9}\x{16ff4}-\x{16ff6}])";
 
 enum class Behavior { isolated, removed, merged_with_previous, merged_with_next, contiguous };
-
-struct Span {
-  size_t begin, end;
-  bool hit;  // a match of the pattern, rather than what lies between two
-};
-
-// Spans cover text without gaps; neighbours may both be hits.
-std::vector<Span> spans_of(const Regex& regex, std::string_view text) {
-  std::vector<Span> spans;
-  size_t covered = 0, from = 0;
-  std::optional<size_t> last_end;
-  while (from <= text.size()) {
-    const auto match = regex.find(text, from);
-    if (!match) break;
-    if (match->begin == match->end && last_end == match->end) {  // an empty match where the last one ended
-      do {
-        ++from;
-      } while (from < text.size() && (static_cast<uint8_t>(text[from]) & 0xC0) == 0x80);
-      continue;
-    }
-    if (covered != match->begin) spans.push_back({covered, match->begin, false});
-    spans.push_back({match->begin, match->end, true});
-    covered = from = match->end;
-    last_end = match->end;
-  }
-  if (covered != text.size()) spans.push_back({covered, text.size(), false});
-  return spans;
-}
-
-std::vector<Span> spans_of(const std::string& needle, std::string_view text) {
-  std::vector<Span> spans;
-  size_t covered = 0;
-  for (size_t at; (at = text.find(needle, covered)) != text.npos; covered = at + needle.size()) {
-    if (covered != at) spans.push_back({covered, at, false});
-    spans.push_back({at, at + needle.size(), true});
-  }
-  if (covered != text.size()) spans.push_back({covered, text.size(), false});
-  return spans;
-}
 
 // What Hugging Face's NormalizedString::split does with each behaviour.
 std::vector<Span> joined(const std::vector<Span>& spans, Behavior behavior) {
@@ -110,17 +73,8 @@ void append_pieces(std::string_view text, const std::vector<Span>& spans, Pieces
 
 class Split final : public Splitter {
  public:
-  Split(const nlohmann::json& component, const std::string& where) {
-    const nlohmann::json& pattern = require(component, "pattern", where);
-    if (pattern.is_object() && pattern.contains("Regex")) {
-      regex_.emplace(require_string(pattern, "Regex", where + ".pattern"), where);
-    } else if (pattern.is_object() && pattern.contains("String")) {
-      needle_ = require_string(pattern, "String", where + ".pattern");
-      if (needle_.empty()) refuse_damaged("{}: the pattern is an empty string, which cuts nothing", where);
-    } else {
-      refuse_damaged("{}: expected \"pattern\" with \"Regex\" or \"String\", found {}", where, pattern.dump());
-    }
-    invert_ = bool_or(component, "invert", false, where);
+  Split(const nlohmann::json& component, const std::string& where)
+      : pattern_(component, where), invert_(bool_or(component, "invert", false, where)) {
     const std::string& name = require_string(component, "behavior", where);
     const std::pair<const char*, Behavior> known[] = {{"Isolated", Behavior::isolated},
                                                       {"Removed", Behavior::removed},
@@ -137,12 +91,11 @@ class Split final : public Splitter {
     behavior_ = found->second;
   }
 
-  Split(const char* pattern, Behavior behavior, const std::string& where) : behavior_(behavior) {
-    regex_.emplace(pattern, where);
-  }
+  Split(const char* pattern, Behavior behavior, const std::string& where)
+      : pattern_(pattern, where), behavior_(behavior) {}
 
-  void split(std::string_view text, Pieces& out) const override {
-    std::vector<Span> spans = regex_ ? spans_of(*regex_, text) : spans_of(needle_, text);
+  void split(std::string_view text, bool, Pieces& out) const override {
+    std::vector<Span> spans = pattern_.spans(text);
     if (invert_) {
       for (Span& span : spans) span.hit = !span.hit;
     }
@@ -150,8 +103,7 @@ class Split final : public Splitter {
   }
 
  private:
-  std::optional<Regex> regex_;  // else needle_
-  std::string needle_;
+  Pattern pattern_;
   Behavior behavior_ = Behavior::isolated;
   bool invert_ = false;
 };
@@ -165,10 +117,10 @@ class ByteLevel final : public Splitter {
     if (bool_or(component, "use_regex", true, where)) words_.emplace(kGpt2Pattern, Behavior::isolated, where);
   }
 
-  void split(std::string_view text, Pieces& out) const override {
+  void split(std::string_view text, bool at_start, Pieces& out) const override {
     if (prefix_space_ && text[0] != ' ') text = out.made.emplace_back(1, ' ').append(text);
     if (words_) {
-      words_->split(text, out);
+      words_->split(text, at_start, out);
     } else {
       out.views.push_back(text);
     }
@@ -179,19 +131,72 @@ class ByteLevel final : public Splitter {
   std::optional<Split> words_;
 };
 
+// Spaces become `replacement`, one is put before a piece that has none, and each begins a piece of its own.
+class Metaspace final : public Splitter {
+ public:
+  Metaspace(const nlohmann::json& component, const std::string& where)
+      : replacement_(metaspace_replacement(component, where)),
+        prepend_(metaspace_prepends(component, where)),
+        split_(bool_or(component, "split", true, where)) {}
+
+  bool only_at_start() const { return prepend_ == MetaspacePrepend::first; }
+
+  void split(std::string_view text, bool at_start, Pieces& out) const override {
+    std::string& made = out.made.emplace_back();
+    made.reserve(text.size() + replacement_.size());
+    const bool prepends = prepend_ == MetaspacePrepend::always || (prepend_ == MetaspacePrepend::first && at_start);
+    if (prepends && text[0] != ' ' && !text.starts_with(replacement_)) made = replacement_;
+    for (const char c : text) {
+      if (c == ' ') {
+        made += replacement_;
+      } else {
+        made += c;
+      }
+    }
+    const std::string_view view = made;
+    size_t begin = 0;
+    while (split_) {
+      const size_t end = view.find(replacement_, begin + 1);
+      if (end == view.npos) break;
+      out.views.push_back(view.substr(begin, end - begin));
+      begin = end;
+    }
+    out.views.push_back(view.substr(begin));
+  }
+
+ private:
+  std::string replacement_;
+  MetaspacePrepend prepend_;
+  bool split_;
+};
+
+class WhitespaceSplit final : public Splitter {
+ public:
+  void split(std::string_view text, bool, Pieces& out) const override {
+    size_t begin = 0;
+    for (size_t at = 0; at < text.size();) {
+      const utf8::Step next = utf8::step(text.substr(at));
+      if (is_white_space(next.code_point)) {
+        if (begin != at) out.views.push_back(text.substr(begin, at - begin));
+        begin = at + next.bytes;
+      }
+      at += next.bytes;
+    }
+    if (begin != text.size()) out.views.push_back(text.substr(begin));
+  }
+};
+
 void flatten(const nlohmann::json& component, const std::string& where, int depth,
-             std::vector<std::unique_ptr<Splitter>>& out, int& byte_levels, bool& byte_level_last) {
+             std::vector<std::unique_ptr<Splitter>>& out) {
   if (require_string(component, "type", where) != "Sequence") {
     out.push_back(make_splitter(component, where));
-    byte_level_last = component["type"] == "ByteLevel";
-    byte_levels += byte_level_last;
     return;
   }
   constexpr int kMaxDepth = 8;
   if (depth == kMaxDepth) refuse_unsupported("{}: Sequences nest deeper than {}", where, kMaxDepth);
   int i = 0;
   for (const nlohmann::json& inner : require_list(component, "pretokenizers", where)) {
-    flatten(inner, fmt::format("{}.pretokenizers[{}]", where, i++), depth + 1, out, byte_levels, byte_level_last);
+    flatten(inner, fmt::format("{}.pretokenizers[{}]", where, i++), depth + 1, out);
   }
 }
 
@@ -205,34 +210,48 @@ std::unique_ptr<Splitter> make_splitter(const nlohmann::json& component, const s
     const bool individual = bool_or(component, "individual_digits", false, where);
     return std::make_unique<Split>(kNumeric, individual ? Behavior::isolated : Behavior::contiguous, where);
   }
+  if (type == "Metaspace") return std::make_unique<Metaspace>(component, where);
+  if (type == "WhitespaceSplit") return std::make_unique<WhitespaceSplit>();
   if (type == "Sequence") return nullptr;
-  refuse_unsupported("{}: unknown pre-tokenizer \"{}\"; supported are Split, ByteLevel, Digits and Sequence", where,
-                     type);
+  refuse_unsupported(
+      "{}: unknown pre-tokenizer \"{}\"; supported are Split, ByteLevel, Digits, Metaspace, WhitespaceSplit and "
+      "Sequence",
+      where, type);
 }
 
 PreTokenizer::PreTokenizer(const nlohmann::json& component, const std::string& where) {
-  if (component.is_null()) {
-    refuse_unsupported("{}: null; supported are byte-level tokenizers, whose pre-tokenizer ends in ByteLevel", where);
-  }
+  if (component.is_null()) return;
+  flatten(component, where, 0, splitters_);
   int byte_levels = 0;
-  bool byte_level_last = false;
-  flatten(component, where, 0, splitters_, byte_levels, byte_level_last);
-  if (byte_levels != 1 || !byte_level_last) {
+  for (size_t i = 0; i < splitters_.size(); ++i) {
+    byte_level_ = dynamic_cast<const ByteLevel*>(splitters_[i].get()) != nullptr;
+    byte_levels += byte_level_;
+    const auto* metaspace = dynamic_cast<const Metaspace*>(splitters_[i].get());
+    if (metaspace && metaspace->only_at_start()) {
+      asks_for_start_ = true;
+      if (i > 0) {
+        refuse_unsupported(
+            "{}: \"prepend_scheme\" is \"first\" behind another component; supported is Metaspace as the "
+            "first of them, or another scheme",
+            where);
+      }
+    }
+  }
+  if (byte_levels > 1 || (byte_levels == 1 && !byte_level_)) {
     refuse_unsupported(
-        "{}: {} components, ByteLevel among them {} times{}; supported are byte-level tokenizers, "
-        "with one ByteLevel as the last component",
-        where, splitters_.size(), byte_levels, byte_levels == 1 ? " but not last" : "");
+        "{}: {} components, ByteLevel among them {} times{}; supported is one ByteLevel, as the last component", where,
+        splitters_.size(), byte_levels, byte_levels == 1 ? " but not last" : "");
   }
 }
 
-Pieces PreTokenizer::split(std::string_view text) const {
+Pieces PreTokenizer::split(std::string_view text, bool at_start) const {
   Pieces pieces;
   if (text.empty()) return pieces;
   pieces.views.push_back(text);
   for (const auto& splitter : splitters_) {
     std::vector<std::string_view> before;
     before.swap(pieces.views);
-    for (const std::string_view piece : before) splitter->split(piece, pieces);
+    for (const std::string_view piece : before) splitter->split(piece, at_start, pieces);
   }
   return pieces;
 }

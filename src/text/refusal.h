@@ -1,14 +1,14 @@
-// Refusals of a tokenizer.json: what was found, and what to do about it.
+// Refusals of a tokenizer's file: what was found, and what to do about it.
 #pragma once
 
 #include "core/error.h"
 
 namespace quantbench {
 
-// What no tokenizer.json should hold.
+// What no such file should hold.
 template <typename... Args>
 [[noreturn]] void refuse_damaged(fmt::format_string<Args...> text, Args&&... args) {
-  fail(ErrorKind::bad_model, "{}; take the tokenizer.json that came with the model",
+  fail(ErrorKind::bad_model, "{}; take the file that came with the model",
        fmt::format(text, std::forward<Args>(args)...));
 }
 

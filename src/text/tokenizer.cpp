@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "text/byte_level_bpe.h"
 #include "text/json_fields.h"
 #include "text/refusal.h"
 #include "text/token_id.h"
@@ -14,8 +15,7 @@ namespace {
 
 // Positions in a piece are 32-bit.
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
-constexpr const char* kReplacement = "\xEF\xBF\xBD";  // U+FFFD
-constexpr int kMaxDepth = 8;                          // of Sequences
+constexpr int kMaxDepth = 8;  // of Sequences
 
 const nlohmann::json& field_or_null(const nlohmann::json& document, const char* key, const std::string& where) {
   static const nlohmann::json null;
@@ -24,97 +24,12 @@ const nlohmann::json& field_or_null(const nlohmann::json& document, const char* 
   return field == document.end() ? null : *field;
 }
 
-void check_normalizer(const nlohmann::json& component, const std::string& where, int depth = 0) {
-  if (component.is_null()) return;
-  const std::string& type = require_string(component, "type", where);
-  if (type != "Sequence" || depth == kMaxDepth) {
-    refuse_unsupported("{}: unknown normalizer \"{}\"; supported are tokenizers without one", where, type);
-  }
-  for (const nlohmann::json& inner : require_list(component, "normalizers", where)) {
-    check_normalizer(inner, where + ".normalizers", depth + 1);
-  }
-}
-
-// -> how many ByteLevel decoders there are.
-int check_decoder(const nlohmann::json& component, const std::string& where, int depth = 0) {
-  if (component.is_null()) {
-    refuse_unsupported("{}: null; supported are byte-level tokenizers, whose decoder is ByteLevel", where);
-  }
-  const std::string& type = require_string(component, "type", where);
-  if (type == "ByteLevel") return 1;
-  if (type != "Sequence" || depth == kMaxDepth) {
-    refuse_unsupported("{}: unknown decoder \"{}\"; supported are ByteLevel and a Sequence of it", where, type);
-  }
-  int count = 0;
-  for (const nlohmann::json& inner : require_list(component, "decoders", where)) {
-    count += check_decoder(inner, where + ".decoders", depth + 1);
-  }
-  if (depth == 0 && count != 1) {
-    refuse_unsupported("{}: {} ByteLevel decoders in the Sequence, expected one", where, count);
-  }
-  return count;
-}
-
-}  // namespace
-
-Tokenizer Tokenizer::from_file(const std::string& path) { return from_json(read_json_file(path), path); }
-
-Tokenizer Tokenizer::from_json(const nlohmann::json& document, const std::string& where) {
-  if (document.is_object() && !document.contains("model")) {
-    refuse_damaged("{}: this file is no tokenizer.json: \"model\" is missing", where);
-  }
-  check_normalizer(field_or_null(document, "normalizer", where), where + ": normalizer");
-  return Tokenizer(document, where);
-}
-
-Tokenizer::Tokenizer(const nlohmann::json& document, const std::string& where)
-    : added_(field_or_null(document, "added_tokens", where), where + ": added_tokens"),
-      pre_tokenizer_(field_or_null(document, "pre_tokenizer", where), where + ": pre_tokenizer"),
-      bpe_(require(document, "model", where), where + ": model") {
-  check_decoder(field_or_null(document, "decoder", where), where + ": decoder");
-  read_texts(where);
-  read_post_processor(field_or_null(document, "post_processor", where), where + ": post_processor", 0);
-}
-
-void Tokenizer::read_texts(const std::string& where) {
-  int32_t highest = 0;
-  for (const auto& [token, id] : bpe_.vocabulary()) highest = std::max(highest, id);
-  for (const AddedToken& token : added_.tokens()) highest = std::max(highest, token.id);
-  texts_.resize(static_cast<size_t>(highest) + 1);
-  for (const auto& [token, id] : bpe_.vocabulary()) texts_[id] = {bytes_of_token(token), true, false};
-  for (const AddedToken& token : added_.tokens()) {
-    const auto in_vocabulary = bpe_.vocabulary().find(token.content);
-    if (in_vocabulary != bpe_.vocabulary().end() && in_vocabulary->second != token.id) {
-      refuse_damaged("{}: \"{}\" has id {} among the added tokens and {} in the vocabulary; they must agree", where,
-                     token.content, token.id, in_vocabulary->second);
-    }
-    if (in_vocabulary == bpe_.vocabulary().end() && texts_[token.id].known) {
-      refuse_damaged("{}: duplicate id {}: added token \"{}\" has it, and a token of the vocabulary too", where,
-                     token.id, token.content);
-    }
-    texts_[token.id] = {bytes_of_token(token.content), true, token.special};
-  }
-}
-
-void Tokenizer::read_post_processor(const nlohmann::json& component, const std::string& where, int depth) {
-  if (component.is_null()) return;
-  const std::string& type = require_string(component, "type", where);
-  if (type == "ByteLevel") return;  // it moves offsets only
-  if (type == "TemplateProcessing") return read_template(component, where);
-  if (type != "Sequence" || depth == kMaxDepth) {
-    refuse_unsupported(
-        "{}: unknown post-processor \"{}\"; supported are TemplateProcessing, ByteLevel and "
-        "Sequence",
-        where, type);
-  }
-  int i = 0;
-  for (const nlohmann::json& inner : require_list(component, "processors", where)) {
-    read_post_processor(inner, fmt::format("{}.processors[{}]", where, i++), depth + 1);
-  }
-}
+struct Template {
+  std::vector<int32_t> before, after;
+};
 
 // The part for a single text: special tokens round the sequence A. A second template stands round the first.
-void Tokenizer::read_template(const nlohmann::json& component, const std::string& where) {
+void read_template(const nlohmann::json& component, const std::string& where, Template& out) {
   std::vector<int32_t> before, after;
   bool seen = false;
   for (const nlohmann::json& part : require_list(component, "single", where)) {
@@ -134,8 +49,80 @@ void Tokenizer::read_template(const nlohmann::json& component, const std::string
     }
   }
   if (!seen) refuse_damaged("{}: \"single\" does not name the sequence A, so it would drop the text", where);
-  before_.insert(before_.begin(), before.begin(), before.end());
-  after_.insert(after_.end(), after.begin(), after.end());
+  out.before.insert(out.before.begin(), before.begin(), before.end());
+  out.after.insert(out.after.end(), after.begin(), after.end());
+}
+
+void read_post_processor(const nlohmann::json& component, const std::string& where, int depth, Template& out) {
+  if (component.is_null()) return;
+  const std::string& type = require_string(component, "type", where);
+  if (type == "ByteLevel") return;  // it moves offsets only
+  if (type == "TemplateProcessing") return read_template(component, where, out);
+  if (type != "Sequence" || depth == kMaxDepth) {
+    refuse_unsupported(
+        "{}: unknown post-processor \"{}\"; supported are TemplateProcessing, ByteLevel and "
+        "Sequence",
+        where, type);
+  }
+  int i = 0;
+  for (const nlohmann::json& inner : require_list(component, "processors", where)) {
+    read_post_processor(inner, fmt::format("{}.processors[{}]", where, i++), depth + 1, out);
+  }
+}
+
+}  // namespace
+
+Tokenizer Tokenizer::from_file(const std::string& path) { return from_json(read_json_file(path), path); }
+
+Tokenizer Tokenizer::from_json(const nlohmann::json& document, const std::string& where) {
+  if (document.is_object() && !document.contains("model")) {
+    refuse_damaged("{}: this file is no tokenizer.json: \"model\" is missing", where);
+  }
+  const auto field = [&](const char* key) -> const nlohmann::json& { return field_or_null(document, key, where); };
+  Normalizer normalizer(field("normalizer"), where + ": normalizer");
+  AddedTokens added(field("added_tokens"), normalizer, where + ": added_tokens");
+  PreTokenizer pre_tokenizer(field("pre_tokenizer"), where + ": pre_tokenizer");
+  if (pre_tokenizer.asks_for_start() && !normalizer.changes_nothing()) {
+    refuse_unsupported("{}: \"prepend_scheme\" is \"first\" behind a normalizer; supported is it without one", where);
+  }
+  auto model = make_text_model(require(document, "model", where), pre_tokenizer.byte_level(), where + ": model");
+  Decoder decoder(field("decoder"), where + ": decoder");
+  if (decoder.byte_level() != pre_tokenizer.byte_level()) {
+    refuse_unsupported("{}: ByteLevel is {} but not {}; supported are tokenizers that have both or neither", where,
+                       decoder.byte_level() ? "the decoder" : "in the pre-tokenizer",
+                       decoder.byte_level() ? "in the pre-tokenizer" : "the decoder");
+  }
+  Template around;
+  read_post_processor(field("post_processor"), where + ": post_processor", 0, around);
+  return Tokenizer({std::move(normalizer), std::move(added), std::move(pre_tokenizer), std::move(decoder),
+                    std::move(model), std::move(around.before), std::move(around.after)},
+                   where);
+}
+
+Tokenizer::Tokenizer(Parts parts, const std::string& where) : parts_(std::move(parts)) { read_texts(where); }
+
+void Tokenizer::read_texts(const std::string& where) {
+  const Vocabulary& vocabulary = parts_.model->vocabulary();
+  const auto text_of = [&](const std::string& token) {
+    return parts_.decoder.byte_level() ? bytes_of_token(token) : token;
+  };
+  int32_t highest = 0;
+  for (const auto& [token, id] : vocabulary) highest = std::max(highest, id);
+  for (const AddedToken& token : parts_.added.tokens()) highest = std::max(highest, token.id);
+  texts_.resize(static_cast<size_t>(highest) + 1);
+  for (const auto& [token, id] : vocabulary) texts_[id] = {text_of(token), true, false};
+  for (const AddedToken& token : parts_.added.tokens()) {
+    const auto in_vocabulary = vocabulary.find(token.content);
+    if (in_vocabulary != vocabulary.end() && in_vocabulary->second != token.id) {
+      refuse_damaged("{}: \"{}\" has id {} among the added tokens and {} in the vocabulary; they must agree", where,
+                     token.content, token.id, in_vocabulary->second);
+    }
+    if (in_vocabulary == vocabulary.end() && texts_[token.id].known) {
+      refuse_damaged("{}: duplicate id {}: added token \"{}\" has it, and a token of the vocabulary too", where,
+                     token.id, token.content);
+    }
+    texts_[token.id] = {text_of(token.content), true, token.special};
+  }
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) const {
@@ -149,17 +136,33 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) 
          static_cast<uint8_t>(text[*offset]), *offset, text.size());
   }
   std::vector<int32_t> ids;
-  if (add_special) ids = before_;
-  for (const AddedTokens::Segment& segment : added_.cut(text)) {
+  if (add_special) ids = parts_.before;
+  for (const AddedTokens::Segment& segment : parts_.added.cut(text)) {
+    if (segment.id != AddedTokens::kText) {
+      ids.push_back(segment.id);
+    } else {
+      append_ids(segment.text, segment.text.data() == text.data(), ids);
+    }
+  }
+  if (add_special) ids.insert(ids.end(), parts_.after.begin(), parts_.after.end());
+  return ids;
+}
+
+// A segment between added tokens. at_start: nothing stands before it.
+void Tokenizer::append_ids(std::string_view text, bool at_start, std::vector<int32_t>& ids) const {
+  std::string normal;
+  if (!parts_.normalizer.changes_nothing()) {
+    normal = parts_.normalizer.apply(text);
+    text = normal;
+  }
+  for (const AddedTokens::Segment& segment : parts_.added.cut_normalized(text)) {
     if (segment.id != AddedTokens::kText) {
       ids.push_back(segment.id);
       continue;
     }
-    const Pieces pieces = pre_tokenizer_.split(segment.text);
-    for (const std::string_view piece : pieces.views) bpe_.encode(piece, ids);
+    const Pieces pieces = parts_.pre_tokenizer.split(segment.text, at_start && segment.text.data() == text.data());
+    for (const std::string_view piece : pieces.views) parts_.model->encode(piece, ids);
   }
-  if (add_special) ids.insert(ids.end(), after_.begin(), after_.end());
-  return ids;
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
@@ -170,26 +173,34 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
 }
 
 std::optional<int32_t> Tokenizer::id_of(const std::string& token) const {
-  for (const AddedToken& added : added_.tokens()) {
+  for (const AddedToken& added : parts_.added.tokens()) {
     if (added.content == token) return added.id;
   }
-  const auto found = bpe_.vocabulary().find(token);
-  if (found == bpe_.vocabulary().end()) return std::nullopt;
+  const auto found = parts_.model->vocabulary().find(token);
+  if (found == parts_.model->vocabulary().end()) return std::nullopt;
   return found->second;
 }
 
 bool Tokenizer::is_special(int32_t id) const { return id >= 0 && id < size() && texts_[id].special; }
 
 std::string StreamDecoder::push(int32_t id) {
-  if (id < 0 || id >= tokenizer_->size() || !tokenizer_->texts_[id].known) {
-    pending_ += fmt::format("<id:{}>", id);
-  } else if (const Tokenizer::Text& text = tokenizer_->texts_[id]; !text.special || !skip_special_) {
-    pending_ += text.bytes;
+  const bool known = id >= 0 && id < tokenizer_->size() && tokenizer_->texts_[id].known;
+  if (known && tokenizer_->texts_[id].special && skip_special_) return drain(false);
+  const std::string unknown = known ? "" : fmt::format("<id:{}>", id);
+  const std::string& text = known ? tokenizer_->texts_[id].bytes : unknown;
+  const Decoder& decoder = tokenizer_->parts_.decoder;
+  if (decoder.byte_level()) {
+    pending_ += text;
+  } else {
+    decoder.push(text, state_, pending_);
   }
   return drain(false);
 }
 
-std::string StreamDecoder::finish() { return drain(true); }
+std::string StreamDecoder::finish() {
+  if (!tokenizer_->parts_.decoder.byte_level()) tokenizer_->parts_.decoder.finish(state_, pending_);
+  return drain(true);
+}
 
 std::string StreamDecoder::drain(bool at_end) {
   std::string out;
@@ -200,7 +211,7 @@ std::string StreamDecoder::drain(bool at_end) {
     if (next.form == utf8::Form::valid) {
       out += left.substr(0, next.bytes);
     } else {
-      out += kReplacement;
+      out += utf8::kReplacement;
     }
     left.remove_prefix(next.bytes);
   }

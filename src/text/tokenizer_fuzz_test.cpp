@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "text/tokenizer.h"
+#include "text/utf8.h"
 
 namespace quantbench {
 namespace {
@@ -23,6 +24,42 @@ json small_document() {
   }
   model["merges"] = merges;
   model["vocab"] = vocab;
+  return document;
+}
+
+// The forms of Flan-T5 and PaliGemma with the parts that other files of their kind have, and small vocabularies.
+json small_unigram() {
+  json document = read_json_file(QB_SOURCE_DIR "/testdata/tokenizers/t5/tokenizer.json");
+  json pieces = json::array();
+  for (size_t i = 0; i < 80; ++i) pieces.push_back(document["model"]["vocab"][i]);
+  document["model"]["vocab"] = pieces;
+  document["model"]["byte_fallback"] = false;
+  json added = json::array();
+  for (size_t i = 0; i < 3; ++i) added.push_back(document["added_tokens"][i]);
+  document["added_tokens"] = added;
+  document["normalizer"] = {{"type", "Sequence"},
+                            {"normalizers",
+                             {document["normalizer"],
+                              {{"type", "Strip"}, {"strip_left", false}, {"strip_right", true}},
+                              {{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", "▁"}},
+                              {{"type", "Prepend"}, {"prepend", " "}}}}};
+  return document;
+}
+
+json small_gemma() {
+  json document = read_json_file(QB_SOURCE_DIR "/testdata/tokenizers/gemma/tokenizer.json");
+  json& model = document["model"];
+  json vocab = json::object(), merges = json::array();
+  for (const auto& [token, id] : model["vocab"].items()) {
+    if (id < 310 || utf8::step(token).bytes == static_cast<int>(token.size())) vocab[token] = id;
+  }
+  for (const json& merge : model["merges"]) {
+    const std::string text = merge, left = text.substr(0, text.find(' ')), right = text.substr(text.find(' ') + 1);
+    if (vocab.contains(left) && vocab.contains(right) && vocab.contains(left + right)) merges.push_back(merge);
+  }
+  model["vocab"] = vocab;
+  model["merges"] = merges;
+  document["decoder"]["decoders"].push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   return document;
 }
 
@@ -49,7 +86,9 @@ class Damage {
   std::string text() {
     static const char* const parts[] = {"a",      " ",      "\n",     "é",         "中",      "😀",
                                         "12",     "'LL",    "<left>", "  <both> ", "<right>", "<|endoftext|>",
-                                        "\u0301", "\u0085", "naïve",  "<word>",    "the"};
+                                        "\u0301", "\u0085", "naïve",  "<word>",    "the",     "▁",
+                                        "ﬁ",      "</s>",   "<unk>",  "<bos>",     "<image>", "\r\n",
+                                        "ꙮ",      "<0x41>"};
     std::string out;
     for (size_t n = below(30); n > 0; --n) out += parts[below(std::size(parts))];
     return out;
@@ -57,7 +96,7 @@ class Damage {
 
  private:
   json value() {
-    switch (below(12)) {
+    switch (below(16)) {
       case 0: return nullptr;
       case 1: return below(2) == 0;
       case 2: return below(400);
@@ -69,20 +108,40 @@ class Damage {
       case 8: return json::array();
       case 9: return json::object();
       case 10: return json::array({"a", "b"});
+      case 11: return "▁";
+      case 12: return names(random_);
+      case 13: return {{"type", names(random_)}, {"content", "a"}, {"replacement", "▁"}};
+      case 14: return "AAAA";
       default: return text();
     }
+  }
+
+  static const char* names(std::mt19937& random) {
+    static const char* const all[] = {"Split", "Metaspace",   "WhitespaceSplit", "Digits", "Replace", "Prepend",
+                                      "Strip", "Precompiled", "ByteFallback",    "Fuse",   "first",   "never",
+                                      "BPE",   "Unigram",     "Isolated"};
+    return all[std::uniform_int_distribution<size_t>(0, std::size(all) - 1)(random)];
   }
 
   std::mt19937 random_;
 };
 
-TEST(TokenizerFuzz, ADamagedFileIsRefusedOrWorks) {
-  const json whole = small_document();
-  ASSERT_NO_THROW(Tokenizer::from_json(whole, "whole"));
+struct Form {
+  const char* name;
+  json (*document)();
+};
+
+class TokenizerFuzz : public testing::TestWithParam<Form> {
+ protected:
+  const json whole_ = GetParam().document();
+};
+
+TEST_P(TokenizerFuzz, ADamagedFileIsRefusedOrWorks) {
+  ASSERT_NO_THROW(Tokenizer::from_json(whole_, "whole"));
   int refused = 0, accepted = 0;
   for (uint32_t seed = 0; seed < 1500; ++seed) {
     Damage damage(seed);
-    json document = whole;
+    json document = whole_;
     for (size_t n = 1 + damage.below(3); n > 0; --n) {
       // The vocabulary is most of the file; without this it would take most of the damage.
       damage.apply(damage.below(3) ? document : document["model"]);
@@ -102,8 +161,8 @@ TEST(TokenizerFuzz, ADamagedFileIsRefusedOrWorks) {
   EXPECT_GT(accepted, 200);
 }
 
-TEST(TokenizerFuzz, AnyBytesDecodeToValidUtf8) {
-  const Tokenizer tokenizer = Tokenizer::from_json(small_document(), "whole");
+TEST_P(TokenizerFuzz, AnyBytesDecodeToValidUtf8) {
+  const Tokenizer tokenizer = Tokenizer::from_json(whole_, "whole");
   for (uint32_t seed = 0; seed < 2000; ++seed) {
     Damage damage(seed);
     std::vector<int32_t> ids(damage.below(20));
@@ -112,6 +171,11 @@ TEST(TokenizerFuzz, AnyBytesDecodeToValidUtf8) {
     EXPECT_NO_THROW(tokenizer.encode(text, false)) << seed;  // encode refuses what is not UTF-8
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Forms, TokenizerFuzz,
+                         testing::Values(Form{"variants", small_document}, Form{"t5", small_unigram},
+                                         Form{"gemma", small_gemma}),
+                         [](const auto& form) { return std::string(form.param.name); });
 
 }  // namespace
 }  // namespace quantbench

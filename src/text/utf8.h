@@ -9,6 +9,8 @@
 
 namespace quantbench::utf8 {
 
+constexpr const char* kReplacement = "\xEF\xBF\xBD";  // U+FFFD, for bytes that make no character
+
 enum class Form { valid, invalid, incomplete };
 
 struct Step {

@@ -26,7 +26,8 @@ std::array<uint32_t, 256> code_pairs() {
   return pairs;
 }
 
-// Reads its bytes with as many blocks as are in flight at once; the best of a few numbers of them is kept.
+// Reads its bytes by loads with as many blocks as are in flight at once, or by copies where there are such; the fastest
+// of these is kept.
 class DeviceReadProbe final : public ReadProbe {
  public:
   DeviceReadProbe(Runtime& runtime, size_t bytes)
@@ -37,6 +38,7 @@ class DeviceReadProbe final : public ReadProbe {
     fill({static_cast<uint32_t*>(data_), bytes_ / sizeof(uint32_t)}, kBlocks[0] * processors, runtime_.stream());
     double best = 0;
     for (const int blocks : kBlocks) {
+      if (blocks == kByCopies && !has_copies()) continue;
       constexpr int kTrials = 3;
       for (int i = 0; i < kTrials; ++i) {
         const double rate = pass(blocks);
@@ -46,15 +48,30 @@ class DeviceReadProbe final : public ReadProbe {
   }
   ~DeviceReadProbe() override { runtime_.release(data_); }
   double measure() override { return pass(chosen_); }
-  std::string kernel() const override { return fmt::format("16-byte loads, {} blocks a multiprocessor", chosen_); }
+  std::string kernel() const override {
+    if (chosen_ == kByCopies) {
+      return fmt::format("copies of {} KiB, {} on the way a multiprocessor", kCopyReadBytes >> 10, kCopyReadStages);
+    }
+    return fmt::format("16-byte loads, {} blocks a multiprocessor", chosen_);
+  }
 
  private:
-  static constexpr int kBlocks[] = {8, 4, 16};  // a multiprocessor
+  static constexpr int kByCopies = 0;
+  static constexpr int kBlocks[] = {8, 4, 16, kByCopies};  // a multiprocessor
 
+  bool has_copies() const {
+    constexpr int kFirst = 90, kBehind = 100;
+    return runtime_.compiled_for() >= kFirst && runtime_.compiled_for() < kBehind &&
+           runtime_.shared_bytes() >= kCopyReadShared;
+  }
   double pass(int blocks) {
     const ReadArgs args{data_, bytes_, reinterpret_cast<uint32_t*>(static_cast<std::byte*>(data_) + bytes_)};
-    const double seconds =
-        runtime_.seconds([&] { read(args, blocks * runtime_.multiprocessors(), runtime_.stream()); });
+    const double seconds = runtime_.seconds([&] {
+      if (blocks == kByCopies)
+        read_by_copies(args, runtime_.multiprocessors(), runtime_.stream());
+      else
+        read(args, blocks * runtime_.multiprocessors(), runtime_.stream());
+    });
     return static_cast<double>(bytes_) / seconds;
   }
 

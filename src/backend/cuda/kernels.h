@@ -225,6 +225,12 @@ struct ReadArgs {    // reads all bytes once
 };
 constexpr size_t kReadBytes = size_t{64} << 10;
 void read(const ReadArgs& args, int blocks, const Stream& stream);
+// The same by copies into shared memory that no thread loads, for code of compute capability 9.0: a block a
+// multiprocessor.
+constexpr size_t kCopyReadBytes = size_t{32} << 10;  // a copy
+constexpr int kCopyReadStages = 6;                   // copies that a block has on the way
+constexpr size_t kCopyReadShared = kCopyReadStages * (kCopyReadBytes + sizeof(uint64_t));
+void read_by_copies(const ReadArgs& args, int blocks, const Stream& stream);
 
 // --- hashing ---------------------------------------------------------------------------------------------------------
 struct HashArgs {  // backend/hashing.h
