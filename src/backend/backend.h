@@ -86,6 +86,7 @@ struct StepEngine {
 // A step cut to this backend: what it will run, and what it will take before the first weight is loaded.
 struct Plan {
   Tape tape;
+  Tape before;          // what else is called, outside the step
   MemoryUse predicted;  // weights, scales and unquantised by format, and the backend's workspace for any of `engines`
   int max_rows = 1;     // the most rows any op will be called with (prefill)
   // Those that can repeat the step: more than one where none was asked for. The first runs wherever the backend does.
@@ -150,9 +151,12 @@ class Backend {
   // read from disk, so a cell's process leaves it. Nothing, unless overridden: a backend that has no use for one.
   virtual std::optional<MatrixLibrary> matrix_library() { return std::nullopt; }
 
-  // Shapes only: Linears of the tape have n, k and format, their pointers may still be null. An embedding tied to the
-  // head is the head's own F16Matrix (one address), counted once. The same step gives the same plan.
-  virtual Plan plan(const Tape& step, int max_rows) = 0;
+  // Shapes only: Linears of the tapes have n, k and format, their pointers may still be null. An embedding tied to the
+  // head is the head's own F16Matrix (one address), counted once. The same step gives the same plan. before: ops that
+  // are called outside the step (an encoder), with as many rows as they are written down with; max_rows: the most that
+  // the step's own ops are called with.
+  virtual Plan plan(const Tape& step, int max_rows, const Tape& before) = 0;
+  Plan plan(const Tape& step, int max_rows) { return plan(step, max_rows, {}); }
   // Copies (and permutes) a weight into the one layout that every op of this backend reads; it stays as long as the
   // backend. A table tied to the head is packed once, as output_head. Error out_of_memory.
   virtual Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) = 0;

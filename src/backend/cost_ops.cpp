@@ -52,11 +52,19 @@ void CostOps::qkv(const Qkv& op) {
   sum.kv_bytes += size_t{2} * op.x.rows * op.kv.heads * op.kv.head_dim * sizeof(f16);
 }
 
+void CostOps::store_kv(const StoreKv& op) {
+  Cost& sum = table_[CostOf::qkv];
+  sum.add({.weight_bytes = norm_bytes(op.norm, op.x.cols)});
+  for (const Linear* w : {op.wk, op.wv}) sum.add(linear_cost(*w, op.x.rows));
+  sum.kv_bytes += size_t{2} * op.x.rows * op.kv.heads * op.kv.head_dim * sizeof(f16);
+}
+
 void CostOps::attend(const Attend& op) {
   const size_t rows = static_cast<size_t>(op.q.rows);
+  const int positions = op.whole > 0 ? op.whole : context_;
   table_[CostOf::attention].add(
-      {.kv_bytes = 2 * rows * static_cast<size_t>(context_) * op.kv.heads * op.kv.head_dim * sizeof(f16),
-       .flops = 4.0 * rows * context_ * op.q.cols});
+      {.kv_bytes = 2 * rows * static_cast<size_t>(positions) * op.kv.heads * op.kv.head_dim * sizeof(f16),
+       .flops = 4.0 * rows * positions * op.q.cols});
 }
 
 void CostOps::add_linear(const AddLinear& op) { table_[CostOf::output_linear].add(linear_cost(*op.w, op.x.rows)); }

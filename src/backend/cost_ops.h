@@ -36,6 +36,7 @@ class CostOps final : public Ops {
   explicit CostOps(int context) : context_(context) {}
   void embed(const Embed&) override;
   void qkv(const Qkv&) override;
+  void store_kv(const StoreKv&) override;
   void attend(const Attend&) override;
   void add_linear(const AddLinear&) override;
   void gated_up(const GatedUp&) override;

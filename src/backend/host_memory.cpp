@@ -55,6 +55,9 @@ class WeightSum {
     if (is_new) add_weight(l->weight, role, nf4_rows_, use_);
     vector(&l->bias, rows_of(l->weight), l->biased);
   }
+  void bias(const Attend& o) {
+    if (o.bias) vector(&o.bias->values, o.bias->buckets * (o.q.cols / o.kv.head_dim), true);
+  }
   void norm(const Norm* n, int d) {
     if (!n) return;
     vector(&n->weight, d, true);
@@ -130,7 +133,7 @@ void add_weight(const Matrix& weight, Role role, Nf4Rows nf4_rows, MemoryUse* us
   }
 }
 
-MemoryUse weight_bytes(const Tape& step, Nf4Rows nf4_rows) {
+MemoryUse weight_bytes(const Tape& step, const Tape& before, Nf4Rows nf4_rows) {
   MemoryUse use;
   WeightSum sum(nf4_rows, &use);
   struct Visitor {
@@ -141,7 +144,11 @@ MemoryUse weight_bytes(const Tape& step, Nf4Rows nf4_rows) {
       sum.norm(o.norm, o.x.cols);
       for (const Linear* w : {o.wq, o.wk, o.wv}) sum.linear(w, Role::linear);
     }
-    void operator()(const Attend&) const {}
+    void operator()(const StoreKv& o) const {
+      sum.norm(o.norm, o.x.cols);
+      for (const Linear* w : {o.wk, o.wv}) sum.linear(w, Role::linear);
+    }
+    void operator()(const Attend& o) const { sum.bias(o); }
     void operator()(const AddLinear& o) const { sum.linear(o.w, Role::linear); }
     void operator()(const GatedUp& o) const {
       sum.norm(o.norm, o.x.cols);
@@ -153,9 +160,12 @@ MemoryUse weight_bytes(const Tape& step, Nf4Rows nf4_rows) {
     }
     void operator()(const NextToken&) const {}
   };
-  for (size_t i = 0; i < step.size(); ++i) {
-    const bool feeds_token = i + 1 < step.size() && std::holds_alternative<NextToken>(step[i + 1]);
-    std::visit(Visitor{sum, feeds_token ? Role::output_head : Role::linear}, step[i]);
+  // The step first: in it a table that is tied to the head is known as the head's.
+  for (const Tape* const tape : {&step, &before}) {
+    for (size_t i = 0; i < tape->size(); ++i) {
+      const bool feeds_token = i + 1 < tape->size() && std::holds_alternative<NextToken>((*tape)[i + 1]);
+      std::visit(Visitor{sum, feeds_token ? Role::output_head : Role::linear}, (*tape)[i]);
+    }
   }
   return use;
 }

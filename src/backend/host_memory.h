@@ -46,8 +46,8 @@ Use codes_use(Role role);
 using Nf4Rows = int (*)(int n, int k);
 // The pieces that one weight takes, but for that padding in its canonical layout, added to `use`.
 void add_weight(const Matrix& weight, Role role, Nf4Rows nf4_rows, MemoryUse* use);
-// All weights, norms and biases of a step, each counted once.
-MemoryUse weight_bytes(const Tape& step, Nf4Rows nf4_rows = nullptr);
+// All weights, norms and biases of a step and of what is called beside it, each counted once.
+MemoryUse weight_bytes(const Tape& step, const Tape& before = {}, Nf4Rows nf4_rows = nullptr);
 
 // A Program that calls the ops of the plan's tape one by one. tuning: what it says of its own.
 std::unique_ptr<Program> replay(const Plan& plan, Ops& ops, const std::string& tuning = {});

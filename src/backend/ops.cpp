@@ -16,6 +16,7 @@ void run(const Op& op, Ops& ops) {
     Ops& ops;
     void operator()(const Embed& o) const { ops.embed(o); }
     void operator()(const Qkv& o) const { ops.qkv(o); }
+    void operator()(const StoreKv& o) const { ops.store_kv(o); }
     void operator()(const Attend& o) const { ops.attend(o); }
     void operator()(const AddLinear& o) const { ops.add_linear(o); }
     void operator()(const GatedUp& o) const { ops.gated_up(o); }

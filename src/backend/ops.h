@@ -21,7 +21,12 @@
 
 namespace quantbench {
 
-enum class Act : uint8_t { none, silu, gelu_tanh };  // gelu_tanh: 0.5x(1+tanh(√(2/π)(x+0.044715x³))), HF's gelu_new
+enum class Act : uint8_t {
+  none,
+  silu,
+  gelu_tanh,
+  relu
+};  // gelu_tanh: 0.5x(1+tanh(√(2/π)(x+0.044715x³))), HF's gelu_new
 
 struct Norm {                     // RMSNorm, or LayerNorm if centered; computed in fp32
   const float* weight = nullptr;  // [d]
@@ -44,6 +49,13 @@ struct Rows {                   // one row a token; arrays on the device
   int32_t* position = nullptr;  // [count] slot in its sequence's cache
   int32_t* sequence = nullptr;  // [count]
   int count = 0;
+  Rows slice(int first, int rows) const { return {token + first, position + first, sequence + first, rows}; }
+};
+struct DistanceBias {             // what T5 adds to the scores of head h: values[bucket of (key − query)][h]
+  const float* values = nullptr;  // [buckets, heads]
+  // [2 · reach + 1]: the bucket of each distance from −reach to reach; beyond, that of the nearest of these.
+  const int32_t* bucket = nullptr;
+  int reach = 0, buckets = 0;
 };
 struct KvLayer {  // fp16 keys and values of one layer; the order inside is the backend's own
   f16* k = nullptr;
@@ -66,12 +78,24 @@ struct Qkv {   // n = norm(x); q = rope(n·Wqᵀ + bq); cache[position] = rope(n
   const Rope* rope;  // or null
   Rows rows;
 };
-struct Attend {  // a = softmax(scale · q·Kᵀ)·V over the row's sequence, positions 0 … its own; head h reads h / group
-  Tensor a;    // out [rows, q_heads · head_dim]
-  Tensor q;    // [rows, q_heads · head_dim]
-  KvLayer kv;  // group = q_heads / kv.heads
+// cache[position] = n·Wkᵀ + bk, n·Wvᵀ + bv (both fp16), n = norm(x): the keys and values of a cross-attention.
+struct StoreKv {
+  KvLayer kv;  // out, at each row's sequence and position
+  Tensor x;    // [rows, d]
+  const Norm* norm;
+  const Linear *wk, *wv;
+  Rows rows;
+};
+struct Attend {  // a = softmax(scale · q·Kᵀ + bias)·V over positions of the row's sequence; head h reads h / group
+  Tensor a;      // out [rows, q_heads · head_dim]
+  Tensor q;      // [rows, q_heads · head_dim]
+  KvLayer kv;    // group = q_heads / kv.heads
   float scale = 1;
   Rows rows;
+  // [rows] on the device: how many positions each row sees, from 0 on, at least 1; null: those up to its own.
+  const int32_t* lengths = nullptr;
+  const DistanceBias* bias = nullptr;  // or null; a row's own position is the query's
+  int whole = 0;  // for counting bytes: positions of a cache that every step reads whole; 0: the context counts
 };
 struct AddLinear {  // x += a·Wᵀ + b
   Tensor x;         // in and out [rows, n]
@@ -123,13 +147,14 @@ struct NextToken {
   int32_t* done = nullptr;         // in and out [sequences], 0 or 1; or null: no sequence ends
 };
 
-using Op = std::variant<Embed, Qkv, Attend, AddLinear, GatedUp, Project, NextToken>;
+using Op = std::variant<Embed, Qkv, StoreKv, Attend, AddLinear, GatedUp, Project, NextToken>;
 
 class Ops {
  public:
   virtual ~Ops() = default;
   virtual void embed(const Embed&) = 0;
   virtual void qkv(const Qkv&) = 0;
+  virtual void store_kv(const StoreKv&) = 0;
   virtual void attend(const Attend&) = 0;
   virtual void add_linear(const AddLinear&) = 0;
   virtual void gated_up(const GatedUp&) = 0;
@@ -145,6 +170,7 @@ class TapeOps final : public Ops {
  public:
   void embed(const Embed& op) override { tape_.emplace_back(op); }
   void qkv(const Qkv& op) override { tape_.emplace_back(op); }
+  void store_kv(const StoreKv& op) override { tape_.emplace_back(op); }
   void attend(const Attend& op) override { tape_.emplace_back(op); }
   void add_linear(const AddLinear& op) override { tape_.emplace_back(op); }
   void gated_up(const GatedUp& op) override { tape_.emplace_back(op); }

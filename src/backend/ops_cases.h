@@ -22,7 +22,8 @@ constexpr OpShape kPhi2 = {"phi-2", 2560, 32, 32, 80, 32, 10240, 51200, true, tr
 constexpr OpShape kSmall = {"small", 256, 4, 2, 64, 64, 768, 4096, false, true, Act::silu};
 constexpr OpShape kOdd = {"odd", 203, 6, 3, 20, 14, 331, 1009, true, true, Act::gelu_tanh};
 // One for each further head size that a backend may have kernels of its own for.
-constexpr OpShape kHeads[] = {{"heads-80", 64, 4, 2, 80, 32, 64, 512, false, true, Act::silu},
+constexpr OpShape kHeads[] = {{"heads-72", 64, 2, 2, 72, 72, 64, 512, true, true, Act::relu},
+                              {"heads-80", 64, 4, 2, 80, 32, 64, 512, false, true, Act::silu},
                               {"heads-96", 64, 2, 2, 96, 96, 64, 512, false, false, Act::silu},
                               {"heads-128", 64, 4, 1, 128, 128, 64, 512, false, false, Act::silu},
                               {"heads-256", 64, 2, 1, 256, 256, 64, 512, false, false, Act::silu}};
@@ -47,16 +48,26 @@ inline const char* name_of(OpKind kind) {
   return "?";
 }
 
+// Of attention: what a row sees.
+enum class Sight : uint8_t {
+  before,  // positions up to its own
+  all,     // of its sequence
+  stored,  // all, of keys and values that store_kv put there instead of qkv
+};
+
 struct OpCase {
   OpKind kind;
   OpShape shape;
   Format format;
   int rows;
   bool double_quantized = true;  // nf4
+  Sight sight = Sight::before;
+  bool by_distance = false;  // attention with a bias by distance
 
   std::string name() const {
-    return fmt::format("{}/{}{}/{}/{}", name_of(kind), quantbench::name_of(format), double_quantized ? "" : "-plain",
-                       shape.name, rows);
+    const char* const seen = sight == Sight::all ? "-all" : sight == Sight::stored ? "-stored" : "";
+    return fmt::format("{}{}{}/{}{}/{}/{}", name_of(kind), seen, by_distance ? "-by_distance" : "",
+                       quantbench::name_of(format), double_quantized ? "" : "-plain", shape.name, rows);
   }
 };
 
@@ -90,6 +101,18 @@ inline std::vector<OpCase> op_cases() {
   for (const OpShape& shape : kHeads) {
     for (const int r : {1, 77, 130}) cases.push_back({OpKind::attention, shape, Format::int8, r});
   }
+  for (const OpShape& shape : {kSmall, kOdd, kHeads[0]}) {
+    for (const int r : {1, 6, 33, 130}) {
+      const auto attention = [&](Format format, Sight sight, bool by_distance) {
+        cases.push_back({OpKind::attention, shape, format, r, true, sight, by_distance});
+      };
+      attention(Format::int8, Sight::before, true);
+      attention(Format::int8, Sight::all, false);
+      attention(Format::int8, Sight::all, true);
+      for (const Format format : {Format::f16, Format::int8, Format::nf4}) attention(format, Sight::stored, false);
+    }
+  }
+  for (const int r : {1, 33}) cases.push_back({OpKind::project, kHeads[0], Format::f16, r});  // relu
   return cases;
 }
 

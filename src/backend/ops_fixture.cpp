@@ -149,6 +149,17 @@ CaseData::CaseData(const OpCase& c, CaseSizes s, uint64_t seed, ThreadPool& pool
           sin.push_back(static_cast<float>(std::sin(angle)));
         }
       }
+      if (c.sight != Sight::before) {
+        std::vector<int32_t> rows_of(static_cast<size_t>(sequences));
+        for (const int32_t of : row_sequences) ++rows_of[static_cast<size_t>(of)];
+        for (const int32_t of : row_sequences) lengths.push_back(rows_of[static_cast<size_t>(of)]);
+        // What a step stores it sees, unless the rows before it alone are stored.
+        for (const int32_t rows : rows_of) next_lengths.push_back(rows + (c.sight == Sight::all ? 1 : 0));
+      }
+      if (c.by_distance) {
+        bias_values = uniform(static_cast<size_t>(kBiasBuckets) * static_cast<size_t>(s.heads), -4, 4, random);
+        for (int i = 0; i <= 2 * kBiasReach; ++i) bias_buckets.push_back(random.below(kBiasBuckets));
+      }
       break;
     }
     case OpKind::add_linear:
@@ -188,6 +199,8 @@ struct CaseRun::Parts {
   std::vector<std::unique_ptr<Buffer>> buffers;
   Norm norm;
   Rope rope;
+  DistanceBias bias;
+  const int32_t *lengths = nullptr, *next_lengths = nullptr;
   Rows rows, next_rows;
   KvLayer kv;
   Tensor x, next_x, q, a, y;
@@ -252,6 +265,9 @@ void CaseRun::Parts::prepare() {
         next_positions.push_back((count - i + data.sequences - 1) / data.sequences);
       }
       next_rows = make_rows(next_sequences, next_positions, next_sequences);
+      lengths = upload(data.lengths);
+      next_lengths = upload(data.next_lengths);
+      bias = {upload(data.bias_values), upload(data.bias_buckets), kBiasReach, kBiasBuckets};
       break;
     }
     case OpKind::add_linear:
@@ -295,19 +311,27 @@ void CaseRun::Parts::add_copy() {
     case OpKind::attention: {
       const float scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
       const Linear *wk = &copy.linears[1], *wv = &copy.linears[2];
-      tape.qkv({.q = q, .kv = kv, .x = in, .norm = &norm, .wq = l, .wk = wk, .wv = wv, .rope = &rope, .rows = rows});
-      tape.attend({.a = a, .q = q, .kv = kv, .scale = scale, .rows = rows});
+      const DistanceBias* const by_distance = data.op.by_distance ? &bias : nullptr;
+      const bool is_stored = data.op.sight == Sight::stored;
+      const auto project = [&](TapeOps& to, Tensor queries, Tensor of, const Rows& at) {
+        if (is_stored)
+          to.project({.y = queries, .x = of, .norm = &norm, .w = l});
+        else
+          to.qkv(
+              {.q = queries, .kv = kv, .x = of, .norm = &norm, .wq = l, .wk = wk, .wv = wv, .rope = &rope, .rows = at});
+      };
+      project(tape, q, in, rows);
+      if (is_stored) tape.store_kv({.kv = kv, .x = in, .norm = &norm, .wk = wk, .wv = wv, .rows = rows});
+      tape.attend({.a = a, .q = q, .kv = kv, .scale = scale, .rows = rows, .lengths = lengths, .bias = by_distance});
       const Tensor nq = q.slice(0, data.sequences), na = a.slice(0, data.sequences);
-      next.qkv({.q = nq,
-                .kv = kv,
-                .x = next_x,
-                .norm = &norm,
-                .wq = l,
-                .wk = wk,
-                .wv = wv,
-                .rope = &rope,
-                .rows = next_rows});
-      next.attend({.a = na, .q = nq, .kv = kv, .scale = scale, .rows = next_rows});
+      project(next, nq, next_x, next_rows);
+      next.attend({.a = na,
+                   .q = nq,
+                   .kv = kv,
+                   .scale = scale,
+                   .rows = next_rows,
+                   .lengths = next_lengths,
+                   .bias = by_distance});
       break;
     }
     case OpKind::add_linear: tape.add_linear({.x = y, .a = in, .w = l}); break;

@@ -54,6 +54,8 @@ class HostWeight {
   Nf4Weights nf4_;
 };
 
+constexpr int kBiasBuckets = 11, kBiasReach = 37;
+
 struct CaseSizes {  // of the operands; tests shrink what only costs time
   int heads, kv_heads, ff, vocab;
 };
@@ -66,13 +68,16 @@ struct CaseData {
 
   OpCase op;
   CaseSizes sizes;
-  int sequences = 1;                          // attention: 2 for even rows
-  std::vector<float> x;                       // [rows, in], with planted outliers in some rows (Numbers::any)
-  std::vector<float> start;                   // add_linear: what is added to; [rows, out]
-  std::vector<float> norm_weight, norm_bias;  // [hidden]
-  std::vector<float> cos, sin;                // [positions, rope_dims / 2]
-  std::vector<float> next_x;                  // attention: rows of the step after; [sequences, hidden]
-  std::vector<HostWeight> weights;            // in the order of the op's operands
+  int sequences = 1;                           // attention: 2 for even rows
+  std::vector<float> x;                        // [rows, in], with planted outliers in some rows (Numbers::any)
+  std::vector<float> start;                    // add_linear: what is added to; [rows, out]
+  std::vector<float> norm_weight, norm_bias;   // [hidden]
+  std::vector<float> cos, sin;                 // [positions, rope_dims / 2]
+  std::vector<float> next_x;                   // attention: rows of the step after; [sequences, hidden]
+  std::vector<int32_t> lengths, next_lengths;  // attention that sees all: of its rows, and of those of the step after
+  std::vector<float> bias_values;              // [kBiasBuckets, heads], or empty
+  std::vector<int32_t> bias_buckets;           // [2 · kBiasReach + 1]
+  std::vector<HostWeight> weights;             // in the order of the op's operands
   std::vector<int32_t> tokens, positions, row_sequences;
 };
 

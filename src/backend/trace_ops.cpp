@@ -7,7 +7,9 @@ void TraceOps::trace(std::string_view name, const Op& op, Tensor output) {
   backend_.synchronize();
   TracedOp traced{index_++, name, output.rows, output.cols, {}};
   traced.output.resize(static_cast<size_t>(output.rows) * static_cast<size_t>(output.cols));
-  if (output.dtype == DType::i32) {
+  if (output.data == nullptr) {
+    traced.output.clear();
+  } else if (output.dtype == DType::i32) {
     std::vector<int32_t> ids(traced.output.size());
     backend_.download(ids.data(), output.data, output.bytes());
     std::copy(ids.begin(), ids.end(), traced.output.begin());

@@ -13,7 +13,7 @@ struct TracedOp {
   int index = 0;          // of the op since the TraceOps was made
   std::string_view name;  // "qkv", "attend", …
   int rows = 0, cols = 0;
-  std::vector<float> output;  // [rows, cols]; of qkv the queries, of next_token the chosen ids
+  std::vector<float> output;  // [rows, cols]; of qkv the queries, of next_token the chosen ids, of store_kv nothing
 };
 
 // Waits for the device after each op.
@@ -23,6 +23,7 @@ class TraceOps final : public Ops {
   TraceOps(Backend& backend, Sink sink) : backend_(backend), sink_(std::move(sink)) {}
   void embed(const Embed& op) override { trace("embed", op, op.x); }
   void qkv(const Qkv& op) override { trace("qkv", op, op.q); }
+  void store_kv(const StoreKv& op) override { trace("store_kv", op, {}); }
   void attend(const Attend& op) override { trace("attend", op, op.a); }
   void add_linear(const AddLinear& op) override { trace("add_linear", op, op.x); }
   void gated_up(const GatedUp& op) override { trace("gated_up", op, op.h); }

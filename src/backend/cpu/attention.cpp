@@ -100,6 +100,19 @@ QB_INLINE void soften(float* s, int seen, int count, float* most, float* total, 
   *total += sum(acc);
 }
 
+// s[position − begin] += the bias at its distance from the query, for positions [begin, end).
+QB_INLINE void add_bias(float* s, const float* bias, int reach, int query, int begin, int end) {
+  const int near = least(end, query - reach > begin ? query - reach : begin);
+  int far = least(end, query + reach + 1);
+  if (far < near) far = near;
+  int t = begin;
+  for (; t < near; ++t) s[t - begin] += bias[0];
+  const float* const at = bias + reach - query;
+  for (; t + kLanes <= far; t += kLanes) store(s + (t - begin), add(load(s + (t - begin)), load(at + t)));
+  for (; t < far; ++t) s[t - begin] += at[t];
+  for (; t < end; ++t) s[t - begin] += bias[2 * reach];
+}
+
 template <int kCount>
 QB_INLINE void score(float* s, const float* const* q, const AttendBlock& block, int begin, int end) {
   for (int t = begin; t < end; t += kTile) {
@@ -135,6 +148,9 @@ void attend(const AttendBlock& block, float* scratch) {
     }
     for (int i = 0; i < block.count; ++i) {
       const int seen = block.length[i] - begin;
+      if (block.bias && seen > 0) {
+        add_bias(scores + i * kAttendPositions, block.bias, block.reach, block.position[i], begin, end);
+      }
       if (seen > 0) {
         soften(scores + i * kAttendPositions, least(seen, count), count, most + i, total + i, block.out[i], head_dim);
       } else {

@@ -25,8 +25,8 @@ class CpuBackend final : public Backend {
   const DeviceInfo& device() const override { return device_; }
   ThreadPool& host_pool() override { return pool_; }
 
-  Plan plan(const Tape& step, int max_rows) override {
-    Plan plan{step, weight_bytes(step, nf4_rows), max_rows};
+  Plan plan(const Tape& step, int max_rows, const Tape& before) override {
+    Plan plan{step, before, weight_bytes(step, before, nf4_rows), max_rows};
     plan.predicted[Use::workspace] += piece_bytes(workspace_bytes(shape_of(plan)));
     return plan;
   }
@@ -54,9 +54,7 @@ class CpuBackend final : public Backend {
   }
 
  private:
-  WorkspaceShape shape_of(const Plan& plan) const {
-    return workspace_shape(plan.tape, plan.max_rows, pool_.size(), kernels_);
-  }
+  WorkspaceShape shape_of(const Plan& plan) const { return workspace_shape(plan, pool_.size(), kernels_); }
 
   Isa isa_;
   const Kernels& kernels_;

@@ -60,9 +60,9 @@ void CpuOps::qkv(const Qkv& op) {
   const Job jobs[] = {{.w = op.wq, .y = op.q.f32()}, {.w = op.wk, .y = w.keys}, {.w = op.wv, .y = w.values}};
   linears_.run(op.x, op.norm, jobs);
   const int d = kv.head_dim;
-  const size_t kv_cols = static_cast<size_t>(kv.heads) * d;
+  const size_t kv_cols = static_cast<size_t>(kv.heads) * static_cast<size_t>(d);
   for_rows(pool_, op.rows.count, [&](int r) {
-    const int position = op.rows.position[r], sequence = op.rows.sequence[r];
+    const int position = op.rows.position[r];
     float* const keys = w.keys + r * kv_cols;
     if (op.rope) {
       const size_t half = static_cast<size_t>(op.rope->dims) / 2;
@@ -70,13 +70,28 @@ void CpuOps::qkv(const Qkv& op) {
       for (int i = 0; i < op.q.cols; i += d) kernels_.rotate(op.q.f32(r) + i, cos, sin, op.rope->dims);
       for (int h = 0; h < kv.heads; ++h) kernels_.rotate(keys + h * d, cos, sin, op.rope->dims);
     }
-    for (int h = 0; h < kv.heads; ++h) {
-      const size_t at = head_at(kv, sequence, h);
-      kernels_.store_key(bits(kv.k + at), keys + h * d, position, kv.positions, d);
-      kernels_.narrow(bits(kv.v + at) + static_cast<size_t>(position) * d, w.values + r * kv_cols + h * d,
-                      static_cast<size_t>(d));
-    }
+    store_row(kv, op.rows, r);
   });
+}
+
+void CpuOps::store_kv(const StoreKv& op) {
+  const Workspace& w = linears_.workspace();
+  const Job jobs[] = {{.w = op.wk, .y = w.keys}, {.w = op.wv, .y = w.values}};
+  linears_.run(op.x, op.norm, jobs);
+  for_rows(pool_, op.rows.count, [&](int r) { store_row(op.kv, op.rows, r); });
+}
+
+// Key and value of a row go from the workspace to its place in the cache.
+void CpuOps::store_row(const KvLayer& kv, const Rows& rows, int r) {
+  const Workspace& w = linears_.workspace();
+  const int position = rows.position[r], d = kv.head_dim;
+  const size_t from = static_cast<size_t>(r) * static_cast<size_t>(kv.heads) * static_cast<size_t>(d);
+  for (int h = 0; h < kv.heads; ++h) {
+    const size_t at = head_at(kv, rows.sequence[r], h);
+    kernels_.store_key(bits(kv.k + at), w.keys + from + h * d, position, kv.positions, d);
+    kernels_.narrow(bits(kv.v + at) + static_cast<size_t>(position) * d, w.values + from + h * d,
+                    static_cast<size_t>(d));
+  }
 }
 
 // Work is cut by key/value head and by queries that share its keys: all rows and all q heads of the group, eight at a
@@ -92,14 +107,30 @@ void CpuOps::attend(const Attend& op) {
       const int head = static_cast<int>(item % static_cast<size_t>(kv.heads));
       const int first = static_cast<int>(blocks - 1 - item / static_cast<size_t>(kv.heads)) * kAttendQueries;
       const int last = std::min(first + kAttendQueries, queries);
+      // A thread's scratch begins with the biases of a head by distance.
+      float* const bias = w.scratch(thread);
+      float* const scratch = op.bias ? bias + bias_scratch(op.bias->reach) : bias;
       for (int q = first; q < last;) {
-        const int sequence = op.rows.sequence[q / group];
+        const int sequence = op.rows.sequence[q / group], first_head = head * group + q % group;
         AttendBlock block;
-        for (; q < last && op.rows.sequence[q / group] == sequence; ++q) {
+        if (op.bias) {
+          block.bias = bias;
+          block.reach = op.bias->reach;
+          const size_t heads = static_cast<size_t>(op.q.cols / d);
+          for (int i = 0; i <= 2 * op.bias->reach; ++i) {
+            bias[i] =
+                op.bias->values[static_cast<size_t>(op.bias->bucket[i]) * heads + static_cast<size_t>(first_head)];
+          }
+        }
+        // With a bias the queries of a block are of one head.
+        for (; q < last && op.rows.sequence[q / group] == sequence &&
+               (!op.bias || head * group + q % group == first_head);
+             ++q) {
           const int row = q / group, column = (head * group + q % group) * d;
           block.q[block.count] = op.q.f32(row) + column;
           block.out[block.count] = op.a.f32(row) + column;
-          block.length[block.count++] = op.rows.position[row] + 1;
+          block.position[block.count] = op.rows.position[row];
+          block.length[block.count++] = op.lengths ? op.lengths[row] : op.rows.position[row] + 1;
         }
         const size_t at = head_at(kv, sequence, head);
         block.k = bits(kv.k + at);
@@ -107,7 +138,7 @@ void CpuOps::attend(const Attend& op) {
         block.positions = kv.positions;
         block.head_dim = d;
         block.scale = op.scale;
-        kernels_.attend(block, w.scratch(thread));
+        kernels_.attend(block, scratch);
       }
     }
   });

@@ -16,6 +16,7 @@ class CpuOps final : public Ops {
 
   void embed(const Embed&) override;
   void qkv(const Qkv&) override;
+  void store_kv(const StoreKv&) override;
   void attend(const Attend&) override;
   void add_linear(const AddLinear&) override;
   void gated_up(const GatedUp&) override;
@@ -23,6 +24,7 @@ class CpuOps final : public Ops {
   void next_token(const NextToken&) override;
 
  private:
+  void store_row(const KvLayer& kv, const Rows& rows, int r);
   int32_t best_token(const float* logits, int vocab, const Sampling& sampling, int32_t position);
   uint32_t least_key(const float* logits, int vocab, const Sampling& sampling);
   template <typename Rank, typename Weight>

@@ -37,6 +37,7 @@ QB_INLINE F32 apply(F32 x, Activation act) {
     case Activation::none: return x;
     case Activation::silu: return silu(x);
     case Activation::gelu_tanh: return gelu_tanh(x);
+    case Activation::relu: return max(x, zero());
   }
   return x;
 }
@@ -214,6 +215,7 @@ void finish_store(float* y, const float* tile, const float* bias, int count, Act
     case Activation::none: return store_activated<Activation::none>(y, tile, bias, count);
     case Activation::silu: return store_activated<Activation::silu>(y, tile, bias, count);
     case Activation::gelu_tanh: return store_activated<Activation::gelu_tanh>(y, tile, bias, count);
+    case Activation::relu: return store_activated<Activation::relu>(y, tile, bias, count);
   }
 }
 
@@ -230,6 +232,7 @@ void finish_gate(float* h, const float* gate, const float* gate_bias, const floa
     case Activation::none: return store_gated<Activation::none>(h, gate, gate_bias, up, up_bias, count);
     case Activation::silu: return store_gated<Activation::silu>(h, gate, gate_bias, up, up_bias, count);
     case Activation::gelu_tanh: return store_gated<Activation::gelu_tanh>(h, gate, gate_bias, up, up_bias, count);
+    case Activation::relu: return store_gated<Activation::relu>(h, gate, gate_bias, up, up_bias, count);
   }
 }
 

@@ -16,7 +16,7 @@ constexpr int kGemmRows = 512;         // most activation rows of one call of th
 constexpr int kAttendQueries = 8;      // queries that share one pass over keys and values
 constexpr int kAttendPositions = 256;  // positions scored before their values are added
 
-enum class Activation : uint8_t { none, silu, gelu_tanh };
+enum class Activation : uint8_t { none, silu, gelu_tanh, relu };
 
 // Activations after LLM.int8's quantisation (quant/int8.h), for few rows.
 struct Int8Rows {
@@ -78,6 +78,10 @@ struct AttendBlock {
   const uint16_t* v = nullptr;      // [positions, head_dim]
   int positions = 0, head_dim = 0;  // capacity of the cache
   float scale = 1;
+  // Added to a score: bias[min(max(position − position of the query, −reach), reach) + reach]; null: nothing is.
+  const float* bias = nullptr;
+  int reach = 0;
+  int position[kAttendQueries];  // of each query, where there is a bias
 };
 
 struct Kernels {
@@ -148,6 +152,7 @@ constexpr int kGemmDepth = 128;  // dwords of k that a tiled product takes at a 
 constexpr size_t gemm_scratch(int k) {
   return size_t{kGemmCols} * kGemmRows + size_t{kGemmCols} * kGemmDepth + static_cast<size_t>(k) + 64;
 }
+constexpr size_t bias_scratch(int reach) { return (2 * static_cast<size_t>(reach) + 1 + 15) / 16 * 16; }
 constexpr size_t attend_scratch(int head_dim) {
   return size_t{kAttendQueries} * (kAttendPositions + static_cast<size_t>(head_dim) + 64);
 }

@@ -52,6 +52,7 @@ Activation view(Act act) {
     case Act::none: return Activation::none;
     case Act::silu: return Activation::silu;
     case Act::gelu_tanh: return Activation::gelu_tanh;
+    case Act::relu: return Activation::relu;
   }
   return Activation::none;
 }

@@ -32,9 +32,12 @@ class Cutter {
 
 size_t padded_rows(int rows) { return (static_cast<size_t>(rows) + kTile - 1) / kTile * kTile; }
 
+// A thread's biases of one head by distance.
+size_t bias_floats(const WorkspaceShape& s) { return s.bias_reach < 0 ? 0 : bias_scratch(s.bias_reach); }
+
 size_t thread_floats(const WorkspaceShape& s) {
   const size_t panel = size_t{kTile} * (static_cast<size_t>(s.k) + 64);  // rows on their way into a panel
-  return 2 * Workspace::kTileFloats + std::max({gemm_scratch(s.k), attend_scratch(s.head_dim), panel});
+  return 2 * Workspace::kTileFloats + std::max({gemm_scratch(s.k), bias_floats(s) + attend_scratch(s.head_dim), panel});
 }
 
 size_t cut(const WorkspaceShape& s, std::byte* buffer, Workspace* w) {
@@ -65,9 +68,9 @@ size_t cut(const WorkspaceShape& s, std::byte* buffer, Workspace* w) {
 
 }  // namespace
 
-WorkspaceShape workspace_shape(const Tape& step, int max_rows, int threads, const Kernels& kernels) {
+WorkspaceShape workspace_shape(const Plan& plan, int threads, const Kernels& kernels) {
   WorkspaceShape shape;
-  shape.rows = std::max(max_rows, 1);
+  shape.rows = std::max(plan.max_rows, 1);
   shape.threads = threads;
   shape.int8_per_dword = kernels.int8_per_dword;
   struct Visitor {
@@ -78,12 +81,22 @@ WorkspaceShape workspace_shape(const Tape& step, int max_rows, int threads, cons
       shape.int8 = shape.int8 || std::holds_alternative<Int8Matrix>(w->weight);
       shape.nf4_in_int16 = shape.nf4_in_int16 || (nf4_in_int16 && std::holds_alternative<Nf4Matrix>(w->weight));
     }
-    void operator()(const Embed&) const {}
+    // Of the ops before the step each says itself how many rows it has.
+    void rows(Tensor x) const { shape.rows = std::max(shape.rows, x.rows); }
+    void operator()(const Embed& o) const { rows(o.x); }
     void operator()(const Qkv& o) const {
       for (const Linear* w : {o.wq, o.wk, o.wv}) linear(w);
       shape.kv_cols = std::max(shape.kv_cols, o.kv.heads * o.kv.head_dim);
     }
-    void operator()(const Attend& o) const { shape.head_dim = std::max(shape.head_dim, o.kv.head_dim); }
+    void operator()(const StoreKv& o) const {
+      for (const Linear* w : {o.wk, o.wv}) linear(w);
+      shape.kv_cols = std::max(shape.kv_cols, o.kv.heads * o.kv.head_dim);
+      rows(o.x);
+    }
+    void operator()(const Attend& o) const {
+      shape.head_dim = std::max(shape.head_dim, o.kv.head_dim);
+      if (o.bias) shape.bias_reach = std::max(shape.bias_reach, o.bias->reach);
+    }
     void operator()(const AddLinear& o) const { linear(o.w); }
     void operator()(const GatedUp& o) const {
       linear(o.gate);
@@ -92,7 +105,9 @@ WorkspaceShape workspace_shape(const Tape& step, int max_rows, int threads, cons
     void operator()(const Project& o) const { linear(o.w); }
     void operator()(const NextToken&) const {}
   };
-  for (const Op& op : step) std::visit(Visitor{shape, kernels.nf4_in_int16}, op);
+  for (const Tape* const tape : {&plan.tape, &plan.before}) {
+    for (const Op& op : *tape) std::visit(Visitor{shape, kernels.nf4_in_int16}, op);
+  }
   return shape;
 }
 

@@ -16,12 +16,13 @@ struct WorkspaceShape {
   int k = 1;        // the largest input of a product
   int kv_cols = 0;  // outputs of a key or value projection
   int head_dim = 0;
+  int bias_reach = -1;  // the furthest distance that a bias of attention tells apart; -1: none has one
   int threads = 1;
   int int8_per_dword = 4;
   bool int8 = false;          // whether any product is LLM.int8
   bool nf4_in_int16 = false;  // whether any product is nf4 and the kernel set wants int16 activations for few rows
 };
-WorkspaceShape workspace_shape(const Tape& step, int max_rows, int threads, const Kernels& kernels);
+WorkspaceShape workspace_shape(const Plan& plan, int threads, const Kernels& kernels);
 size_t workspace_bytes(const WorkspaceShape& shape);
 
 // Pointers into one buffer. Threads have scratch of their own.

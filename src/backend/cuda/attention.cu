@@ -82,9 +82,14 @@ QB_DEVICE int share_of(int positions, int shares, int turn) {
   return (cut + turn - 1) / turn * turn;
 }
 
+// Positions that a row sees, from 0 on.
+QB_DEVICE int length_of(const AttendArgs& a, int row) {
+  return a.lengths ? a.lengths[row] : a.places.position[row] + 1;
+}
+
 QB_DEVICE void prefetch_share(const AttendArgs& a, int row, int kv_head, int begin, int positions) {
   constexpr int kLine = 128 / static_cast<int>(sizeof(uint16_t));
-  const int length = a.places.position[row], end = begin + positions < length ? begin + positions : length;
+  const int length = length_of(a, row) - 1, end = begin + positions < length ? begin + positions : length;
   const size_t head = head_at(a.kv, a.places.sequence[row], kv_head);
   const size_t last = head + static_cast<size_t>(end) * a.kv.head_dim;
   const size_t first = head + static_cast<size_t>(begin) * a.kv.head_dim + static_cast<size_t>(thread_index()) * kLine;
@@ -114,7 +119,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
   // position read here may be one of a step before.
   if (a.parts) prefetch_share(a, row, kv_head, begin, of_share);
   wait_for_previous();
-  const int length = a.places.position[row] + 1, shares = (length + of_share - 1) / of_share;
+  const int length = length_of(a, row), shares = (length + of_share - 1) / of_share;
   if (share >= shares) return;
   const int end = begin + of_share > length ? length : begin + of_share;
   const size_t at = (static_cast<size_t>(row) * a.q_heads + first_head) * d;
@@ -150,6 +155,13 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
         }
       }
       for (; i < d; ++i) add(i, key[i]);
+      if (a.bias.values) {
+        const int apart = position - a.places.position[row], reach = a.bias.reach;
+        const int near = apart < -reach ? -reach : apart > reach ? reach : apart;
+        const float* const bias =
+            a.bias.values + static_cast<size_t>(a.bias.bucket[near + reach]) * a.q_heads + first_head;
+        for (int h = 0; h < heads; ++h) score[h] = add_rn(score[h], bias[h]);
+      }
     }
     float most[kGroup], total[kGroup];
     for (int h = 0; h < kGroup; ++h) most[h] = score[h];
@@ -272,7 +284,7 @@ __global__ void __launch_bounds__(kThreads) attend_by_lanes_kernel(const __grid_
   touch(a);
   wait_for_previous();
   const int thread = thread_index(), warp = warp_index(), lane = lane_index(), t = lane % kLanes;
-  const int length = a.places.position[row] + 1, sequence = a.places.sequence[row];
+  const int length = length_of(a, row), sequence = a.places.sequence[row];
   const size_t at = (static_cast<size_t>(row) * a.q_heads + first_head) * kHeadDim;
   for (int i = thread; i < kHeads * kHeadDim / 4; i += kThreads) {
     Quad four = *reinterpret_cast<const Quad*>(a.q + at + 4 * i);
@@ -433,7 +445,7 @@ size_t attend_parts(int q_heads, int head_dim) {
 
 void attend(const AttendArgs& args, const Stream& stream) {
   const int group = args.q_heads / args.kv.heads, groups = (group + kGroup - 1) / kGroup;
-  switch (args.kv.head_dim) {
+  switch (args.bias.values ? 0 : args.kv.head_dim) {
     case 32: return attend_by_lanes<2, 4>(args, stream);
     case 64: return attend_by_lanes<4, 4>(args, stream);
     case 80: return attend_by_lanes<5, 2>(args, stream);

@@ -122,8 +122,8 @@ class CudaBackend final : public Backend {
   ThreadPool& host_pool() override { return pool_; }
   std::optional<MatrixLibrary> matrix_library() override { return ops_->wide().library(); }
 
-  Plan plan(const Tape& step, int max_rows) override {
-    Plan plan{step, weight_bytes(step), max_rows};
+  Plan plan(const Tape& step, int max_rows, const Tape& before) override {
+    Plan plan{step, before, weight_bytes(step, before), max_rows};
     plan.predicted[Use::tables] += piece_bytes(nested_code().size() * sizeof(float));
     plan.predicted[Use::tables] += piece_bytes(sizeof(code_pairs()));
     plan.predicted[Use::workspace] += piece_bytes(workspace_bytes(shape_of(plan)));
@@ -203,7 +203,14 @@ class CudaBackend final : public Backend {
   }
   // The library is opened only for a plan that could use it. Where there is none, a batch has kernels all the same.
   WorkspaceShape shape_of(const Plan& plan) {
-    return workspace_shape(plan.tape, plan.max_rows, plan.max_rows > kStreamedRows && ops_->wide().open(),
+    // What stands behind the step is as if it were a part of it with more rows.
+    Tape all = plan.tape;
+    all.insert(all.end(), plan.before.begin(), plan.before.end());
+    int rows = plan.max_rows;
+    for (const Op& op : plan.before) {
+      if (const auto* const embed = std::get_if<Embed>(&op)) rows = std::max(rows, embed->x.rows);
+    }
+    return workspace_shape(all, rows, rows > kStreamedRows && ops_->wide().open(),
                            device_.gpu ? device_.gpu->cache_bytes : 0);
   }
   Matrix keep(const HostF16& m, Role role) { return F16Matrix{m.n, m.k, stream<f16>(m, role)}; }

@@ -109,6 +109,10 @@ WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool beyond_batch
       for (const Linear* w : {o.wq, o.wk, o.wv}) add(w, o.x.rows);
       shape.kv_cols = std::max(shape.kv_cols, o.kv.heads * o.kv.head_dim);
     }
+    void operator()(const StoreKv& o) const {
+      for (const Linear* w : {o.wk, o.wv}) add(w, o.x.rows);
+      shape.kv_cols = std::max(shape.kv_cols, o.kv.heads * o.kv.head_dim);
+    }
     void operator()(const Attend& o) const {
       constexpr int kMostRows = 8;  // of these there are enough blocks without sharing out positions
       if (o.q.rows <= kMostRows) shape.attend_rows = std::max(shape.attend_rows, o.q.rows);
@@ -274,11 +278,31 @@ void CudaOps::qkv(const Qkv& op) {
                    runtime_.stream());
 }
 
+void CudaOps::store_kv(const StoreKv& op) {
+  const Workspace& w = workspace_;
+  // One after the other: of several outputs only those of qkv and of a gate are multiplied together everywhere.
+  for (const auto& [linear, to] : {std::pair{op.wk, w.keys}, {op.wv, w.values}}) {
+    if (!multiply_wide(op.x, op.norm, {{linear, to}}, Finish::store, Act::none)) {
+      multiply(op.x, op.norm, {{linear, to}}, Finish::store, Act::none);
+    }
+  }
+  rotate_and_store({.q = nullptr,
+                    .k = w.keys,
+                    .v = w.values,
+                    .rotation = {},
+                    .rows = op.rows.count,
+                    .q_heads = 0,
+                    .places = {op.rows.position, op.rows.sequence},
+                    .kv = view(op.kv)},
+                   runtime_.stream());
+}
+
 void CudaOps::attend(const Attend& op) {
   assert(op.kv.head_dim <= kMostHeadDim);
   const Workspace& w = workspace_;
   // Where every row has a sequence of its own, a tile of rows would share no keys.
-  if (op.rows.count > kStreamedAttentionRows && op.rows.count > op.kv.sequences && has_flash(op.kv.head_dim)) {
+  if (op.rows.count > kStreamedAttentionRows && op.rows.count > op.kv.sequences && has_flash(op.kv.head_dim) &&
+      !op.bias) {
     attend_flash({.a = op.a.f32(),
                   .q = op.q.f32(),
                   .rows = op.rows.count,
@@ -286,7 +310,8 @@ void CudaOps::attend(const Attend& op) {
                   .places = {op.rows.position, op.rows.sequence},
                   .kv = view(op.kv),
                   .scale = op.scale,
-                  .ready = wide_.attended(op.a)},
+                  .ready = wide_.attended(op.a),
+                  .lengths = op.lengths},
                  runtime_.stream());
     return;
   }
@@ -302,7 +327,9 @@ void CudaOps::attend(const Attend& op) {
                    .scale = op.scale,
                    .parts = shared_out ? w.parts : nullptr,
                    .arrived = w.attend_arrived,
-                   .ready = ready},
+                   .ready = ready,
+                   .lengths = op.lengths,
+                   .bias = view(op.bias)},
                   runtime_.stream());
 }
 

@@ -58,6 +58,7 @@ class CudaOps final : public Ops {
 
   void embed(const Embed&) override;
   void qkv(const Qkv&) override;
+  void store_kv(const StoreKv&) override;
   void attend(const Attend&) override;
   void add_linear(const AddLinear&) override;
   void gated_up(const GatedUp&) override;

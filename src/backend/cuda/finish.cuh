@@ -12,6 +12,7 @@ namespace quantbench::QB_CUDA {
 QB_DEVICE float activate(float x, Activation act) {
   switch (act) {
     case Activation::none: return x;
+    case Activation::relu: return x > 0 ? x : 0.0f;
     case Activation::silu: return divide(x, 1 + expf(-x));
     case Activation::gelu_tanh: {  // 0.5x(1 + tanh(u)) = x · σ(2u)
       const float u = 0.7978845608f * (x + 0.044715f * x * x * x);

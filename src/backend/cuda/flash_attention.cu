@@ -63,7 +63,7 @@ template <int kDim>
 __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __grid_constant__ FlashArgs a) {
   using S = Shape<kDim>;
   constexpr int kSteps = kDim / 16, kDimTiles = kDim / 8, kKeyTiles = S::kTile / 8;
-  __shared__ int positions[S::kRows], sequences[S::kRows];
+  __shared__ int positions[S::kRows], sequences[S::kRows];  // the last that a row sees
   wait_for_previous();
   let_next_start();
   const int head = block_x(), kv_head = head / (a.q_heads / a.kv.heads);
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
   uint16_t* const values = keys + S::kStages * S::kTileNumbers;
   for (int i = thread_index(); i < S::kRows; i += S::kThreads) {
     const bool real = first_row + i < a.rows;
-    positions[i] = real ? a.places.position[first_row + i] : -1;
+    positions[i] = !real ? -1 : a.lengths ? a.lengths[first_row + i] - 1 : a.places.position[first_row + i];
     sequences[i] = real ? a.places.sequence[first_row + i] : -1;
   }
 

@@ -12,7 +12,8 @@ struct FlashArgs {
   RowPlaces places;
   Cache kv;
   float scale;
-  ReadyRows ready;  // a, for the product that follows
+  ReadyRows ready;         // a, for the product that follows
+  const int32_t* lengths;  // [rows] positions that a row sees; null: up to its own
 };
 // Head sizes 64, 80, 96, 128 and 256.
 bool has_flash(int head_dim);

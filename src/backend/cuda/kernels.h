@@ -61,7 +61,7 @@ void quantize(const QuantizeArgs& args, const Stream& stream);
 
 // --- products --------------------------------------------------------------------------------------------------------
 enum class WeightFormat : uint8_t { f16, f32, int8, nf4 };
-enum class Activation : uint8_t { none, silu, gelu_tanh };
+enum class Activation : uint8_t { none, silu, gelu_tanh, relu };
 enum class Finish : uint8_t { store, add, gate, qkv };
 
 struct Weight {  // as Matrix (quant/matrix.h), canonical layout
@@ -167,6 +167,11 @@ struct StoreArgs {     // rotates q in place, rotates and stores k, stores v
 void rotate_and_store(const StoreArgs& args, const Stream& stream);
 
 constexpr int kMostHeadDim = 256;
+struct ScoreBias {                // DistanceBias (ops.h)
+  const float* values = nullptr;  // [buckets, q_heads]; null: none
+  const int32_t* bucket = nullptr;
+  int reach = 0;
+};
 struct AttendArgs {
   float* a;        // [rows, q_heads · head_dim]
   const float* q;  // [rows, q_heads · head_dim]
@@ -178,7 +183,9 @@ struct AttendArgs {
   // these zero before and after; or null, and a block takes all positions.
   float* parts;
   int32_t* arrived;
-  ReadyRows ready = {};  // a, for the product that follows
+  ReadyRows ready = {};              // a, for the product that follows
+  const int32_t* lengths = nullptr;  // [rows] positions that a row sees; null: up to its own
+  ScoreBias bias = {};
 };
 size_t attend_parts(int q_heads, int head_dim);
 void attend(const AttendArgs& args, const Stream& stream);

@@ -205,6 +205,7 @@ class Consumer {
     if constexpr (kFinish == Finish::add) return put_tile<Activation::none>(sums, place);
     switch (a_.act) {
       case Activation::none: return put_tile<Activation::none>(sums, place);
+      case Activation::relu: return put_tile<Activation::relu>(sums, place);
       case Activation::silu: return put_tile<Activation::silu>(sums, place);
       case Activation::gelu_tanh: return put_tile<Activation::gelu_tanh>(sums, place);
     }
@@ -401,6 +402,7 @@ class Consumer {
   template <Activation kAct>
   QB_DEVICE static float activated(float x) {
     if constexpr (kAct == Activation::none) return x;
+    if constexpr (kAct == Activation::relu) return x > 0 ? x : 0.0f;
     constexpr float kLog2E = 1.4426950408889634f;
     float u = x;
     if constexpr (kAct == Activation::gelu_tanh) u = 1.5957691216f * fmaf(0.044715f * x * x, x, x);  // 2 √(2 / π)

@@ -25,6 +25,7 @@ inline Activation view(Act act) {
     case Act::none: return Activation::none;
     case Act::silu: return Activation::silu;
     case Act::gelu_tanh: return Activation::gelu_tanh;
+    case Act::relu: return Activation::relu;
   }
   return Activation::none;
 }
@@ -34,6 +35,10 @@ inline RowNorm view(const Norm* norm) {
 }
 
 inline Rotation view(const Rope* rope) { return rope ? Rotation{rope->cos, rope->sin, rope->dims} : Rotation{}; }
+
+inline ScoreBias view(const DistanceBias* bias) {
+  return bias ? ScoreBias{bias->values, bias->bucket, bias->reach} : ScoreBias{};
+}
 
 inline Cache view(const KvLayer& kv) {
   return {reinterpret_cast<uint16_t*>(kv.k), reinterpret_cast<uint16_t*>(kv.v), kv.positions, kv.heads, kv.head_dim};

@@ -52,6 +52,7 @@ WideShape wide_shape(const Tape& step, int max_rows, size_t cache_bytes) {
   for (size_t i = 0; i < step.size(); ++i) {
     const Op& op = step[i];
     if (const auto* const o = std::get_if<Qkv>(&op)) raise(&shape.raw_cols, add(o->wq) + add(o->wk) + add(o->wv));
+    if (const auto* const o = std::get_if<StoreKv>(&op)) raise(&shape.raw_cols, std::max(add(o->wk), add(o->wv)));
     if (const auto* const o = std::get_if<Attend>(&op)) raise(&shape.attended, o->a.cols);
     if (const auto* const o = std::get_if<AddLinear>(&op)) raise(&shape.raw_cols, add(o->w));
     if (const auto* const o = std::get_if<GatedUp>(&op)) {

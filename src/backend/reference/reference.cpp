@@ -16,7 +16,9 @@ class ReferenceBackend final : public Backend {
   const DeviceInfo& device() const override { return device_; }
   ThreadPool& host_pool() override { return pool_; }
 
-  Plan plan(const Tape& step, int max_rows) override { return {step, weight_bytes(step), max_rows}; }
+  Plan plan(const Tape& step, int max_rows, const Tape& before) override {
+    return {step, before, weight_bytes(step, before), max_rows};
+  }
 
   Matrix pack(const HostMatrix& weight, Role role, const Plan&) override {
     return std::visit([&](const auto& w) { return keep(w, role); }, weight);

@@ -100,6 +100,7 @@ float activate(float value, Act act) {
   const double x = value;
   switch (act) {
     case Act::none: return value;
+    case Act::relu: return std::max(value, 0.0f);
     case Act::silu: return static_cast<float>(x / (1 + std::exp(-x)));
     case Act::gelu_tanh:
       return static_cast<float>(0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))));
@@ -122,6 +123,12 @@ void rotate(float* head, const Rope& rope, int position) {
 // Index of one cached head vector.
 size_t cache_at(const KvLayer& kv, int sequence, int position, int head) {
   return ((static_cast<size_t>(sequence) * kv.positions + position) * kv.heads + head) * kv.head_dim;
+}
+
+// What is added to a score of head h of `heads`.
+float bias_of(const DistanceBias& bias, int distance, int h, int heads) {
+  const int bucket = bias.bucket[std::clamp(distance, -bias.reach, bias.reach) + bias.reach];
+  return bias.values[static_cast<size_t>(bucket) * heads + h];
 }
 
 void store(f16* cache, const float* values, int count) {
@@ -185,11 +192,25 @@ void ReferenceOps::qkv(const Qkv& op) {
   }
 }
 
+void ReferenceOps::store_kv(const StoreKv& op) {
+  Floats normed = normalize(op.x, *op.norm);
+  const Tensor n = view(normed, op.x.rows);
+  const Floats k = product(n, *op.wk), v = product(n, *op.wv);
+  const int kv_dim = op.kv.heads * op.kv.head_dim;
+  for (int r = 0; r < op.rows.count; ++r) {
+    const size_t to = cache_at(op.kv, op.rows.sequence[r], op.rows.position[r], 0),
+                 from = static_cast<size_t>(r) * kv_dim;
+    store(op.kv.k + to, k.data() + from, kv_dim);
+    store(op.kv.v + to, v.data() + from, kv_dim);
+  }
+}
+
 void ReferenceOps::attend(const Attend& op) {
   const KvLayer& kv = op.kv;
   const int d = kv.head_dim, q_heads = op.q.cols / d, group = q_heads / kv.heads;
   for (int r = 0; r < op.rows.count; ++r) {
-    const int length = op.rows.position[r] + 1, sequence = op.rows.sequence[r];
+    const int position = op.rows.position[r], sequence = op.rows.sequence[r];
+    const int length = op.lengths ? op.lengths[r] : position + 1;
     for (int h = 0; h < q_heads; ++h) {
       const float* q = op.q.f32(r) + h * d;
       std::vector<double> p(static_cast<size_t>(length)), sum(static_cast<size_t>(d));
@@ -197,7 +218,7 @@ void ReferenceOps::attend(const Attend& op) {
         const f16* k = kv.k + cache_at(kv, sequence, t, h / group);
         double dot = 0;
         for (int i = 0; i < d; ++i) dot += double{q[i]} * to_float(k[i]);
-        p[t] = dot * op.scale;
+        p[t] = dot * op.scale + (op.bias ? bias_of(*op.bias, t - position, h, q_heads) : 0);
       }
       const double most = *std::max_element(p.begin(), p.end());
       double total = 0;

@@ -11,6 +11,7 @@ class ReferenceOps final : public Ops {
  public:
   void embed(const Embed&) override;
   void qkv(const Qkv&) override;
+  void store_kv(const StoreKv& op) override;
   void attend(const Attend&) override;
   void add_linear(const AddLinear&) override;
   void gated_up(const GatedUp&) override;

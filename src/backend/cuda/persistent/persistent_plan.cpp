@@ -89,6 +89,7 @@ class Builder {
     new_v_ = new_k_ + kv;
     push(s);
   }
+  void operator()(const StoreKv&) {}
   void operator()(const Attend& o) {
     Step s;
     s.kind = StepKind::attend;
@@ -292,7 +293,10 @@ struct Obstacle {
     if (!can_place_qkv(view(o.kv), view(o.rope))) return "heads whose rotated dimensions are not whole tiles";
     return product({o.wq, o.wk, o.wv}, o.norm, kUnitRows);
   }
+  std::string operator()(const StoreKv&) const { return "keys and values of a cross-attention"; }
   std::string operator()(const Attend& o) const {
+    if (o.lengths) return "an attention that sees other positions than those before it";
+    if (o.bias) return "an attention with a bias by distance";
     const int d = o.kv.head_dim;
     for (const int known : {32, 64, 80, 128}) {
       if (d == known) return {};
