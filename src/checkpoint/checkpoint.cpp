@@ -390,9 +390,11 @@ void check_tensors(const WeightSource& source, std::span<const ExpectedTensor> e
       check_parts(source, wanted.name);
     }
     const std::vector<int64_t> matrix = {wanted.rows, wanted.cols}, vector = {wanted.cols};
-    if (shape == matrix || (wanted.rows == 1 && shape == vector)) continue;
-    different.push_back(fmt::format("'{}' is {}, expected {}", wanted.name, shape_text(shape),
-                                    shape_text(wanted.rows == 1 ? vector : matrix)));
+    const std::vector<int64_t>& right = !wanted.stored_shape.empty() ? wanted.stored_shape
+                                        : wanted.rows == 1           ? vector
+                                                                     : matrix;
+    if (shape == right || (wanted.rows == 1 && shape == matrix)) continue;
+    different.push_back(fmt::format("'{}' is {}, expected {}", wanted.name, shape_text(shape), shape_text(right)));
   }
   if (missing.empty() && different.empty() && mistyped.empty()) return;
   std::string text;

@@ -83,6 +83,7 @@ class Checkpoint : public WeightSource {
 struct ExpectedTensor {
   std::string name;
   int64_t rows = 0, cols = 0;
+  std::vector<int64_t> stored_shape = {};  // where that is not [rows, cols], or [cols] of one row
 };
 // Error bad_model that lists every tensor which is missing or has another shape. Of a tensor that bitsandbytes
 // quantised the shape before quantisation counts.

@@ -153,7 +153,7 @@ RandomWeights::RandomWeights(uint64_t seed, const std::vector<RandomTensor>& ten
       case RandomKind::embedding: sigma = 1.0 / std::sqrt(cols); break;
       case RandomKind::norm:
         sigma = 0.1;
-        entry.mean = 1.0f;
+        entry.mean = 1.0f - tensor.plus;
         if (outlier_channels < 0 || outlier_channels >= tensor.cols) {
           fail(ErrorKind::usage, "--outlier-channels is {}, expected 0 to {}: '{}' has {} channels", outlier_channels,
                tensor.cols - 1, tensor.name, tensor.cols);
@@ -185,6 +185,7 @@ std::optional<TensorInfo> RandomWeights::find(const std::string& name) const {
   const auto found = entries_.find(name);
   if (found == entries_.end()) return std::nullopt;
   const RandomTensor& tensor = found->second.tensor;
+  if (!tensor.stored_shape.empty()) return TensorInfo{DType::f16, tensor.stored_shape};
   if (tensor.rows == 1) return TensorInfo{DType::f16, {tensor.cols}};
   return TensorInfo{DType::f16, {tensor.rows, tensor.cols}};
 }

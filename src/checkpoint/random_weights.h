@@ -22,7 +22,9 @@ struct RandomTensor {
   std::string name;
   int rows = 0, cols = 0;  // a vector has rows == 1
   RandomKind kind = RandomKind::linear;
-  double sigma = 0;  // standard deviation; 0: the kind's
+  double sigma = 0;                        // standard deviation; 0: the kind's
+  float plus = 0;                          // of a norm: what its user adds to it, so that the mean here is less by that
+  std::vector<int64_t> stored_shape = {};  // where that is not [rows, cols]
 };
 
 // A planted channel's norm weight. Normalised activations have variance 1, so 85 % of a planted channel's values reach

@@ -123,7 +123,8 @@ Act ConfigReader::activation(std::string_view key) const {
   const std::string name = text(key);
   if (name == "silu" || name == "swish") return Act::silu;
   if (name == "gelu_new" || name == "gelu_pytorch_tanh") return Act::gelu_tanh;
-  fail_unsupported(key, "silu, gelu_new or gelu_pytorch_tanh");
+  if (name == "relu") return Act::relu;
+  fail_unsupported(key, "silu, gelu_new, gelu_pytorch_tanh or relu");
 }
 
 void ConfigReader::refuse(std::string_view key, std::string_view feature) const {

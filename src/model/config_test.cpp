@@ -39,6 +39,11 @@ TEST(PublishedConfig, HasThePublishedParameterCount) {
   EXPECT_EQ(make_model(published_config("meta-llama/Llama-3.2-1B"), Precision::int8)->shape().parameters,
             1'235'814'400);
   EXPECT_EQ(make_model(published_config("microsoft/phi-2"), Precision::nf4)->shape().parameters, 2'779'683'840);
+  EXPECT_EQ(make_model(published_config("google/flan-t5-base"), Precision::int8)->shape().parameters, 247'577'856);
+  EXPECT_EQ(make_model(published_config("google/paligemma-3b-pt-224"), Precision::nf4)->shape().parameters,
+            2'923'466'480);
+  EXPECT_EQ(make_model(published_config("google/paligemma-3b-pt-448"), Precision::nf4)->shape().parameters,
+            2'924'351'216);
 }
 
 TEST(PublishedConfig, QuantisesTheLinearsThatBitsandbytesQuantises) {
@@ -52,6 +57,8 @@ TEST(PublishedConfig, QuantisesTheLinearsThatBitsandbytesQuantises) {
   };
   EXPECT_EQ(counted("meta-llama/Llama-3.2-1B"), std::make_pair(112, int64_t{973'078'528}));
   EXPECT_EQ(counted("microsoft/phi-2"), std::make_pair(192, int64_t{2'516'582'400}));
+  EXPECT_EQ(counted("google/flan-t5-base"), std::make_pair(192, int64_t{160'432'128}));
+  EXPECT_EQ(counted("google/paligemma-3b-pt-224"), std::make_pair(126 + 162 + 1, int64_t{2'395'238'400}));
 }
 
 TEST(PublishedConfig, TakesTheBytesThatItsFormatsSay) {
@@ -134,7 +141,7 @@ TEST(Config, WhatIsNotBuiltIsRefusedByName) {
   EXPECT_THAT(llama([](json& c) { c["mlp_bias"] = true; }), HasSubstr("'mlp_bias' is true"));
   EXPECT_THAT(llama([](json& c) { c["sliding_window"] = 4096; }), HasSubstr("'sliding_window' is 4096"));
   EXPECT_THAT(llama([](json& c) { c["hidden_act"] = "relu2"; }),
-              HasSubstr("not supported, only silu, gelu_new or gelu_pytorch_tanh is"));
+              HasSubstr("not supported, only silu, gelu_new, gelu_pytorch_tanh or relu is"));
   EXPECT_THAT(llama([](json& c) { c["partial_rotary_factor"] = 0.5; }), HasSubstr("'partial_rotary_factor' is 0.5"));
   EXPECT_EQ(llama([](json& c) { c["partial_rotary_factor"] = 1; }), "accepted");
   EXPECT_THAT(phi([](json& c) { c["qk_layernorm"] = true; }), HasSubstr("'qk_layernorm' is true"));

@@ -57,7 +57,8 @@ void RopeTables::make(Backend& backend, int positions) {
   const auto magnitude = static_cast<float>(config_.magnitude);
   for (size_t p = 0; p < static_cast<size_t>(positions); ++p) {
     for (size_t i = 0; i < half; ++i) {
-      const float angle = static_cast<float>(p) * frequencies[i];  // rounded to fp32, as transformers does
+      const float angle = static_cast<float>(p + static_cast<size_t>(first_angle_)) *
+                          frequencies[i];  // rounded to fp32, as transformers does
       values[p * half + i] = static_cast<float>(std::cos(double{angle})) * magnitude;
       values[count + p * half + i] = static_cast<float>(std::sin(double{angle})) * magnitude;
     }

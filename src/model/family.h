@@ -26,13 +26,17 @@ void complete_shape(const ConfigReader& reader, const std::vector<WeightSlot>& s
 // cos and sin of position · frequency, on the device.
 class RopeTables {
  public:
-  explicit RopeTables(const RopeConfig& config) : config_(config) { rope_.dims = config.dims; }
+  // first_angle: the position that the first slot of a cache is rotated by.
+  explicit RopeTables(const RopeConfig& config, int first_angle = 0) : config_(config), first_angle_(first_angle) {
+    rope_.dims = config.dims;
+  }
   void make(Backend& backend, int positions);
   size_t bytes(int positions) const;
   const Rope* rope() const { return &rope_; }
 
  private:
   RopeConfig config_;
+  int first_angle_;
   int positions_ = 0;
   std::unique_ptr<Buffer> buffer_;  // cos [positions, dims / 2], then sin
   Rope rope_;
@@ -47,13 +51,23 @@ class Slots {
   // `prefix`.weight, and `prefix`.bias where the linear has one.
   void linear(const std::string& prefix, Linear* linear) { add(prefix, linear, Role::linear); }
   void head(const std::string& prefix, Linear* linear) { add(prefix, linear, Role::output_head); }
-  void vector(std::string name, int count, const float** target) {
-    out_.push_back({std::move(name), 1, count, target, Role::vector, false, {}});
+  // Kept as value · times + plus.
+  void vector(std::string name, int count, const float** target, float times = 1, float plus = 0) {
+    out_.push_back({std::move(name), 1, count, target, Role::vector, false, {}, {}, times, plus});
+  }
+  // A small matrix that is kept as plain floats.
+  void floats(std::string name, int rows, int cols, const float** target) {
+    out_.push_back({std::move(name), rows, cols, target, Role::vector, false, {}});
+  }
+  // A convolution whose patches do not overlap: a linear of [out, values of a patch], never quantised.
+  void convolution(const std::string& prefix, Linear* l, std::vector<int64_t> stored_shape) {
+    const size_t at = out_.size();
+    add(prefix, l, Role::linear);
+    out_[at].stored_shape = std::move(stored_shape);
   }
   // A tensor that may be in the file but must equal `tied_to`, which holds the memory.
-  void tied(std::string name, std::string tied_to, const Linear& linear) {
-    out_.push_back({std::move(name), rows_of(linear.weight), cols_of(linear.weight), static_cast<F16Matrix*>(nullptr),
-                    Role::output_head, false, std::move(tied_to)});
+  void tied(std::string name, std::string tied_to, int rows, int cols, Role role = Role::output_head) {
+    out_.push_back({std::move(name), rows, cols, static_cast<F16Matrix*>(nullptr), role, false, std::move(tied_to)});
   }
   std::vector<WeightSlot> take() { return std::move(out_); }
 
@@ -71,5 +85,7 @@ class Slots {
 // The families; registry.cpp lists them.
 std::unique_ptr<Model> make_llama(const ModelConfig& config, const Storage& storage);
 std::unique_ptr<Model> make_phi(const ModelConfig& config, const Storage& storage);
+std::unique_ptr<Model> make_t5(const ModelConfig& config, const Storage& storage);
+std::unique_ptr<Model> make_paligemma(const ModelConfig& config, const Storage& storage);
 
 }  // namespace quantbench

@@ -120,7 +120,7 @@ std::vector<WeightSlot> Llama::weights() {
   }
   slots.vector("model.norm.weight", d, &norm_.weight);
   if (!tied_) slots.head("lm_head", &head_);
-  if (tied_) slots.tied("lm_head.weight", "model.embed_tokens.weight", head_);
+  if (tied_) slots.tied("lm_head.weight", "model.embed_tokens.weight", shape_.vocab, d);
   return slots.take();
 }
 

@@ -134,12 +134,14 @@ class Loader {
     return {slot.rows, slot.cols, [&](int first, int count, f16* out) { read(slot, first, count, out); }};
   }
 
-  // Rounded to fp16 as every parameter is, kept in fp32.
+  // Rounded to fp16 as every parameter is, kept in fp32 as the slot says.
   const float* vector(const WeightSlot& slot) {
-    const HostF32 values{1, slot.cols, [&](int, int, float* out) {
-                           std::vector<f16> rounded(static_cast<size_t>(slot.cols));
-                           source_.read_f16(slot.name, 0, 1, rounded.data());
-                           std::transform(rounded.begin(), rounded.end(), out, [](f16 h) { return to_float(h); });
+    const int count = slot.rows * slot.cols;
+    const HostF32 values{1, count, [&](int, int, float* out) {
+                           std::vector<f16> rounded(static_cast<size_t>(count));
+                           source_.read_f16(slot.name, 0, slot.rows, rounded.data());
+                           std::transform(rounded.begin(), rounded.end(), out,
+                                          [&](f16 h) { return to_float(h) * slot.times + slot.plus; });
                            advance(stored_bytes(slot));
                          }};
     return std::get<F32Matrix>(backend_.pack(values, Role::vector, plan_)).w;
@@ -239,7 +241,9 @@ RandomKind kind_of(const WeightSlot& slot) {
     case Role::embedding: return RandomKind::embedding;
     case Role::linear:
     case Role::output_head: return RandomKind::linear;
-    case Role::vector: return slot.name.ends_with(".bias") ? RandomKind::bias : RandomKind::norm;
+    case Role::vector:
+      if (slot.rows > 1) return RandomKind::embedding;
+      return slot.name.ends_with(".bias") ? RandomKind::bias : RandomKind::norm;
   }
   return RandomKind::linear;
 }
@@ -251,7 +255,9 @@ void check_fits(std::span<const WeightSlot> slots, const WeightSource& source) {
   std::unordered_set<std::string> known;
   for (const WeightSlot& slot : slots) {
     known.insert(slot.name);
-    if (slot.tied_to.empty() || source.find(slot.name)) expected.push_back({slot.name, slot.rows, slot.cols});
+    if (slot.tied_to.empty() || source.find(slot.name)) {
+      expected.push_back({slot.name, slot.rows, slot.cols, slot.stored_shape});
+    }
     check_quantized(slot, source);
   }
   check_tensors(source, expected);
@@ -279,7 +285,13 @@ LoadReport load(Model& model, const WeightSource& source, Backend& backend, cons
 std::vector<RandomTensor> random_tensors(Model& model) {
   std::vector<RandomTensor> tensors;
   for (const WeightSlot& slot : model.weights()) {
-    if (slot.tied_to.empty()) tensors.push_back({slot.name, slot.rows, slot.cols, kind_of(slot)});
+    if (!slot.tied_to.empty()) continue;
+    tensors.push_back({.name = slot.name,
+                       .rows = slot.rows,
+                       .cols = slot.cols,
+                       .kind = kind_of(slot),
+                       .plus = slot.plus,
+                       .stored_shape = slot.stored_shape});
   }
   return tensors;
 }

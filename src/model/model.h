@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "checkpoint/renamed_source.h"
 #include "model/state.h"
 
 namespace quantbench {
@@ -25,11 +26,30 @@ struct Storage {
   bool nf4_double_quantized = true;  // false only for a checkpoint saved with plain fp32 absmax
 };
 
+// A picture as input: a square of RGB values, cut into patches, whose outputs stand before the prompt's tokens.
+struct Picture {
+  int size = 0, patch = 0;  // pixels of a side
+  int32_t token = 0;        // the id that stands for a patch in a prompt
+  int tokens() const { return (size / patch) * (size / patch); }
+  int values() const { return 3 * patch * patch; }  // of a patch
+};
+// A stack beside the decoder.
+struct EncoderShape {
+  int layers = 0, hidden = 0, intermediate = 0, heads = 0, head_dim = 0;
+  int max_tokens = 0;              // of a sequence
+  std::optional<Picture> picture;  // its input; nothing: the prompt, which the decoder reads by cross-attention
+};
+
 struct Shape {               // what the rest of the program needs to know of a model
   std::string architecture;  // "LlamaForCausalLM"
   int layers = 0, hidden = 0, intermediate = 0, heads = 0, kv_heads = 0, head_dim = 0, vocab = 0, max_positions = 0;
   int64_t parameters = 0;
   std::vector<int32_t> bos, eos;  // from config.json and generation_config.json; bos has at most one
+  std::optional<EncoderShape> encoder;
+  int32_t decoder_start = 0;  // the id that a decoder with cross-attention begins with
+
+  bool has_picture() const { return encoder && encoder->picture; }
+  bool has_cross_attention() const { return encoder && !encoder->picture; }
 };
 
 // One tensor of the checkpoint and where it goes. The loader reads, converts, quantises and packs; the model only says
@@ -40,8 +60,10 @@ struct WeightSlot {
   // A linear; the embedding table; a norm weight or bias (rounded to fp16 as all parameters are, kept in fp32).
   std::variant<Matrix*, F16Matrix*, const float**> target;
   Role role = Role::linear;
-  bool quantized = false;  // whether its format is int8 or nf4
-  std::string tied_to;     // name of the tensor whose memory it shares (target is null), or empty
+  bool quantized = false;                  // whether its format is int8 or nf4
+  std::string tied_to;                     // name of the tensor whose memory it shares (target is null), or empty
+  std::vector<int64_t> stored_shape = {};  // in the checkpoint, where that is not [rows, cols]
+  float times = 1, plus = 0;               // of a vector: what is kept is value · times + plus
 };
 
 class Model {
@@ -50,11 +72,16 @@ class Model {
   virtual const Shape& shape() const = 0;
   // Every tensor, in the order of the forward pass. Targets have n, k and format set for the precision.
   virtual std::vector<WeightSlot> weights() = 0;
+  // How other libraries' files name its parts.
+  virtual std::vector<RenamedPrefix> other_prefixes() const { return {}; }
   // Host-made tables (RoPE) for at least that many positions; called before a step is recorded. Where more positions
   // are wanted than before they are made anew, and what was recorded with the old ones must not run again.
   virtual void make_tables(Backend& backend, int positions) = 0;
   virtual size_t table_bytes(int positions) const = 0;  // what make_tables books
 
+  // Of a model with an encoder: runs state.encoder.rows.count rows (and patches, of a picture) through it, into the
+  // cross-attention's cache or the first rows of state.x.
+  virtual void encode(Ops&, const State&) const {}
   // Runs state.rows.count tokens (token, position and sequence are set) through all layers into state.x and the cache.
   virtual void forward(Ops& ops, const State& state) const = 0;
   // Final norm and head for `count` rows of state.x from `first` on into state.logits.

@@ -34,6 +34,34 @@ constexpr Published kPublished[] = {
       "tie_word_embeddings": false, "rope_theta": 10000.0, "rope_scaling": null,
       "bos_token_id": 50256, "eos_token_id": 50256})",
      R"({"bos_token_id": 50256, "eos_token_id": 50256})"},
+    {"google/flan-t5-base", R"({
+      "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": true,
+      "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12, "num_decoder_layers": 12,
+      "vocab_size": 32128, "n_positions": 512, "feed_forward_proj": "gated-gelu", "layer_norm_epsilon": 1e-06,
+      "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "tie_word_embeddings": false,
+      "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0})",
+     R"({"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0})"},
+    {"google/paligemma-3b-pt-224", R"({
+      "architectures": ["PaliGemmaForConditionalGeneration"], "model_type": "paligemma", "torch_dtype": "float32",
+      "hidden_size": 2048, "projection_dim": 2048, "image_token_index": 257152, "vocab_size": 257152,
+      "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "ignore_index": -100,
+      "text_config": {"model_type": "gemma", "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18,
+                      "num_attention_heads": 8, "num_key_value_heads": 1, "num_image_tokens": 256, "vocab_size": 257216},
+      "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
+                        "num_hidden_layers": 27, "num_attention_heads": 16, "patch_size": 14, "num_image_tokens": 256,
+                        "projection_dim": 2048, "projector_hidden_act": "gelu_fast", "vision_use_head": false}})",
+     R"({"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0})"},
+    {"google/paligemma-3b-pt-448", R"({
+      "architectures": ["PaliGemmaForConditionalGeneration"], "model_type": "paligemma", "torch_dtype": "float32",
+      "hidden_size": 2048, "projection_dim": 2048, "image_token_index": 257152, "vocab_size": 257152,
+      "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "ignore_index": -100,
+      "text_config": {"model_type": "gemma", "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18,
+                      "num_attention_heads": 8, "num_key_value_heads": 1, "num_image_tokens": 1024, "vocab_size": 257216},
+      "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
+                        "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 448, "patch_size": 14,
+                        "num_image_tokens": 1024, "projection_dim": 2048, "projector_hidden_act": "gelu_fast",
+                        "vision_use_head": false}})",
+     R"({"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0})"},
 };
 
 }  // namespace

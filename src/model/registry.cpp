@@ -15,6 +15,8 @@ struct Family {
 constexpr Family kFamilies[] = {
     {"LlamaForCausalLM", "llama", make_llama},
     {"PhiForCausalLM", "phi", make_phi},
+    {"T5ForConditionalGeneration", "t5", make_t5},
+    {"PaliGemmaForConditionalGeneration", "paligemma", make_paligemma},
 };
 
 const Family& family_of(const ModelConfig& config) {
@@ -76,16 +78,44 @@ std::unique_ptr<Model> make_model(const ModelConfig& config, Precision precision
   return family.make(config, storage_for(config.where, precision, stored));
 }
 
-Tape decode_shapes(const Model& model, int sequences) {
-  const Shape& s = model.shape();
+namespace {
+
+// Views of nothing, of a call with so many rows.
+State shapes_of(const Shape& s, int rows) {
   const int q = s.heads * s.head_dim;
-  const auto tensor = [&](int cols) { return Tensor{nullptr, DType::f32, sequences, cols}; };
+  const auto tensor = [&](int cols) { return Tensor{nullptr, DType::f32, rows, cols}; };
   State state{
       .x = tensor(s.hidden), .q = tensor(q), .a = tensor(q), .h = tensor(s.intermediate), .logits = tensor(s.vocab)};
-  state.kv.assign(static_cast<size_t>(s.layers), {nullptr, nullptr, sequences, 0, s.kv_heads, s.head_dim});
-  state.rows.count = sequences;
+  const KvLayer kv{nullptr, nullptr, rows, 0, s.kv_heads, s.head_dim};
+  state.kv.assign(static_cast<size_t>(s.layers), kv);
+  state.rows.count = rows;
+  if (!s.encoder) return state;
+  const EncoderShape& e = *s.encoder;
+  EncoderState& encoder = state.encoder;
+  const int encoder_q = e.heads * e.head_dim;
+  encoder.x = tensor(e.hidden);
+  encoder.q = encoder.a = tensor(encoder_q);
+  encoder.h = tensor(e.intermediate);
+  if (e.picture) encoder.patches = tensor(e.picture->values());
+  encoder.kv = {nullptr, nullptr, rows, 0, e.heads, e.head_dim};
+  encoder.rows.count = rows;
+  if (s.has_cross_attention()) state.cross = state.kv;
+  return state;
+}
+
+}  // namespace
+
+Tape decode_shapes(const Model& model, int sequences, int encoder_positions) {
   TapeOps ops;
+  State state = shapes_of(model.shape(), sequences);
+  for (KvLayer& kv : state.cross) kv.positions = encoder_positions;
   model.decode(ops, state);
+  return ops.tape();
+}
+
+Tape encode_shapes(const Model& model, int rows) {
+  TapeOps ops;
+  if (model.shape().encoder) model.encode(ops, shapes_of(model.shape(), rows));
   return ops.tape();
 }
 

@@ -19,7 +19,10 @@ std::vector<std::string> architectures();
 std::unique_ptr<Model> make_model(const ModelConfig& config, Precision precision,
                                   Prequantized stored = Prequantized::none);
 
-// The decode step with null buffers: what Backend::plan wants before anything is loaded.
-Tape decode_shapes(const Model& model, int sequences = 1);
+// The decode step with null buffers: what Backend::plan wants before anything is loaded. encoder_positions: that a
+// cross-attention reads, for counting its bytes.
+Tape decode_shapes(const Model& model, int sequences = 1, int encoder_positions = 0);
+// Likewise what is called outside it: the encoder with so many rows. Empty of a model without one.
+Tape encode_shapes(const Model& model, int rows);
 
 }  // namespace quantbench

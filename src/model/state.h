@@ -12,13 +12,30 @@ struct StateShape {
   int logit_rows = 1;  // rows of logits kept at once
   int sequences = 1;
   int positions = 0;  // cache slots a sequence
+  // Of a model with an encoder:
+  int encoder_rows = 0;       // the most of one call of it
+  int encoder_positions = 0;  // of a sequence
+};
+
+// Of the stack beside the decoder (EncoderShape); its q, a and h are the decoder's memory, which waits for it.
+struct EncoderState {
+  Tensor x, q, a, h;           // fp32, of the encoder's own sizes, as State's
+  Tensor patches;              // fp32 [rows, picture values] where its input is a picture
+  KvLayer kv;                  // keys and values of the layer at work
+  Rows rows;                   // token: ids, or the numbers of patches
+  int32_t* lengths = nullptr;  // [rows] all rows of their sequence
 };
 
 struct State {
-  Tensor x, q, a, h;        // fp32 [rows, hidden], [rows, q_heads·head_dim] twice, [rows, intermediate]
-  Tensor logits;            // fp32 [logit_rows, vocab]
-  std::vector<KvLayer> kv;  // one a layer
-  Rows rows;                // capacity `rows`; count is set per call
+  Tensor x, q, a, h;                 // fp32 [rows, hidden], [rows, q_heads·head_dim] twice, [rows, intermediate]
+  Tensor logits;                     // fp32 [logit_rows, vocab]
+  std::vector<KvLayer> kv;           // one a layer
+  Rows rows;                         // capacity `rows`; count is set per call
+  const int32_t* lengths = nullptr;  // [rows] positions of its own cache that a row sees; null: those up to its own
+  EncoderState encoder;
+  int picture_rows = 0;        // the first of `rows` stand for outputs of the encoder, which leaves them in x
+  std::vector<KvLayer> cross;  // one a layer of a decoder that reads its encoder by cross-attention
+  const int32_t* cross_lengths = nullptr;  // [rows] positions of `cross` that a row sees
   Sampling sampling;
   int32_t* history = nullptr;  // [sequences, history_positions] the tokens made, at their positions; or null
   int history_positions = 0;

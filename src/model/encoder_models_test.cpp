@@ -1,0 +1,150 @@
+// What T5 and PaliGemma make of their configurations, beyond what the goldens of engine/ show.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "backend/backend.h"
+#include "core/error.h"
+#include "model/registry.h"
+
+namespace quantbench {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+std::string refusal(std::string_view id, const std::function<void(nlohmann::json&)>& edit) {
+  ModelConfig config = published_config(id);
+  edit(config.config);
+  try {
+    make_model(config, Precision::fp16);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::bad_model);
+    return error.what();
+  }
+  return "no error";
+}
+
+// Distances at which the bucket is another than one nearer to 0, and the bucket there.
+std::vector<std::pair<int, int>> steps(const DistanceBias& bias, int direction) {
+  std::vector<std::pair<int, int>> found;
+  int before = bias.bucket[bias.reach];
+  for (int d = 1; d <= bias.reach; ++d) {
+    const int bucket = bias.bucket[bias.reach + direction * d];
+    if (bucket != before) found.emplace_back(d, bucket);
+    before = bucket;
+  }
+  return found;
+}
+
+TEST(T5, BucketsBeginWhereTransformersHasThem) {
+  const auto backend = make_backend("reference", {});
+  const auto model = make_model(published_config("google/flan-t5-base"), Precision::fp16);
+  model->make_tables(*backend, 1);
+  const auto bias_of = [](const Tape& tape) {
+    for (const Op& op : tape) {
+      if (const auto* const attend = std::get_if<Attend>(&op)) return *attend->bias;
+    }
+    return DistanceBias{};
+  };
+  const Tape encode = encode_shapes(*model, 4), decode = decode_shapes(*model);
+  const DistanceBias encoder = bias_of(encode), decoder = bias_of(decode);
+  // transformers 5.17, T5Attention._relative_position_bucket with 32 buckets up to 128.
+  using Steps = std::vector<std::pair<int, int>>;
+  EXPECT_EQ(steps(encoder, -1), (Steps{{1, 1},
+                                       {2, 2},
+                                       {3, 3},
+                                       {4, 4},
+                                       {5, 5},
+                                       {6, 6},
+                                       {7, 7},
+                                       {8, 8},
+                                       {12, 9},
+                                       {16, 10},
+                                       {23, 11},
+                                       {32, 12},
+                                       {46, 13},
+                                       {64, 14},
+                                       {91, 15}}));
+  EXPECT_EQ(steps(encoder, 1), (Steps{{1, 17},
+                                      {2, 18},
+                                      {3, 19},
+                                      {4, 20},
+                                      {5, 21},
+                                      {6, 22},
+                                      {7, 23},
+                                      {8, 24},
+                                      {12, 25},
+                                      {16, 26},
+                                      {23, 27},
+                                      {32, 28},
+                                      {46, 29},
+                                      {64, 30},
+                                      {91, 31}}));
+  Steps expected;
+  for (int d = 1; d <= 16; ++d) expected.emplace_back(d, d);
+  const int later[] = {19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113};
+  for (int i = 0; i < 15; ++i) expected.emplace_back(later[i], 17 + i);
+  EXPECT_EQ(steps(decoder, -1), expected);
+  EXPECT_EQ(steps(decoder, 1), Steps{});  // what is to come has the bucket of the token itself
+}
+
+TEST(T5, KeepsWoInFp32InEveryPrecision) {
+  for (const Precision precision : {Precision::fp16, Precision::int8, Precision::nf4}) {
+    int kept = 0;
+    for (const WeightSlot& slot : make_model(published_config("google/flan-t5-base"), precision)->weights()) {
+      const auto* const matrix = std::get_if<Matrix*>(&slot.target);
+      if (!matrix || !slot.name.ends_with("DenseReluDense.wo.weight")) continue;
+      EXPECT_EQ(format_of(**matrix), Format::f32) << slot.name;
+      ++kept;
+    }
+    EXPECT_EQ(kept, 24);
+  }
+}
+
+TEST(T5, AHeadOfItsOwnIsToldByEitherKey) {
+  const auto names = [](const std::function<void(nlohmann::json&)>& edit) {
+    ModelConfig config = published_config("google/flan-t5-base");
+    edit(config.config);
+    return make_model(config, Precision::fp16)->shape().parameters;
+  };
+  const int64_t tied = 222'903'552, own = 247'577'856;  // transformers 5.17, on the meta device
+  EXPECT_EQ(names([](auto& c) { c.erase("tie_word_embeddings"); }), tied);
+  EXPECT_EQ(names([](auto& c) {
+              c["tie_word_embeddings"] = true;
+              c["scale_decoder_outputs"] = false;
+            }),
+            own);
+}
+
+TEST(T5, WhatIsNotBuiltIsRefusedByName) {
+  EXPECT_THAT(refusal("google/flan-t5-base", [](auto& c) { c["feed_forward_proj"] = "gated-silu"; }),
+              HasSubstr("'feed_forward_proj' is \"gated-silu\", which is not supported, only gated-gelu or relu is"));
+  EXPECT_THAT(refusal("google/flan-t5-base", [](auto& c) { c["relative_attention_num_buckets"] = 30; }),
+              HasSubstr("'relative_attention_num_buckets' is 30, expected a multiple of 4"));
+  EXPECT_THAT(refusal("google/flan-t5-base", [](auto& c) { c["d_kv"] = nullptr; }), HasSubstr("'d_kv' is missing"));
+}
+
+TEST(PaliGemma, WhatIsNotBuiltIsRefusedByName) {
+  constexpr const char* kId = "google/paligemma-3b-pt-224";
+  EXPECT_THAT(refusal(kId, [](auto& c) { c.erase("vision_config"); }), HasSubstr("'vision_config' is missing"));
+  EXPECT_THAT(refusal(kId, [](auto& c) { c["text_config"]["model_type"] = "gemma2"; }),
+              HasSubstr("'text_config': 'model_type' is \"gemma2\", which is not supported, only gemma"));
+  EXPECT_THAT(refusal(kId, [](auto& c) { c["vision_config"]["vision_use_head"] = true; }), HasSubstr("pooling head"));
+  EXPECT_THAT(refusal(kId, [](auto& c) { c["vision_config"]["num_attention_heads"] = 7; }),
+              HasSubstr("a divisor of hidden_size, 1152"));
+  EXPECT_THAT(refusal(kId, [](auto& c) { c["image_token_index"] = 257216; }), HasSubstr("'image_token_index'"));
+}
+
+TEST(PaliGemma, KnowsItsPicture) {
+  const auto model = make_model(published_config("google/paligemma-3b-pt-448"), Precision::fp16);
+  const Picture& picture = *model->shape().encoder->picture;
+  EXPECT_EQ(picture.tokens(), 1024);
+  EXPECT_EQ(picture.values(), 588);
+  EXPECT_EQ(picture.token, 257152);
+  EXPECT_EQ(model->shape().encoder->head_dim, 72);
+}
+
+}  // namespace
+}  // namespace quantbench
