@@ -30,36 +30,64 @@ struct RowsAt {
   static size_t bytes(int count) { return static_cast<size_t>(count) * sizeof(int32_t); }
 };
 
+// Of a model without an encoder all of its sizes are 0.
+EncoderShape encoder_of(const Shape& shape) { return shape.encoder.value_or(EncoderShape{}); }
+
+// Of keys or values of one layer.
+size_t cache_bytes(int sequences, int positions, int heads, int head_dim) {
+  return static_cast<size_t>(sequences) * static_cast<size_t>(positions) * static_cast<size_t>(heads) *
+         static_cast<size_t>(head_dim) * sizeof(f16);
+}
+
 struct ActivationLayout {
   Layout all;
+  // The encoder is done with its q, a and h before the decoder writes to them.
   size_t x, q, a, h, logits, history, stops, done;
   RowsAt prefill, decode;
+  size_t lengths, cross_lengths, encoder_x, patches, encoder_k, encoder_v, encoder_lengths;
+  RowsAt encoder;
 
   ActivationLayout(const Shape& shape, const StateShape& run)
+      : ActivationLayout(shape, run, encoder_of(shape), run.encoder_rows) {}
+
+ private:
+  ActivationLayout(const Shape& shape, const StateShape& run, const EncoderShape& e, int rows)
       : x(all.take(floats(run.rows, shape.hidden))),
-        q(all.take(floats(run.rows, shape.heads * shape.head_dim))),
-        a(all.take(floats(run.rows, shape.heads * shape.head_dim))),
-        h(all.take(floats(run.rows, shape.intermediate))),
+        q(all.take(std::max(floats(run.rows, shape.heads * shape.head_dim), floats(rows, e.heads * e.head_dim)))),
+        a(all.take(std::max(floats(run.rows, shape.heads * shape.head_dim), floats(rows, e.heads * e.head_dim)))),
+        h(all.take(std::max(floats(run.rows, shape.intermediate), floats(rows, e.intermediate)))),
         logits(all.take(floats(run.logit_rows, shape.vocab))),
         history(all.take(floats(run.sequences, run.positions))),
         stops(all.take(floats(1, 1 + static_cast<int>(RunBuffers::kMostStops)))),
         done(all.take(floats(1, run.sequences))),
         prefill(all, run.rows),
-        decode(all, run.sequences) {}
+        decode(all, run.sequences),
+        lengths(all.take(shape.has_picture() ? floats(run.rows, 1) : 0)),
+        cross_lengths(all.take(shape.has_cross_attention() ? floats(run.rows, 1) : 0)),
+        encoder_x(all.take(floats(rows, e.hidden))),
+        patches(all.take(e.picture ? floats(rows, e.picture->values()) : 0)),
+        encoder_k(all.take(cache_bytes(run.sequences, run.encoder_positions, e.heads, e.head_dim))),
+        encoder_v(all.take(cache_bytes(run.sequences, run.encoder_positions, e.heads, e.head_dim))),
+        encoder_lengths(all.take(floats(rows, 1))),
+        encoder(all, rows) {}
   static size_t floats(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols) * 4; }
 };
 
 struct KvLayout {
   Layout all;
-  std::vector<size_t> k, v;  // one a layer
+  std::vector<size_t> k, v;              // one a layer
+  std::vector<size_t> cross_k, cross_v;  // likewise, where there is a cross-attention
 
   KvLayout(const Shape& shape, const StateShape& run) {
-    const size_t bytes = static_cast<size_t>(run.sequences) * static_cast<size_t>(run.positions) *
-                         static_cast<size_t>(shape.kv_heads) * static_cast<size_t>(shape.head_dim) * sizeof(f16);
-    for (int i = 0; i < shape.layers; ++i) {
-      k.push_back(all.take(bytes));
-      v.push_back(all.take(bytes));
-    }
+    const auto take = [&](int positions, std::vector<size_t>* keys, std::vector<size_t>* values) {
+      const size_t bytes = cache_bytes(run.sequences, positions, shape.kv_heads, shape.head_dim);
+      for (int i = 0; i < shape.layers; ++i) {
+        keys->push_back(all.take(bytes));
+        values->push_back(all.take(bytes));
+      }
+    };
+    take(run.positions, &k, &v);
+    if (shape.has_cross_attention()) take(run.encoder_positions, &cross_k, &cross_v);
   }
 };
 
@@ -83,9 +111,29 @@ RunBuffers::RunBuffers(Backend& backend, const Shape& shape, const StateShape& r
   prefill.a = tensor(at.a, run.rows, shape.heads * shape.head_dim);
   prefill.h = tensor(at.h, run.rows, shape.intermediate);
   prefill.logits = tensor(at.logits, run.logit_rows, shape.vocab);
+  const auto halves = [](std::byte* start) { return reinterpret_cast<f16*>(start); };
   for (size_t i = 0; i < kv_at.k.size(); ++i) {
-    prefill.kv.push_back({reinterpret_cast<f16*>(kv_base + kv_at.k[i]), reinterpret_cast<f16*>(kv_base + kv_at.v[i]),
-                          run.sequences, run.positions, shape.kv_heads, shape.head_dim});
+    prefill.kv.push_back({halves(kv_base + kv_at.k[i]), halves(kv_base + kv_at.v[i]), run.sequences, run.positions,
+                          shape.kv_heads, shape.head_dim});
+  }
+  for (size_t i = 0; i < kv_at.cross_k.size(); ++i) {
+    prefill.cross.push_back({halves(kv_base + kv_at.cross_k[i]), halves(kv_base + kv_at.cross_v[i]), run.sequences,
+                             run.encoder_positions, shape.kv_heads, shape.head_dim});
+  }
+  if (shape.has_picture()) prefill.lengths = ints(at.lengths);
+  if (shape.has_cross_attention()) prefill.cross_lengths = ints(at.cross_lengths);
+  if (shape.encoder) {
+    const EncoderShape& e = *shape.encoder;
+    const int count = run.encoder_rows, width = e.heads * e.head_dim;
+    prefill.encoder = {.x = tensor(at.encoder_x, count, e.hidden),
+                       .q = tensor(at.q, count, width),
+                       .a = tensor(at.a, count, width),
+                       .h = tensor(at.h, count, e.intermediate),
+                       .kv = {halves(base + at.encoder_k), halves(base + at.encoder_v), run.sequences,
+                              run.encoder_positions, e.heads, e.head_dim},
+                       .rows = rows(at.encoder, count),
+                       .lengths = ints(at.encoder_lengths)};
+    if (e.picture) prefill.encoder.patches = tensor(at.patches, count, e.picture->values());
   }
   prefill.rows = rows(at.prefill, run.rows);
   prefill.history = ints(at.history);
@@ -94,6 +142,17 @@ RunBuffers::RunBuffers(Backend& backend, const Shape& shape, const StateShape& r
   prefill.done = ints(at.done);
   decode = prefill.first(run.sequences);
   decode.rows = rows(at.decode, run.sequences);
+  decode.lengths = nullptr;  // a step sees all that is before it
+}
+
+void RunBuffers::upload_encoder_rows(std::span<const int32_t> token, std::span<const int32_t> position,
+                                     std::span<const int32_t> sequence, std::span<const int32_t> length) {
+  upload_rows(prefill.encoder.rows, token, position, sequence);
+  put(prefill.encoder.lengths, length);
+}
+
+void RunBuffers::upload_patches(std::span<const float> values) {
+  put(prefill.encoder.patches.data, values.data(), values.size_bytes());
 }
 
 void RunBuffers::upload_rows(const Rows& rows, std::span<const int32_t> token, std::span<const int32_t> position,
@@ -111,10 +170,9 @@ void RunBuffers::upload_stops(std::span<const int32_t> ids) {
   put(decode.done, std::vector<int32_t>(static_cast<size_t>(decode.rows.count)));
 }
 
-void RunBuffers::put(const int32_t* to, std::span<const int32_t> from) {
+void RunBuffers::put(const void* to, const void* from, size_t bytes) {
   const auto* const base = static_cast<const std::byte*>(activations_->data());
-  const auto offset = static_cast<size_t>(reinterpret_cast<const std::byte*>(to) - base);
-  backend_.upload(*activations_, offset, from.data(), from.size_bytes());
+  backend_.upload(*activations_, static_cast<size_t>(static_cast<const std::byte*>(to) - base), from, bytes);
 }
 
 MemoryUse predict_memory(const Plan& plan, const Model& model, const StateShape& run) {

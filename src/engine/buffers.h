@@ -17,6 +17,11 @@ class RunBuffers {
   State prefill;  // rows.count is set per call
   State decode;   // rows.count == sequences
 
+  // Rows of the encoder, with how many of their sequence each sees.
+  void upload_encoder_rows(std::span<const int32_t> token, std::span<const int32_t> position,
+                           std::span<const int32_t> sequence, std::span<const int32_t> length);
+  void upload_patches(std::span<const float> values);  // of the rows above, where they are a picture's
+  void upload_lengths(const int32_t* to, std::span<const int32_t> lengths) { put(to, lengths); }
   void upload_rows(const Rows& rows, std::span<const int32_t> token, std::span<const int32_t> position,
                    std::span<const int32_t> sequence);
   // The ids that end a sequence, of which the device is told the first kMostStops; and no sequence is done.
@@ -24,7 +29,8 @@ class RunBuffers {
   static constexpr size_t kMostStops = 63;
 
  private:
-  void put(const int32_t* to, std::span<const int32_t> from);
+  void put(const void* to, const void* from, size_t bytes);
+  void put(const int32_t* to, std::span<const int32_t> from) { put(to, from.data(), from.size_bytes()); }
 
   Backend& backend_;
   std::unique_ptr<Buffer> activations_, kv_cache_;

@@ -18,7 +18,11 @@ class Shapes {
     add(o.x.rows, o.kv.heads, o.kv.head_dim, o.rope ? o.rope->dims : 0);
     add(o.norm), add(o.wq), add(o.wk), add(o.wv);
   }
-  void operator()(const Attend& o) { add(o.q.rows, o.q.cols, o.kv.heads, o.kv.head_dim); }
+  void operator()(const StoreKv& o) {
+    add(o.x.rows, o.kv.heads, o.kv.head_dim);
+    add(o.norm), add(o.wk), add(o.wv);
+  }
+  void operator()(const Attend& o) { add(o.q.rows, o.q.cols, o.kv.heads, o.kv.head_dim, o.bias ? o.bias->reach : -1); }
   void operator()(const AddLinear& o) { add(o.x.rows), add(o.w); }
   void operator()(const GatedUp& o) { add(o.x.rows, o.act), add(o.norm), add(o.gate), add(o.up); }
   void operator()(const Project& o) { add(o.x.rows, o.act), add(o.norm), add(o.w); }

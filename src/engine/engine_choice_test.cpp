@@ -211,8 +211,9 @@ class TwoEngines final : public ForwardingBackend {
     device_.gpu = {.uuid = "GPU-fake", .driver = "580.1"};
   }
   const DeviceInfo& device() const override { return device_; }
-  Plan plan(const Tape& step, int max_rows) override {
-    Plan plan = inner_->plan(step, max_rows);
+  using ForwardingBackend::plan;
+  Plan plan(const Tape& step, int max_rows, const Tape& before) override {
+    Plan plan = inner_->plan(step, max_rows, before);
     plan.engines = {{"graph"}, {"persistent", kOwnBytes}};
     plan.predicted[Use::workspace] += kOwnBytes;
     return plan;

@@ -6,11 +6,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "backend/host_memory.h"
 #include "backend/test_backends.h"
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/safetensors.h"
 #include "engine/session.h"
+#include "engine/test_goldens.h"
 #include "model/loader.h"
 #include "model/registry.h"
 
@@ -18,85 +17,13 @@ namespace quantbench {
 namespace {
 
 constexpr int kSequences = 2, kTokens = 56, kVocab = 256;
-const std::string kModels = std::string(QB_SOURCE_DIR) + "/testdata/models/";
-
-// How near is near enough.
-struct Limits {
-  double error_ratio = 2;  // ours to Hugging Face's, both against the fp32 reference; max and RMS
-  double kl = 1e-3;        // mean, from Hugging Face's distribution to ours
-  double top1 = 0.995;     // where Hugging Face's best leads by more than the noise
-};
-Limits limits_of(const std::string& mode) { return mode == "fp16" ? Limits{2, 1e-4, 1.0} : Limits{}; }
-
-Precision precision_of(const std::string& mode) {
-  return mode == "fp16" ? Precision::fp16 : mode == "int8" ? Precision::int8 : Precision::nf4;
-}
-
-struct Golden {
-  SafetensorsFile file;
-  explicit Golden(const std::string& model) : file(SafetensorsFile::open(kModels + model + ".golden.safetensors")) {}
-
-  template <typename T>
-  std::vector<T> read(const std::string& name) const {
-    const SafetensorsTensor& tensor = file.header().tensors.at(name);
-    std::vector<T> out(static_cast<size_t>(tensor.bytes) / sizeof(T));
-    file.read(tensor, 0, std::as_writable_bytes(std::span(out)));
-    return out;
-  }
-  std::vector<float> read_f16(const std::string& name) const {
-    const auto half = read<f16>(name);
-    std::vector<float> out(half.size());
-    std::transform(half.begin(), half.end(), out.begin(), [](f16 h) { return to_float(h); });
-    return out;
-  }
-};
-
-struct Figures {
-  double max_ratio = 0, rms_ratio = 0, kl = 0, top1 = 1;
-  int compared = 0;  // positions that entered top1
-};
-
-Figures compare(const std::vector<float>& ours, const std::vector<float>& hf, const std::vector<float>& reference) {
-  double max_ours = 0, max_hf = 0, sum_ours = 0, sum_hf = 0;
-  for (size_t i = 0; i < ours.size(); ++i) {
-    const double a = double{ours[i]} - reference[i], b = double{hf[i]} - reference[i];
-    max_ours = std::max(max_ours, std::abs(a)), max_hf = std::max(max_hf, std::abs(b));
-    sum_ours += a * a, sum_hf += b * b;
-  }
-  Figures f{max_ours / max_hf, std::sqrt(sum_ours / sum_hf)};
-  // Both sides may be off by Hugging Face's largest error, so only gaps beyond twice it decide.
-  const double noise = 2 * max_hf;
-  int agree = 0;
-  for (size_t at = 0; at < ours.size(); at += kVocab) {
-    const auto softmax_log = [at](const std::vector<float>& logits) {
-      const double most = *std::max_element(&logits[at], &logits[at] + kVocab);
-      double sum = 0;
-      for (int i = 0; i < kVocab; ++i) sum += std::exp(logits[at + i] - most);
-      return most + std::log(sum);
-    };
-    const double log_p = softmax_log(hf), log_q = softmax_log(ours);
-    for (int i = 0; i < kVocab; ++i) {
-      const double p = hf[at + i] - log_p, q = ours[at + i] - log_q;
-      f.kl += std::exp(p) * (p - q);
-    }
-    std::vector<float> sorted(&hf[at], &hf[at] + kVocab);
-    std::partial_sort(sorted.begin(), sorted.begin() + 2, sorted.end(), std::greater<>());
-    if (sorted[0] - sorted[1] <= noise) continue;
-    ++f.compared;
-    agree += std::max_element(&ours[at], &ours[at] + kVocab) - &ours[at] ==
-             std::max_element(&hf[at], &hf[at] + kVocab) - &hf[at];
-  }
-  f.kl /= static_cast<double>(ours.size() / kVocab);
-  if (f.compared > 0) f.top1 = static_cast<double>(agree) / f.compared;
-  return f;
-}
 
 // Changes config.json before the model is made.
 using ConfigEdit = std::function<void(nlohmann::json&)>;
 
 std::vector<float> run_model(Backend& backend, const std::string& folder, Precision precision,
                              const std::vector<int32_t>& ids, bool step_by_step, const ConfigEdit& edit) {
-  const auto checkpoint = Checkpoint::open(kModels + folder);
+  const auto checkpoint = Checkpoint::open(kGoldenModels + folder);
   ModelConfig config = config_of(*checkpoint);
   if (edit) edit(config.config);
   const auto model = make_model(config, precision, checkpoint->prequantized());
@@ -142,12 +69,7 @@ Figures figures_of(Backend& backend, const Case& c, const ConfigEdit& edit = {})
   const auto ids = golden.read<int32_t>("ids");
   const auto reference = golden.read<float>("ref." + c.mode);
   const auto hf = golden.read_f16("hf." + c.mode + (c.step_by_step ? ".steps" : ".full"));
-  return compare(run_model(backend, c.folder, precision_of(c.mode), ids, c.step_by_step, edit), hf, reference);
-}
-
-bool meets(const Figures& f, const Limits& limits) {
-  return f.max_ratio <= limits.error_ratio && f.rms_ratio <= limits.error_ratio && f.kl <= limits.kl &&
-         f.top1 >= limits.top1;
+  return compare(run_model(backend, c.folder, precision_of(c.mode), ids, c.step_by_step, edit), hf, reference, kVocab);
 }
 
 class Goldens : public testing::TestWithParam<Case> {};
@@ -185,36 +107,6 @@ TEST(CudaBackend, RunsHere) {
 }
 
 // --- the goldens can fail: each of these mistakes breaks at least one limit --------------------------------------
-
-// Runs a backend's ops with a mistake in between.
-class MistakenBackend : public Backend, protected Ops {
- public:
-  const DeviceInfo& device() const override { return true_->device(); }
-  ThreadPool& host_pool() override { return true_->host_pool(); }
-  Plan plan(const Tape& step, int max_rows) override { return true_->plan(step, max_rows); }
-  Matrix pack(const HostMatrix& m, Role role, const Plan& plan) override { return true_->pack(m, role, plan); }
-  std::unique_ptr<Buffer> allocate(Use use, size_t bytes) override { return true_->allocate(use, bytes); }
-  void upload(Buffer& to, size_t at, const void* from, size_t n) override { true_->upload(to, at, from, n); }
-  void download(void* to, const void* from, size_t bytes) override { true_->download(to, from, bytes); }
-  Ops& ops() override { return *this; }
-  std::unique_ptr<Program> record(const Plan& plan) override { return replay(plan, *this); }
-  void synchronize() override { true_->synchronize(); }
-  MemoryUse memory() const override { return true_->memory(); }
-  std::unique_ptr<ReadProbe> read_probe(size_t) override { return nullptr; }
-
- protected:
-  void embed(const Embed& op) override { right().embed(op); }
-  void qkv(const Qkv& op) override { right().qkv(op); }
-  void attend(const Attend& op) override { right().attend(op); }
-  void add_linear(const AddLinear& op) override { right().add_linear(op); }
-  void gated_up(const GatedUp& op) override { right().gated_up(op); }
-  void project(const Project& op) override { right().project(op); }
-  void next_token(const NextToken& op) override { right().next_token(op); }
-  Ops& right() { return true_->ops(); }
-
- private:
-  std::unique_ptr<Backend> true_ = make_backend("reference", {});
-};
 
 Linear without_bias(const Linear& l) { return {l.weight, nullptr, false}; }
 

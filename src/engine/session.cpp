@@ -30,10 +30,21 @@ StateShape session_shape(int sequences, int context, int prompt, int new_tokens)
           .positions = context + prompt + new_tokens};
 }
 
+StateShape session_shape(const Shape& model, int sequences, int context, int prompt, int new_tokens) {
+  if (!model.encoder) return session_shape(sequences, context, prompt, new_tokens);
+  const int length = model.has_picture() ? model.encoder->picture->tokens() : prompt;
+  const int together = std::clamp(kPromptRows / std::max(prompt, 1), 1, sequences);
+  StateShape shape = session_shape(sequences, context, model.has_picture() ? prompt : 1, new_tokens);
+  shape.encoder_rows = together * length;
+  shape.encoder_positions = length;
+  return shape;
+}
+
 struct Session::Parts {
   // Tokens of some sequences that one call of forward takes.
   struct Piece {
     int first_sequence, sequences, first_token, tokens;
+    int lead = 0;  // the first tokens of each stand for a picture; their rows come before all others
     int rows() const { return sequences * tokens; }
     struct Place {
       size_t sequence, token;  // counted from the first of each
@@ -41,8 +52,11 @@ struct Session::Parts {
     // All but the last of each sequence in their order, so that rows with the same keys lie together; then the last of
     // each, so that the head takes those alone.
     Place place_of(size_t row) const {
-      const size_t each = static_cast<size_t>(tokens) - 1, others = static_cast<size_t>(sequences) * each;
-      return row < others ? Place{row / each, row % each} : Place{row - others, each};
+      const size_t of_picture = static_cast<size_t>(lead), count = static_cast<size_t>(sequences),
+                   last = static_cast<size_t>(tokens) - 1, each = last - of_picture;
+      if (row < count * of_picture) return {row / of_picture, row % of_picture};
+      row -= count * of_picture;
+      return row < count * each ? Place{row / each, of_picture + row % each} : Place{row - count * each, last};
     }
   };
 
@@ -51,6 +65,7 @@ struct Session::Parts {
   StateShape shape;
   RunBuffers buffers;
   std::vector<int32_t> token, position, sequence;  // of each row of a call, on their way to the device
+  std::vector<int32_t> sees;                       // likewise, of models with an encoder: positions that it sees
   std::vector<float> looked_at;                    // logits on the host, [sequences, vocab]
   std::vector<int32_t> history;                    // on the host, [sequences, positions]
   std::string engine;                              // empty: the first of the plan's
@@ -65,9 +80,10 @@ struct Session::Parts {
         model(m),
         shape(s),
         buffers(b, m.shape(), s),
-        token(static_cast<size_t>(s.rows)),
+        token(static_cast<size_t>(std::max(s.rows, s.encoder_rows))),
         position(token.size()),
         sequence(token.size()),
+        sees(token.size()),
         looked_at(static_cast<size_t>(s.sequences) * static_cast<size_t>(m.shape().vocab)),
         history(static_cast<size_t>(s.sequences) * static_cast<size_t>(s.positions)),
         engine(of_engine) {
@@ -81,7 +97,9 @@ struct Session::Parts {
     buffers.decode.sampling = sampling;
     TapeOps tape;
     model.decode(tape, buffers.decode);
-    Plan plan = backend.plan(tape.tape(), shape.rows);
+    TapeOps before;
+    if (model.shape().encoder) model.encode(before, buffers.prefill);
+    Plan plan = backend.plan(tape.tape(), shape.rows, before.tape());
     if (!engine.empty()) plan.keep(engine);
     return plan;
   }
@@ -115,13 +133,77 @@ struct Session::Parts {
     }
     return static_cast<int>(count);
   }
-  int prompt_length(std::span<const int32_t> ids, int new_tokens) const {
-    return length_of(ids, "prompt", std::min(shape.rows, shape.positions - context_tokens - new_tokens), new_tokens);
+  int prompt_length(const Prompt& prompt, int new_tokens) const {
+    if (model.shape().has_cross_attention())
+      return length_of(prompt.ids, "prompt", shape.encoder_positions, new_tokens);
+    const int length = length_of(prompt.ids, "prompt",
+                                 std::min(shape.rows, shape.positions - context_tokens - new_tokens), new_tokens);
+    if (model.shape().has_picture()) check_pictures(prompt, length);
+    return length;
+  }
+  void check_pictures(const Prompt& prompt, int length) const {
+    const Picture& picture = *model.shape().encoder->picture;
+    const auto sequences = static_cast<size_t>(shape.sequences), tokens = static_cast<size_t>(length),
+               patches = static_cast<size_t>(picture.tokens());
+    for (size_t s = 0; s < sequences; ++s) {
+      const auto ids = prompt.ids.subspan(s * tokens, tokens);
+      const auto found = static_cast<size_t>(std::count(ids.begin(), ids.end(), picture.token));
+      const auto text = std::find_if(ids.begin(), ids.end(), [&](int32_t id) { return id != picture.token; });
+      if (found == patches && static_cast<size_t>(text - ids.begin()) == patches && tokens > patches) continue;
+      fail(ErrorKind::usage,
+           "the prompt has {} tokens of a picture (id {}), {} of them before its text of {}; expected {} before a text "
+           "of "
+           "at least one token, one for each patch of a picture of {} x {} pixels",
+           found, picture.token, text - ids.begin(), tokens - found, patches, picture.size, picture.size);
+    }
+    const size_t values = sequences * patches * static_cast<size_t>(picture.values());
+    if (prompt.pictures.size() == values) return;
+    fail(ErrorKind::usage,
+         "the prompt's pictures have {} values, expected {} ({} of {} x {} pixels); give one picture a "
+         "sequence",
+         prompt.pictures.size(), values, sequences, picture.size, picture.size);
   }
 
-  // The piece's part of ids [sequences, length], of which the first stand at position `start`; leaves the stream in
-  // buffers.prefill.x.
-  State forward(std::span<const int32_t> ids, int length, const Piece& piece, int start) {
+  // Runs the encoder for some sequences; buffers.prefill.x then holds their pictures' rows, or their caches what
+  // cross-attention reads.
+  void encode(const Prompt& prompt, int tokens, int first_sequence, int sequences) {
+    const EncoderShape& encoder = *model.shape().encoder;
+    const int each = encoder.picture ? encoder.picture->tokens() : tokens;
+    const size_t rows = static_cast<size_t>(sequences) * static_cast<size_t>(each);
+    for (size_t row = 0; row < rows; ++row) {
+      const size_t s = static_cast<size_t>(first_sequence) + row / static_cast<size_t>(each),
+                   t = row % static_cast<size_t>(each);
+      sequence[row] = static_cast<int32_t>(s);
+      position[row] = static_cast<int32_t>(t);
+      token[row] = encoder.picture ? static_cast<int32_t>(t) : prompt.ids[s * static_cast<size_t>(tokens) + t];
+      sees[row] = each;
+    }
+    buffers.upload_encoder_rows({token.data(), rows}, {position.data(), rows}, {sequence.data(), rows},
+                                {sees.data(), rows});
+    if (encoder.picture) {
+      const size_t values = static_cast<size_t>(each) * static_cast<size_t>(encoder.picture->values());
+      buffers.upload_patches(prompt.pictures.subspan(static_cast<size_t>(first_sequence) * values,
+                                                     static_cast<size_t>(sequences) * values));
+    }
+    State state = buffers.prefill;
+    EncoderState& e = state.encoder;
+    for (Tensor* t : {&e.x, &e.q, &e.a, &e.h, &e.patches}) *t = t->slice(0, static_cast<int>(rows));
+    e.rows.count = static_cast<int>(rows);
+    model.encode(backend.ops(), state);
+  }
+  // Of a model with cross-attention: all prompts, and how far the rows of later calls of the decoder see into them.
+  void encode_all(const Prompt& prompt, int tokens, int decoder_rows) {
+    const int together = std::clamp(shape.encoder_rows / tokens, 1, shape.sequences);
+    for (int first = 0; first < shape.sequences; first += together) {
+      encode(prompt, tokens, first, std::min(together, shape.sequences - first));
+    }
+    std::fill_n(sees.begin(), decoder_rows, tokens);
+    buffers.upload_lengths(buffers.prefill.cross_lengths, {sees.data(), static_cast<size_t>(decoder_rows)});
+  }
+
+  // The piece's part of ids [sequences, tokens], of which the first stand at position `start`; leaves the stream in
+  // buffers.prefill.x. prompt_tokens: of a prompt with a picture.
+  State forward(std::span<const int32_t> ids, int tokens, const Piece& piece, int start, int prompt_tokens = 0) {
     const size_t rows = static_cast<size_t>(piece.rows()), first_sequence = static_cast<size_t>(piece.first_sequence),
                  first_token = static_cast<size_t>(piece.first_token);
     for (size_t row = 0; row < rows; ++row) {
@@ -129,22 +211,39 @@ struct Session::Parts {
       const size_t s = first_sequence + place.sequence, t = first_token + place.token;
       sequence[row] = static_cast<int32_t>(s);
       position[row] = start + static_cast<int32_t>(t);
-      token[row] = ids[s * static_cast<size_t>(length) + t];
+      token[row] = ids[s * static_cast<size_t>(tokens) + t];
     }
     buffers.upload_rows(buffers.prefill.rows, {token.data(), rows}, {position.data(), rows}, {sequence.data(), rows});
     State state = buffers.prefill.first(piece.rows());
+    state.picture_rows = piece.sequences * piece.lead;
+    if (state.lengths) {
+      // A prompt sees all of itself, what follows it all before.
+      const auto seen = static_cast<int32_t>(prompt_tokens);
+      for (size_t row = 0; row < rows; ++row) sees[row] = std::max(seen, position[row] + 1);
+      buffers.upload_lengths(state.lengths, {sees.data(), rows});
+    }
     model.forward(backend.ops(), state);
     return state;
   }
 
-  // ids [sequences, length] behind the context, as many whole sequences a call as there are rows for.
+  // ids [sequences, tokens] behind the context, as many whole sequences a call as there are rows for.
   // after(state, piece): takes what it needs of the call's stream before the next call.
   template <typename After>
-  void forward_all(std::span<const int32_t> ids, int length, const After& after) {
-    const int together = std::min(shape.rows / length, shape.sequences);
+  void forward_all(std::span<const int32_t> ids, int tokens, const After& after) {
+    forward_all(Prompt(ids), tokens, after, [] {});
+  }
+  // Likewise; behind_picture is called when the pictures of a call are done.
+  template <typename After, typename BehindPicture>
+  void forward_all(const Prompt& prompt, int tokens, const After& after, const BehindPicture& behind_picture) {
+    const int lead = model.shape().has_picture() ? model.shape().encoder->picture->tokens() : 0;
+    const int together = std::min(shape.rows / tokens, shape.sequences);
     for (int first = 0; first < shape.sequences; first += together) {
-      const Piece piece{first, std::min(together, shape.sequences - first), 0, length};
-      after(forward(ids, length, piece, context_tokens), piece);
+      const Piece piece{first, std::min(together, shape.sequences - first), 0, tokens, lead};
+      if (lead > 0) {
+        encode(prompt, tokens, first, piece.sequences);
+        behind_picture();
+      }
+      after(forward(prompt.ids, tokens, piece, context_tokens, tokens), piece);
     }
   }
 
@@ -183,6 +282,13 @@ Session::Session(Backend& backend, Model& model, const StateShape& shape, std::s
          "context, prompt and all new tokens but the last make {} positions, the model was made for at most {} "
          "(max_position_embeddings); shorten the prompt or ask for fewer new tokens",
          fed, model.shape().max_positions);
+  }
+  const std::optional<EncoderShape>& encoder = model.shape().encoder;
+  if (encoder && !encoder->picture && shape.encoder_positions > encoder->max_tokens) {
+    fail(ErrorKind::usage,
+         "the prompt has {} tokens, the encoder of this {} model was made for at most {} (n_positions); shorten the "
+         "prompt",
+         shape.encoder_positions, model.shape().architecture, encoder->max_tokens);
   }
   parts_ = std::make_unique<Parts>(backend, model, shape, engine);
 }
@@ -224,6 +330,10 @@ void Session::fill_context(std::span<const int32_t> ids) {
   Parts& p = *parts_;
   p.context_tokens = 0;
   if (ids.empty()) return;
+  if (p.model.shape().encoder) {
+    fail(ErrorKind::usage, "a context before the prompt is nothing that {} knows; begin at the prompt",
+         p.model.shape().architecture);
+  }
   const int length = p.length_of(ids, "context", p.shape.positions, 0), at_once = std::min(kContextRows, p.shape.rows);
   for (int s = 0; s < p.shape.sequences; ++s) {
     for (int first = 0; first < length; first += at_once) {
@@ -234,12 +344,12 @@ void Session::fill_context(std::span<const int32_t> ids) {
   p.context_tokens = length;
 }
 
-Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& options) {
+Run Session::generate(const Prompt& prompt, const GenerateOptions& options) {
   Parts& p = *parts_;
   if (options.max_new_tokens < 1) {
     fail(ErrorKind::usage, "{} new tokens were asked for, expected at least 1", options.max_new_tokens);
   }
-  const int length = p.prompt_length(ids, options.max_new_tokens);
+  const int length = p.prompt_length(prompt, options.max_new_tokens);
   const bool is_watched = options.on_token || !options.stop_at.empty();
   assert(!is_watched || p.shape.sequences == 1);
   const Sampling& sampling = options.sampling;
@@ -258,16 +368,37 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
   int64_t zero_ns = os::steady_now_ns();
   const auto now_ns = [&zero_ns] { return os::steady_now_ns() - zero_ns; };
   const State& decode = p.buffers.decode;
-  const int first_position = p.context_tokens + length;   // of the new tokens
-  p.place(first_position - 1, [](size_t) { return 0; });  // the ids come out of the prefill
-  p.forward_all(ids, length, [&](State prompt, const Parts::Piece& piece) {
-    prompt.logits = decode.logits.slice(piece.first_sequence, piece.sequences);
-    p.model.head(p.backend.ops(), prompt, piece.rows() - piece.sequences, piece.sequences);
-  });
-  p.backend.ops().next_token(decode.next_token(decode.logits.slice(0, run.sequences)));
-  p.backend.synchronize();
-  int64_t last_ns = now_ns();
-  run.spans.push_back({Phase::prefill, Clock::host, 0, last_ns});
+  int64_t last_ns = 0;
+  const auto end_phase = [&](Phase phase) {
+    p.backend.synchronize();
+    const int64_t end_ns = now_ns();
+    run.spans.push_back({phase, Clock::host, last_ns, end_ns});
+    last_ns = end_ns;
+  };
+  const bool has_cross = p.model.shape().has_cross_attention();
+  const int first_position = p.context_tokens + (has_cross ? 1 : length);  // of the new tokens
+  if (has_cross) {
+    p.encode_all(prompt, length, run.sequences);
+    end_phase(Phase::encode);
+    p.place(0, [&](size_t) { return p.model.shape().decoder_start; });
+    p.step->run();
+  } else {
+    p.place(first_position - 1, [](size_t) { return 0; });  // the ids come out of the prefill
+    int calls = 0;
+    const auto behind_picture = [&] {
+      if (calls++ > 0) end_phase(Phase::prefill);
+      end_phase(Phase::vision);
+    };
+    p.forward_all(
+        prompt, length,
+        [&](State state, const Parts::Piece& piece) {
+          state.logits = decode.logits.slice(piece.first_sequence, piece.sequences);
+          p.model.head(p.backend.ops(), state, piece.rows() - piece.sequences, piece.sequences);
+        },
+        behind_picture);
+    p.backend.ops().next_token(decode.next_token(decode.logits.slice(0, run.sequences)));
+  }
+  end_phase(Phase::prefill);
 
   const int64_t before_look_ns = now_ns();
   run.finite = p.logits_are_finite();
@@ -320,7 +451,7 @@ Run Session::generate(std::span<const int32_t> ids, const GenerateOptions& optio
 
 std::vector<float> Session::logits(std::span<const int32_t> ids, bool step_by_step) {
   Parts& p = *parts_;
-  const int length = p.prompt_length(ids, 0);
+  const int length = p.prompt_length(Prompt(ids), 0);
   const size_t sequences = static_cast<size_t>(p.shape.sequences), tokens = static_cast<size_t>(length),
                vocab = p.looked_at.size() / sequences;
   std::vector<float> out(ids.size() * vocab);
@@ -350,6 +481,51 @@ std::vector<float> Session::logits(std::span<const int32_t> ids, bool step_by_st
       }
     }
   });
+  return out;
+}
+
+std::vector<float> Session::logits(const Prompt& prompt, std::span<const int32_t> ids, bool step_by_step) {
+  Parts& p = *parts_;
+  const Shape& shape = p.model.shape();
+  assert(shape.encoder && p.shape.sequences == 1);
+  const int length = p.prompt_length(prompt, 0), count = static_cast<int>(ids.size());
+  const bool has_cross = shape.has_cross_attention();
+  const int first = has_cross ? 0 : length;  // position of the first id
+  if (first + count > p.shape.positions || (!step_by_step && count > p.shape.rows)) {
+    fail(ErrorKind::usage, "{} ids behind position {} are more than the {} positions and {} rows there is room for",
+         count, first, p.shape.positions, p.shape.rows);
+  }
+  const size_t vocab = p.looked_at.size();
+  std::vector<float> out;
+  const auto keep = [&](Tensor logits) {
+    p.backend.synchronize();
+    const size_t at = out.size(), values = static_cast<size_t>(logits.rows) * vocab;
+    out.resize(at + values);
+    p.backend.download(out.data() + at, logits.data, values * sizeof(float));
+  };
+  // Rows of the call that state is of, from `row` on.
+  const auto keep_rows = [&](const State& state, int row) {
+    for (; row < state.rows.count; row += p.shape.logit_rows) {
+      const int some = std::min(p.shape.logit_rows, state.rows.count - row);
+      p.model.head(p.backend.ops(), state, row, some);
+      keep(state.logits.slice(0, some));
+    }
+  };
+  if (has_cross) {
+    p.encode_all(prompt, length, step_by_step ? 1 : count);
+    if (!step_by_step) keep_rows(p.forward(ids, count, {0, 1, 0, count}, 0), 0);
+  } else {
+    p.encode(prompt, length, 0, 1);
+    keep_rows(p.forward(prompt.ids, length, {0, 1, 0, length, shape.encoder->picture->tokens()}, 0, length),
+              length - 1);
+    if (!step_by_step && count > 0) keep_rows(p.forward(ids, count, {0, 1, 0, count}, length), 0);
+  }
+  if (!step_by_step) return out;
+  for (int t = 0; t < count; ++t) {
+    p.place(first + t, [&](size_t) { return ids[static_cast<size_t>(t)]; });
+    p.step->run();
+    keep(p.buffers.decode.logits.slice(0, 1));
+  }
   return out;
 }
 

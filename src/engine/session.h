@@ -24,8 +24,11 @@ struct Span {
   int64_t start_ns, end_ns;  // relative to the start of the run
 };
 
-struct Run {                    // one generation, of all sequences side by side
-  std::vector<Span> spans;      // prefill (up to and with the first tokens), then one a further token; see generate()
+struct Run {  // one generation, of all sequences side by side
+  // Encode or vision where there is an encoder, prefill (up to and with the first tokens), then one a further token;
+  // see generate(). Where the prompts of a batch are several calls, those with a picture have a vision and a prefill
+  // each.
+  std::vector<Span> spans;
   std::vector<int32_t> tokens;  // [sequences, new tokens] the new ones
   int prompt_tokens = 0;        // of each sequence
   int64_t total_ns = 0;         // host steady clock, ids in to last id on the host
@@ -53,7 +56,18 @@ struct GenerateOptions {
 constexpr int kContextRows = 512, kPromptRows = 2048;
 
 // What a session wants for sequences of `context` tokens, then a prompt, then new tokens; each count of one sequence.
+// The first of a decoder alone; the other of any model: the prompt of one with cross-attention goes into its encoder.
 StateShape session_shape(int sequences, int context, int prompt, int new_tokens);
+StateShape session_shape(const Shape& model, int sequences, int context, int prompt, int new_tokens);
+
+struct Prompt {
+  Prompt(std::span<const int32_t> of_ids, std::span<const float> of_pictures = {})
+      : ids(of_ids), pictures(of_pictures) {}
+  Prompt(const std::vector<int32_t>& of_ids) : ids(of_ids) {}
+
+  std::span<const int32_t> ids;     // [sequences, n]; before a text, Picture::tokens() times the token of a picture
+  std::span<const float> pictures;  // [sequences, tokens, values] the patches (image/pixels.h), or empty
+};
 
 class Session {
  public:
@@ -79,16 +93,21 @@ class Session {
   // alone, so that they are the same whatever stands beside them. Error usage as for generate().
   void fill_context(std::span<const int32_t> ids);
 
-  // ids [sequences, n]: prompts of one length, 1 … min(rows, positions − context − max_new_tokens) tokens each, every
-  // id below vocab. Error usage with the figures otherwise. As many whole prompts as fit into `rows` are one call of
-  // forward: LLM.int8's more-than-one-row rule sees them together. On a GPU the decode steps are one span, unless each
-  // is looked at.
-  Run generate(std::span<const int32_t> ids, const GenerateOptions& options);
+  // prompt: of one length, 1 … min(rows, positions − context − max_new_tokens) tokens each, every id below vocab; of an
+  // encoder 1 … encoder_positions. Error usage with the figures otherwise. As many whole prompts as fit into `rows` (or
+  // encoder_rows) are one call of forward: LLM.int8's more-than-one-row rule sees them together. On a GPU the decode
+  // steps are one span, unless each is looked at.
+  Run generate(const Prompt& prompt, const GenerateOptions& options);
 
   // Teacher-forced logits [sequences, n, vocab] in fp32 of ids [sequences, n]: calls of forward as for generate() (the
   // more-than-one-row rule of LLM.int8 applies), or one id of each sequence a step through the recorded program (the
   // one-row rule, where there is one sequence).
   std::vector<float> logits(std::span<const int32_t> ids, bool step_by_step);
+  // Of a model with an encoder and one sequence: teacher-forced logits behind a prompt, of a call of all ids (at most
+  // `rows`) or one a step; the prompt is a call of its own. With
+  // cross-attention ids are the decoder's, from its start token on, and the result is [n, vocab]; with a picture they
+  // follow the prompt, whose last token's logits come first: [n + 1, vocab].
+  std::vector<float> logits(const Prompt& prompt, std::span<const int32_t> ids, bool step_by_step);
 
  private:
   struct Parts;

@@ -9,9 +9,12 @@ namespace quantbench {
 
 class ForwardingBackend : public Backend {
  public:
+  using Backend::plan;
   const DeviceInfo& device() const override { return inner_->device(); }
   ThreadPool& host_pool() override { return inner_->host_pool(); }
-  Plan plan(const Tape& step, int max_rows) override { return inner_->plan(step, max_rows); }
+  Plan plan(const Tape& step, int max_rows, const Tape& before) override {
+    return inner_->plan(step, max_rows, before);
+  }
   Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) override {
     return inner_->pack(weight, role, plan);
   }
