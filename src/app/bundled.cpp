@@ -24,6 +24,15 @@ std::optional<std::string> find_bundled() {
   return std::nullopt;
 }
 
+std::string require_sample_picture() {
+  constexpr const char* kName = "/../sample.jpg";
+  for (const std::string& place : bundled_places()) {
+    if (os::exists(place + kName)) return os::real_path(place + kName);
+  }
+  fail(ErrorKind::hub, "the sample picture is not there (looked beside {}); give --image-path",
+       fmt::join(bundled_places(), ", "));
+}
+
 std::string require_bundled() {
   if (auto found = find_bundled()) return *found;
   fail(ErrorKind::hub,

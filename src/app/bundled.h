@@ -11,7 +11,9 @@ namespace quantbench {
 // and the source tree that the program was built in.
 std::vector<std::string> bundled_places();
 std::optional<std::string> find_bundled();
-std::string require_bundled();                   // Error hub that lists the places
+std::string require_bundled();
+// The picture beside the bundled model. Error hub where it is not there.
+std::string require_sample_picture();            // Error hub that lists the places
 constexpr const char* kBundledName = "bundled";  // also as --model-id
 
 }  // namespace quantbench

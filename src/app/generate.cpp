@@ -8,6 +8,8 @@
 #include "engine/buffers.h"
 #include "engine/choose_engine.h"
 #include "engine/session.h"
+#include "image/image.h"
+#include "image/pixels.h"
 #include "model/loader.h"
 #include "model/registry.h"
 #include "report/format.h"
@@ -65,6 +67,8 @@ int generate_text(const GenerateFlags& flags) {
       open_tokenizer(common.tokenizer.empty() ? source.folder : common.tokenizer, shape, common.allow_symlinks);
   const std::vector<int32_t> ids = encode_prompt(*tokenizer, common.prompt, shape, new_tokens);
 
+  const std::string picture = picture_for(common.image_path, shape);
+
   TerminalProgress progress;
   ChosenDevice chosen =
       choose_device(common.device, {.threads = parse_threads(common.threads), .engine = common.engine});
@@ -72,9 +76,17 @@ int generate_text(const GenerateFlags& flags) {
     progress.line(fmt::format("generating on the CPU, not the GPU: {}", chosen.passed_over));
   }
   backend = std::move(chosen.backend);
+  std::vector<float> patches;
+  if (!picture.empty()) {
+    const Picture& wanted = *shape.encoder->picture;
+    const Image image = load_image(picture, wanted.size, backend->host_pool());
+    if (!image.warning.empty()) progress.line(fmt::format("{}: {}", picture, image.warning));
+    patches.resize(static_cast<size_t>(wanted.tokens()) * static_cast<size_t>(wanted.values()));
+    siglip_patches(image.pixels, wanted.patch, patches);
+  }
   check_engine_acts(common.engine, backend->device(), chosen.passed_over);
-  const StateShape state{.rows = static_cast<int>(ids.size()), .positions = static_cast<int>(ids.size()) + new_tokens};
-  Plan plan = backend->plan(decode_shapes(*opened.model), state.rows);
+  const StateShape state = session_shape(shape, 1, 0, static_cast<int>(ids.size()), new_tokens);
+  Plan plan = backend->plan(decode_shapes(*opened.model), state.rows, encode_shapes(*opened.model, state.encoder_rows));
   const EngineCache cache;
   EngineChoice engine = choose_untested(&plan, common.engine, backend->device(), cache);
   require_memory(predict_memory(plan, *opened.model, state), backend->device());
@@ -102,7 +114,7 @@ int generate_text(const GenerateFlags& flags) {
   };
   Run run;
   try {
-    run = session.generate(ids, options);
+    run = session.generate({ids, patches}, options);
   } catch (const Error&) {
     os::write_output("\n");  // so that the reason starts a line of its own
     throw;
@@ -129,6 +141,8 @@ void add_generate(CLI::App& app, Action* action) {
        "ID|DIR");
   text("--precision", &flags->precision, "fp16, int8 or 4bit; default: as stored, else fp16", "P");
   text("--prompt", &common.prompt, "what to go on from", "TEXT")->default_str(common.prompt);
+  text("--image-path", &common.image_path,
+       "a JPEG, PNG or WebP file, for a model that takes pictures (default: the sample picture)", "FILE");
   text("--max-new-tokens", &common.max_new_tokens, "the most tokens to generate", "N")->default_str("64");
   text("--temperature", &flags->temperature, "0: always the likeliest token; else sampled, the same for a seed", "T")
       ->default_str("0");

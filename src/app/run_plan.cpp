@@ -12,12 +12,13 @@
 #include "bench/statistics.h"
 #include "core/os.h"
 #include "hub/hub.h"
+#include "image/image.h"
 #include "model/config.h"
 
 namespace quantbench {
 namespace {
 
-constexpr int kSeededPromptTokens = 8;  // with random weights and no tokenizer
+constexpr int kSeededPromptTokens = 8;  // of text, with random weights and no tokenizer
 
 // Uses of the one seed, so that order, weights and ids are independent of each other.
 constexpr uint64_t kPromptStream = 0x70726f6d7074, kContextStream = 0x636f6e74657874;
@@ -30,6 +31,17 @@ void add_seeded_ids(int count, int vocab, uint64_t seed, uint64_t stream, int se
 
 // The last new token is not fed back, so it needs no position. flags: those that make it shorter.
 void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shape& shape, const std::string& flags) {
+  if (shape.has_cross_attention()) {
+    const auto most = static_cast<size_t>(shape.encoder->max_tokens);
+    if (prompt_tokens > most) {
+      fail(ErrorKind::usage,
+           "{} prompt tokens are more than the {} that the encoder of this {} model was made for; {} (nothing is ever "
+           "cut "
+           "silently)",
+           prompt_tokens, most, shape.architecture, flags);
+    }
+    prompt_tokens = 1;  // the decoder begins with one token of its own
+  }
   if (depth + prompt_tokens + static_cast<size_t>(new_tokens) - 1 <= static_cast<size_t>(shape.max_positions)) return;
   fail(
       ErrorKind::usage,
@@ -63,6 +75,13 @@ Tokenizer read_tokenizer(const TokenizerFile& file, bool allow_symlinks) {
 }
 
 constexpr const char* kShortenPrompt = "shorten the prompt or lower --max-new-tokens";
+
+// Tokens that stand before every prompt of this model.
+std::vector<int32_t> picture_ids(const Shape& shape) {
+  if (!shape.has_picture()) return {};
+  const Picture& picture = *shape.encoder->picture;
+  return std::vector<int32_t>(static_cast<size_t>(picture.tokens()), picture.token);
+}
 
 struct Wanted {
   Test test;
@@ -164,23 +183,43 @@ std::vector<Test> requested_tests(const RunFlags& flags) {
 
 // The same tests with the ids of this model.
 std::vector<Wanted> wanted_tests(const RunFlags& flags, const PlannedModel& model, uint64_t seed) {
-  const int vocab = model.shape.vocab;
+  const std::vector<int32_t> before = picture_ids(model.shape);
+  const int pictured = static_cast<int>(before.size());
+  // Text alone: no id that stands for a picture, nor one behind it.
+  const int vocab = before.empty() ? model.shape.vocab : std::max(before.front(), 1);
   if (flags.prompt_given && !model.tokenizer) {
     fail(ErrorKind::usage,
          "--prompt: random weights have no tokenizer; give --tokenizer DIR, or -p for a number of "
          "seeded ids instead of a text");
   }
   std::vector<Wanted> tests;
+  const bool seeded = flags.random_weights && flags.tokenizer.empty();
   for (Test test : requested_tests(flags)) {
     Wanted wanted;
+    if (test.depth > 0 && model.shape.encoder) {
+      fail(ErrorKind::usage, "-d: {} has no context before its prompt; leave the flag out", model.shape.architecture);
+    }
+    wanted.ids = before;
+    // What -p counts is what the model reads, picture included; of the usual prompt and of one token each is text.
+    const bool counts_text = test.kind == TestKind::decode || (seeded && test.prompt_tokens == kSeededPromptTokens);
+    if (pictured > 0 && test.prompt_tokens != kPromptDecides) {
+      if (counts_text) test.prompt_tokens += pictured;
+      if (test.prompt_tokens <= pictured) {
+        fail(ErrorKind::usage,
+             "a prompt of {} tokens has no room for a picture, which is {} of them, and a token of text; give -p or "
+             "-pg at "
+             "least {}",
+             test.prompt_tokens, pictured, pictured + 1);
+      }
+    }
     if (test.prompt_tokens == kPromptDecides) {
       wanted.ids = encode_prompt(*model.tokenizer, flags.prompt, model.shape, test.new_tokens);
       wanted.text = flags.prompt;
       test.prompt_tokens = static_cast<int>(wanted.ids.size());
     } else if (test.kind == TestKind::decode && !model.shape.bos.empty()) {
-      wanted.ids = {model.shape.bos.front()};
+      wanted.ids.push_back(model.shape.bos.front());
     } else {
-      add_seeded_ids(test.prompt_tokens, vocab, seed, kPromptStream, 0, &wanted.ids);
+      add_seeded_ids(test.prompt_tokens - pictured, vocab, seed, kPromptStream, 0, &wanted.ids);
     }
     const std::string shorten = test.kind == TestKind::prefill  ? "lower -p"
                                 : test.kind == TestKind::decode ? "lower -n"
@@ -190,7 +229,8 @@ std::vector<Wanted> wanted_tests(const RunFlags& flags, const PlannedModel& mode
                  test.depth > 0 ? fmt::format("lower -d, or {}", shorten) : shorten);
     // The first sequence is what it would be alone; those beside it have seeded ids.
     for (int s = 1; s < test.batch; ++s) {
-      add_seeded_ids(test.prompt_tokens, vocab, seed, kPromptStream, s, &wanted.ids);
+      wanted.ids.insert(wanted.ids.end(), before.begin(), before.end());
+      add_seeded_ids(test.prompt_tokens - pictured, vocab, seed, kPromptStream, s, &wanted.ids);
     }
     for (int s = 0; s < test.batch; ++s) {
       add_seeded_ids(test.depth, vocab, seed, kContextStream, s, &wanted.context);
@@ -216,11 +256,6 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const RunFlags& flags, const Plann
       std::none_of(tests.begin(), tests.end(), [](const Test& test) { return test.prompt_tokens == kPromptDecides; });
   if (ids_only && !find_tokenizer(model.source.folder, flags.allow_symlinks)) return nullptr;
   return open_tokenizer(model.source.folder, model.shape, flags.allow_symlinks);
-}
-
-void refuse_image(const std::string& path, const Shape& shape) {
-  if (path.empty()) return;
-  fail(ErrorKind::usage, "--image-path: {} takes text only, no image; leave the flag out", shape.architecture);
 }
 
 MeasureOptions measure_options(const RunFlags& flags) {
@@ -313,9 +348,35 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folde
   return tokenizer;
 }
 
+std::string picture_for(const std::string& path, const Shape& shape) {
+  if (!shape.has_picture()) {
+    if (path.empty()) return {};
+    fail(ErrorKind::usage, "--image-path: {} takes text only, no image; leave the flag out", shape.architecture);
+  }
+  if (path.empty()) return require_sample_picture();
+  std::string file = os::expand_home(path);
+  if (!os::exists(file) || os::is_directory(file)) {
+    fail(ErrorKind::usage, "--image-path: there is no file '{}'; give a JPEG, PNG or WebP file", file);
+  }
+  // What is wrong with it is known before anything is measured.
+  ThreadPool one(1);
+  load_image(file, shape.encoder->picture->size, one);
+  return file;
+}
+
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt, const Shape& shape,
                                    int new_tokens) {
-  std::vector<int32_t> ids = tokenizer.encode(prompt, true);
+  std::vector<int32_t> ids = picture_ids(shape);
+  // A text behind a picture ends with a line of its own, as PaliGemma was trained.
+  const std::vector<int32_t> text = tokenizer.encode(ids.empty() ? prompt : prompt + "\n", true);
+  if (!ids.empty() && std::find(text.begin(), text.end(), ids.front()) != text.end()) {
+    fail(ErrorKind::usage,
+         "--prompt: it has a token that stands for a part of a picture (id {}), and the picture comes before the text "
+         "by "
+         "itself; leave the token out",
+         ids.front());
+  }
+  ids.insert(ids.end(), text.begin(), text.end());
   if (ids.empty()) {
     fail(ErrorKind::usage,
          "--prompt: it is empty, and this model has no token to begin a text with; give a prompt of at least one "
@@ -344,7 +405,7 @@ void plan_model(const std::string& id, const RunFlags& flags, const EngineOption
     }
   }
   if (fine.empty()) throw Error(refused.front().second);
-  refuse_image(flags.image_path, model.shape);
+  model.picture = picture_for(flags.image_path, model.shape);
   model.tokenizer = tokenizer_of(flags, model);
   if (flags.stop_at_eos && model.shape.eos.empty()) {
     fail(ErrorKind::usage, "--stop-at-eos: {} names no end-of-sequence id", model.source.name);
@@ -358,6 +419,7 @@ void plan_model(const std::string& id, const RunFlags& flags, const EngineOption
       Cell cell{model.source, precision, wanted.test, engine, wanted.ids, {}, wanted.context};
       if (flags.stop_at_eos) cell.stop_at = model.shape.eos;
       cell.nf4_double_quantized = nf4_double_quantized;
+      cell.picture = model.picture;
       return cell;
     };
     for (const Precision precision : fine) group.cells.push_back(cell_of(precision));

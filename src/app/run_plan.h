@@ -40,6 +40,7 @@ struct PlannedModel {
   Shape shape;
   std::shared_ptr<const Tokenizer> tokenizer;  // null with random weights and no --tokenizer
   ModelIdentity identity;
+  std::string picture;  // a file, of a model that takes pictures
 };
 
 struct RefusedCell {
@@ -69,7 +70,11 @@ RunPlan plan_run(const RunFlags& flags);
 ModelSource find_model(const std::string& id, const RunFlags& flags);
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folder, const Shape& shape,
                                                 bool allow_symlinks);
-// The ids of a prompt. Error usage for a prompt that is empty (and no BOS makes it one token), not UTF-8, or too long.
+// The file that --image-path names, or the sample picture of a model that takes one; empty of one that takes none.
+// Error usage where the flag and the model do not belong together, or there is no such file.
+std::string picture_for(const std::string& path, const Shape& shape);
+// The ids of a prompt, those that stand for a picture before it. Error usage for a prompt that is empty (and no BOS
+// makes it one token), not UTF-8, or too long.
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt, const Shape& shape,
                                    int new_tokens);
 

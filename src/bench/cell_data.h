@@ -29,6 +29,15 @@ struct PlanReport {
   std::vector<std::string> skipped;  // linears kept in fp16 although the precision quantises
 };
 
+// What became of a picture on the host, before anything that is timed as a run.
+struct PictureReport {
+  int width = 0, height = 0;  // of the file, upright
+  int size = 0;               // that it was resized to, of a side
+  int64_t decode_ns = 0;      // the file's bytes to pixels, one thread; medians of several times
+  int64_t resize_ns = 0;
+  std::string warning;  // of the file; empty mostly
+};
+
 struct CellLoad {
   // What becoming ready takes, from no device to a session that can generate, but for waiting in between.
   int64_t context_ns = 0;  // opening the device: driver, context, libraries, threads
@@ -38,9 +47,11 @@ struct CellLoad {
   MemoryUse resident;             // what the backend holds after loading
   size_t token_weight_bytes = 0;  // weights that one decode step reads, for all its sequences
   size_t kv_position_bytes = 0;   // keys and values of one position of one sequence, all layers
+  size_t kv_fixed_bytes = 0;      // those that every step reads whole (cross-attention), of all sequences
   EngineChoice engine;            // that runs the steps; testing it is not a part of load_ns()
   std::string tuning;             // of the recorded step (Program::tuning); empty: there is nothing to choose
-  std::string weight_form;        // "fp16 checkpoint", "bitsandbytes nf4, plain fp32 absmax", "random"
+  std::optional<PictureReport> picture;
+  std::string weight_form;  // "fp16 checkpoint", "bitsandbytes nf4, plain fp32 absmax", "random"
 };
 
 // Who counted a memory figure: the kernel (resident pages of a process), a GPU's driver, or the backend that asked the

@@ -9,6 +9,8 @@
 #include "bench/statistics.h"
 #include "core/os.h"
 #include "engine/buffers.h"
+#include "image/image.h"
+#include "image/pixels.h"
 #include "model/loader.h"
 #include "model/registry.h"
 
@@ -26,6 +28,18 @@ class Timed {
   int64_t* ns_;
   int64_t start_ns_ = os::steady_now_ns();
 };
+
+// Keys and values that a step reads whatever the context.
+size_t whole_cache_bytes(const Tape& step) {
+  size_t bytes = 0;
+  for (const Op& op : step) {
+    const auto* const attend = std::get_if<Attend>(&op);
+    if (!attend) continue;
+    bytes += 2 * static_cast<size_t>(attend->q.rows) * static_cast<size_t>(attend->whole) *
+             static_cast<size_t>(attend->kv.heads) * static_cast<size_t>(attend->kv.head_dim) * sizeof(f16);
+  }
+  return bytes;
+}
 
 }  // namespace
 
@@ -62,11 +76,13 @@ PlanReport EngineWorker::plan(const Cell& cell) {
     opened_ = open_model(cell.model, cell.precision);
   }
   const Test& test = cell.test;
-  step_ = decode_shapes(*opened_.model, test.batch);
-  shape_ = session_shape(test.batch, test.depth, test.prompt_tokens, test.new_tokens);
+  const Shape& model = opened_.model->shape();
+  shape_ = session_shape(model, test.batch, test.depth, test.prompt_tokens, test.new_tokens);
+  step_ = decode_shapes(*opened_.model, test.batch, shape_.encoder_positions);
+  if (model.has_picture()) load_picture(cell.picture, *model.encoder->picture);
   {
     const Timed timed(&load_.context_ns);  // a library may be opened for it
-    plan_ = backend_->plan(step_, shape_.rows);
+    plan_ = backend_->plan(step_, shape_.rows, encode_shapes(*opened_.model, shape_.encoder_rows));
   }
   engine_ = choose_untested(&plan_, cell.engine.engine, backend_->device(), cache_);
   PlanReport report;
@@ -76,6 +92,30 @@ PlanReport EngineWorker::plan(const Cell& cell) {
   report.predicted = predict_memory(plan_, *opened_.model, shape_);
   report.skipped = skipped_modules(*opened_.model, cell.precision);
   return report;
+}
+
+// Each sequence has the same picture. What it takes on the host is told by the median of several times.
+void EngineWorker::load_picture(const std::string& path, const Picture& picture) {
+  constexpr size_t kTimes = 5;
+  Image image;
+  std::array<double, kTimes> decode_ns{}, resize_ns{};
+  for (size_t i = 0; i < kTimes; ++i) {
+    image = load_image(path, picture.size, backend_->host_pool());
+    decode_ns[i] = static_cast<double>(image.decode_ns);
+    resize_ns[i] = static_cast<double>(image.resize_ns);
+  }
+  picture_ = {.width = image.source_width,
+              .height = image.source_height,
+              .size = picture.size,
+              .decode_ns = static_cast<int64_t>(median(decode_ns)),
+              .resize_ns = static_cast<int64_t>(median(resize_ns)),
+              .warning = image.warning};
+  const size_t values = static_cast<size_t>(picture.tokens()) * static_cast<size_t>(picture.values());
+  patches_.resize(values * static_cast<size_t>(shape_.sequences));
+  siglip_patches(image.pixels, picture.patch, std::span(patches_).first(values));
+  for (size_t at = values; at < patches_.size(); at += values) {
+    std::copy_n(patches_.begin(), values, patches_.begin() + static_cast<std::ptrdiff_t>(at));
+  }
 }
 
 CellLoad EngineWorker::load(const OnProgress& progress) {
@@ -97,6 +137,8 @@ CellLoad EngineWorker::load(const OnProgress& progress) {
   const Cost first = cost_of(step_, 1).total(), second = cost_of(step_, 2).total();
   report.token_weight_bytes = first.weight_bytes;
   report.kv_position_bytes = (second.kv_bytes - first.kv_bytes) / static_cast<size_t>(shape_.sequences);
+  report.kv_fixed_bytes = whole_cache_bytes(step_);
+  report.picture = picture_;
   memory_.load_peak_bytes = memory_of_device().peak_bytes;
   memory_.load_use = backend_->memory();
   if (engine_.engine.empty()) engine_ = choose_by_test(*session_, plan_, backend_->device(), cache_);
@@ -124,7 +166,7 @@ GenerateReport EngineWorker::generate(std::span<const int32_t> prompt, int new_t
   options.stop_at.assign(stop_at.begin(), stop_at.end());
   const auto before = cpu_times();
   const int64_t start_ns = os::steady_now_ns();
-  GenerateReport report{session_->generate(prompt, options), {}};
+  GenerateReport report{session_->generate({prompt, patches_}, options), {}};
   const double wall_s = static_cast<double>(os::steady_now_ns() - start_ns) * 1e-9;
   const auto after = cpu_times();
   if (before && after && wall_s > 0) {

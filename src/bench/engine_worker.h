@@ -47,6 +47,7 @@ class EngineWorker final : public Worker {
   ReadSample probe() override;
 
  private:
+  void load_picture(const std::string& path, const Picture& picture);
   // Of the device: the peak since the last reset, what is taken now.
   MemoryNow memory_of_device();
 
@@ -61,7 +62,9 @@ class EngineWorker final : public Worker {
   Plan plan_;
   EngineChoice engine_;
   StateShape shape_;
-  CellLoad load_;  // the times of what is done before load()
+  std::optional<PictureReport> picture_;
+  std::vector<float> patches_;  // of each sequence; empty of a model that takes no picture
+  CellLoad load_;               // the times of what is done before load()
   std::unique_ptr<Session> session_;
   MemoryReport memory_;
 };

@@ -8,10 +8,20 @@
 namespace quantbench {
 namespace {
 
-const Span* find_span(const Run& run, Phase phase) {
+// The one that ends with the first tokens; null where there is none.
+const Span* last_prefill(const Run& run) {
   const auto found =
-      std::find_if(run.spans.begin(), run.spans.end(), [phase](const Span& s) { return s.phase == phase; });
-  return found == run.spans.end() ? nullptr : &*found;
+      std::find_if(run.spans.rbegin(), run.spans.rend(), [](const Span& s) { return s.phase == Phase::prefill; });
+  return found == run.spans.rend() ? nullptr : &*found;
+}
+
+// All spans of a phase together; nothing where there is none.
+std::optional<double> phase_ns(const Run& run, Phase phase) {
+  std::optional<double> sum;
+  for (const Span& s : run.spans) {
+    if (s.phase == phase) sum = sum.value_or(0) + static_cast<double>(s.end_ns - s.start_ns);
+  }
+  return sum;
 }
 
 // Empty where one span stands for several steps.
@@ -30,15 +40,9 @@ std::optional<double> per_second(double count, std::optional<double> ns) {
 }
 
 std::optional<double> first_token_ns(const Run& run) {
-  const Span* prefill = find_span(run, Phase::prefill);
+  const Span* prefill = last_prefill(run);
   if (!prefill) return std::nullopt;
   return static_cast<double>(prefill->end_ns);  // from the start of the run
-}
-
-std::optional<double> prefill_ns(const Run& run) {
-  const Span* prefill = find_span(run, Phase::prefill);
-  if (!prefill) return std::nullopt;
-  return static_cast<double>(prefill->end_ns - prefill->start_ns);
 }
 
 double total_ns(const RunSample& s) { return static_cast<double>(s.report.run.total_ns); }
@@ -64,6 +68,10 @@ constexpr std::array kRunMetrics{
               }},
     RunMetric{"time_to_first_token", Unit::nanoseconds, Better::lower,
               [](const RunSample& s, const CellData&) { return first_token_ns(s.report.run); }},
+    RunMetric{"encode_time", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) { return phase_ns(s.report.run, Phase::encode); }},
+    RunMetric{"vision_time", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) { return phase_ns(s.report.run, Phase::vision); }},
     RunMetric{"inter_token_median", Unit::nanoseconds, Better::lower,
               [](const RunSample& s, const CellData&) -> std::optional<double> {
                 const auto steps = decode_steps_ns(s.report.run);
@@ -74,7 +82,8 @@ constexpr std::array kRunMetrics{
               [](const RunSample& s, const CellData&) { return tail_quantile(decode_steps_ns(s.report.run), 0.95); }},
     RunMetric{"prefill_tokens_per_second", Unit::per_second, Better::higher,
               [](const RunSample& s, const CellData&) {
-                return per_second(sequences(s) * s.report.run.prompt_tokens, prefill_ns(s.report.run));
+                // An encoder's time is a part of it.
+                return per_second(sequences(s) * s.report.run.prompt_tokens, first_token_ns(s.report.run));
               }},
     RunMetric{
         "decode_tokens_per_second", Unit::per_second, Better::higher,
@@ -143,7 +152,7 @@ std::span<const RunMetric> run_metrics() { return kRunMetrics; }
 std::span<const CellMetric> cell_metrics() { return kCellMetrics; }
 
 std::optional<double> decode_step_ns(const Run& run) {
-  const Span* prefill = find_span(run, Phase::prefill);
+  const Span* prefill = last_prefill(run);
   if (!prefill || run.new_tokens() < 2 || run.spans.back().phase != Phase::decode) return std::nullopt;
   return static_cast<double>(run.spans.back().end_ns - prefill->end_ns) / (run.new_tokens() - 1);
 }
@@ -152,8 +161,10 @@ std::optional<double> bytes_per_step(const RunSample& sample, const CellData& da
   const Run& run = sample.report.run;
   if (!data.load || run.new_tokens() < 2) return std::nullopt;
   // Step i of 1 … n − 1 attends to context + prompt + i positions of each sequence.
-  const double mean_context = run.context_tokens + run.prompt_tokens + run.new_tokens() / 2.0;
-  return static_cast<double>(data.load->token_weight_bytes) +
+  // A prompt that an encoder took is in no cache of that kind.
+  const bool has_cross = data.plan && data.plan->shape.has_cross_attention();
+  const double mean_context = run.context_tokens + (has_cross ? 0 : run.prompt_tokens) + run.new_tokens() / 2.0;
+  return static_cast<double>(data.load->token_weight_bytes + data.load->kv_fixed_bytes) +
          run.sequences * mean_context * static_cast<double>(data.load->kv_position_bytes);
 }
 

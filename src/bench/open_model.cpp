@@ -4,6 +4,7 @@
 
 #include "checkpoint/prequantized.h"
 #include "checkpoint/random_weights.h"
+#include "checkpoint/renamed_source.h"
 #include "core/json.h"
 #include "model/config.h"
 #include "model/loader.h"
@@ -82,22 +83,23 @@ class SkippedModules {
 };
 
 // Linears that transformers was told to leave alone stay fp16 here as well.
-void keep_skipped(Model& model, const Checkpoint& checkpoint) {
-  if (checkpoint.prequantized() == Prequantized::none) return;
-  const SkippedModules skipped(checkpoint);
+void keep_skipped(Model& model, const WeightSource& source, const SkippedModules& skipped) {
+  if (source.prequantized() == Prequantized::none) return;
   for (const WeightSlot& slot : model.weights()) {
-    if (!slot.quantized || !checkpoint.find(slot.name)) continue;
-    if (is_prequantized(checkpoint, slot.name) || !skipped.has(slot.name)) continue;
+    if (!slot.quantized || !source.find(slot.name)) continue;
+    if (is_prequantized(source, slot.name) || !skipped.has(slot.name)) continue;
     *std::get<Matrix*>(slot.target) = F16Matrix{slot.rows, slot.cols};
   }
-  for (const Op& op : decode_shapes(model)) {
+  Tape all = decode_shapes(model);
+  for (const Op& op : encode_shapes(model, 1)) all.push_back(op);
+  for (const Op& op : all) {
     const auto* gated = std::get_if<GatedUp>(&op);
     if (!gated || format_of(gated->gate->weight) == format_of(gated->up->weight)) continue;
     fail(
         ErrorKind::bad_model,
         "{}: of a gate_proj and its up_proj one is quantised and the other not, which is not supported; save the model "
         "again with both of them in llm_int8_skip_modules, or neither",
-        checkpoint.where());
+        source.where());
   }
 }
 
@@ -115,9 +117,10 @@ OpenedModel open_model(const ModelSource& source, Precision precision) {
   opened.prequantized = checkpoint->prequantized();
   opened.weight_form = describe(opened.prequantized);
   opened.model = make_model(config_of(*checkpoint), precision, opened.prequantized);
-  keep_skipped(*opened.model, *checkpoint);
-  check_fits(opened.model->weights(), *checkpoint);
-  opened.weights = std::move(checkpoint);
+  const SkippedModules skipped(*checkpoint);
+  opened.weights = renamed(std::move(checkpoint), opened.model->other_prefixes());
+  keep_skipped(*opened.model, *opened.weights, skipped);
+  check_fits(opened.model->weights(), *opened.weights);
   return opened;
 }
 
@@ -141,6 +144,7 @@ std::vector<std::string> skipped_modules(Model& model, Precision precision) {
   const std::vector<WeightSlot> slots = model.weights();
   for (const WeightSlot& slot : slots) {
     if (slot.quantized || (slot.role != Role::linear && slot.role != Role::output_head)) continue;
+    if (!slot.stored_shape.empty()) continue;  // a convolution is none of those that bitsandbytes quantises
     // Of a tied pair the head's own name counts: the embedding is no linear.
     const bool holds_tied =
         std::any_of(slots.begin(), slots.end(), [&](const WeightSlot& other) { return other.tied_to == slot.name; });

@@ -76,11 +76,44 @@ DeviceInfo info_from(const json& j) {
   return d;
 }
 
+json encoder_to_json(const std::optional<EncoderShape>& e) {
+  if (!e) return nullptr;
+  json j{{"layers", e->layers}, {"hidden", e->hidden},     {"intermediate", e->intermediate},
+         {"heads", e->heads},   {"head_dim", e->head_dim}, {"max_tokens", e->max_tokens}};
+  if (e->picture) j["picture"] = {e->picture->size, e->picture->patch, e->picture->token};
+  return j;
+}
+std::optional<EncoderShape> encoder_from(const json& j) {
+  if (j.is_null()) return std::nullopt;
+  EncoderShape e;
+  e.layers = j.at("layers");
+  e.hidden = j.at("hidden");
+  e.intermediate = j.at("intermediate");
+  e.heads = j.at("heads");
+  e.head_dim = j.at("head_dim");
+  e.max_tokens = j.at("max_tokens");
+  if (j.contains("picture")) {
+    const json& p = j.at("picture");
+    e.picture = {p.at(0), p.at(1), p.at(2)};
+  }
+  return e;
+}
+
 json shape_to_json(const Shape& s) {
-  return {{"architecture", s.architecture}, {"layers", s.layers}, {"hidden", s.hidden},
-          {"intermediate", s.intermediate}, {"heads", s.heads},   {"kv_heads", s.kv_heads},
-          {"head_dim", s.head_dim},         {"vocab", s.vocab},   {"max_positions", s.max_positions},
-          {"parameters", s.parameters},     {"bos", s.bos},       {"eos", s.eos}};
+  return {{"architecture", s.architecture},
+          {"layers", s.layers},
+          {"hidden", s.hidden},
+          {"intermediate", s.intermediate},
+          {"heads", s.heads},
+          {"kv_heads", s.kv_heads},
+          {"head_dim", s.head_dim},
+          {"vocab", s.vocab},
+          {"max_positions", s.max_positions},
+          {"parameters", s.parameters},
+          {"bos", s.bos},
+          {"eos", s.eos},
+          {"decoder_start", s.decoder_start},
+          {"encoder", encoder_to_json(s.encoder)}};
 }
 Shape shape_from(const json& j) {
   Shape s;
@@ -96,6 +129,8 @@ Shape shape_from(const json& j) {
   s.parameters = j.at("parameters");
   s.bos = j.at("bos").get<std::vector<int32_t>>();
   s.eos = j.at("eos").get<std::vector<int32_t>>();
+  s.decoder_start = j.at("decoder_start");
+  s.encoder = encoder_from(j.at("encoder"));
   return s;
 }
 
@@ -116,6 +151,7 @@ json to_json(const Cell& c) {
           {"new_tokens", c.test.new_tokens},
           {"depth", c.test.depth},
           {"batch", c.test.batch},
+          {"picture", c.picture},
           {"device", c.engine.device},
           {"threads", c.engine.threads},
           {"engine", c.engine.engine}};
@@ -136,6 +172,7 @@ Cell cell_from(const json& j) {
   c.test.new_tokens = j.at("new_tokens");
   c.test.depth = j.at("depth");
   c.test.batch = j.at("batch");
+  c.picture = j.at("picture");
   c.engine.device = j.at("device");
   c.engine.threads = j.at("threads");
   c.engine.engine = j.at("engine");
@@ -182,6 +219,19 @@ EngineChoice choice_from(const json& j) {
   return c;
 }
 
+namespace {
+
+json picture_to_json(const std::optional<PictureReport>& p) {
+  if (!p) return nullptr;
+  return {{"width", p->width},         {"height", p->height},       {"size", p->size},
+          {"decode_ns", p->decode_ns}, {"resize_ns", p->resize_ns}, {"warning", p->warning}};
+}
+PictureReport picture_from(const json& j) {
+  return {j.at("width"), j.at("height"), j.at("size"), j.at("decode_ns"), j.at("resize_ns"), j.at("warning")};
+}
+
+}  // namespace
+
 json to_json(const CellLoad& r) {
   return {{"context_ns", r.context_ns},
           {"weights_ns", r.weights_ns},
@@ -189,6 +239,8 @@ json to_json(const CellLoad& r) {
           {"resident", to_json(r.resident)},
           {"token_weight_bytes", r.token_weight_bytes},
           {"kv_position_bytes", r.kv_position_bytes},
+          {"kv_fixed_bytes", r.kv_fixed_bytes},
+          {"picture", picture_to_json(r.picture)},
           {"engine", to_json(r.engine)},
           {"tuning", r.tuning},
           {"weight_form", r.weight_form}};
@@ -201,6 +253,8 @@ CellLoad load_from(const json& j) {
   r.resident = use_from(j.at("resident"));
   r.token_weight_bytes = j.at("token_weight_bytes");
   r.kv_position_bytes = j.at("kv_position_bytes");
+  r.kv_fixed_bytes = j.at("kv_fixed_bytes");
+  if (const json& picture = j.at("picture"); !picture.is_null()) r.picture = picture_from(picture);
   r.engine = choice_from(j.at("engine"));
   r.tuning = j.at("tuning");
   r.weight_form = j.at("weight_form");

@@ -129,6 +129,7 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
           {"new_tokens", cell.test.new_tokens},
           {"depth", cell.test.depth},
           {"batch", cell.test.batch},
+          {"picture", text_or_null(cell.picture)},
           {"stop_at_eos", !cell.stop_at.empty()},
           {"engine", engine_of(cell, data)},
           {"tuning", text_or_null(data.load ? data.load->tuning : "")},
@@ -142,12 +143,18 @@ Record use_part(const MemoryUse& use) {
   return part;
 }
 
+Record picture_part(const PictureReport& p) {
+  return {{"width", p.width},         {"height", p.height},       {"size", p.size},
+          {"decode_ns", p.decode_ns}, {"resize_ns", p.resize_ns}, {"warning", text_or_null(p.warning)}};
+}
+
 Record load_part(const std::optional<CellLoad>& load) {
   if (!load) return nullptr;
   return {{"time_ns", load->load_ns()},
           {"context_ns", load->context_ns},
           {"weights_ns", load->weights_ns},
           {"session_ns", load->session_ns},
+          {"picture", load->picture ? picture_part(*load->picture) : Record(nullptr)},
           {"resident", use_part(load->resident)}};
 }
 
