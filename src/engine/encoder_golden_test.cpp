@@ -104,7 +104,9 @@ std::vector<Case> all_cases() {
   std::vector<Case> cases;
   for (const std::string& backend : test_backend_names()) {
     for (const bool steps : {false, true}) {
-      for (const char* model : {"t5", "t5-relu-tied", "paligemma"}) {
+      for (const std::string model : {"t5", "t5-relu-tied", "paligemma"}) {
+        // 136 steps of each of two sequences take the emulator a minute.
+        if (backend == kEmulatedCuda && model == "t5" && steps) continue;
         for (const char* mode : {"fp16", "int8", "nf4"}) cases.push_back({backend, model, mode, steps});
       }
     }
