@@ -113,6 +113,11 @@ inline std::vector<OpCase> op_cases() {
     }
   }
   for (const int r : {1, 33}) cases.push_back({OpKind::project, kHeads[0], Format::f16, r});  // relu
+  // Rows of whole words whose blocks of NF4 straddle them, as SigLIP's of 4304.
+  constexpr OpShape kStraddling = {"straddling", 136, 2, 2, 64, 64, 200, 512, true, true, Act::gelu_tanh};
+  for (const OpKind kind : {OpKind::add_linear, OpKind::project, OpKind::gated_up}) {
+    for (const int r : {1, 5, 33, 130}) cases.push_back({kind, kStraddling, Format::nf4, r});
+  }
   return cases;
 }
 

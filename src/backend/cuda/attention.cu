@@ -156,11 +156,8 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
       }
       for (; i < d; ++i) add(i, key[i]);
       if (a.bias.values) {
-        const int apart = position - a.places.position[row], reach = a.bias.reach;
-        const int near = apart < -reach ? -reach : apart > reach ? reach : apart;
-        const float* const bias =
-            a.bias.values + static_cast<size_t>(a.bias.bucket[near + reach]) * a.q_heads + first_head;
-        for (int h = 0; h < heads; ++h) score[h] = add_rn(score[h], bias[h]);
+        const int apart = position - a.places.position[row];
+        for (int h = 0; h < heads; ++h) score[h] = add_rn(score[h], bias_of(a.bias, a.q_heads, apart, first_head + h));
       }
     }
     float most[kGroup], total[kGroup];
@@ -268,7 +265,8 @@ int shares_of(const AttendArgs& args) {
 // The same for head sizes of whole lines of 16 numbers, by lanes: four a position, each with every fourth piece of four
 // numbers of the key and of the value, and with a softmax of its own, which are brought together at the end; exponents
 // are of 2. kPieces: of a head, a lane; kHeads: q heads of a block.
-template <int kPieces, int kHeads>
+// kBias: whether a bias by distance is added.
+template <int kPieces, int kHeads, bool kBias>
 __global__ void __launch_bounds__(kThreads) attend_by_lanes_kernel(const __grid_constant__ AttendArgs a) {
   constexpr int kLanes = 4, kHeadDim = kPieces * 16, kOwn = kPieces * 4, kAtOnce = kThreads / kLanes;
   constexpr float kLog2OfE = 1.442695041f;
@@ -327,6 +325,10 @@ __global__ void __launch_bounds__(kThreads) attend_by_lanes_kernel(const __grid_
       float all = score[0] + score[1];
       all += from_lane_xor(all, 1);
       all += from_lane_xor(all, 2);
+      if constexpr (kBias) {
+        if (position < end)
+          all = fmaf(bias_of(a.bias, a.q_heads, position - a.places.position[row], first_head + h), kLog2OfE, all);
+      }
       if (position < end) {
         const float now = all > most[h] ? all : most[h];
         const float keep = power_of_two(most[h] - now), weight = power_of_two(all - now);
@@ -424,13 +426,14 @@ void attend_by_lanes(const AttendArgs& args, const Stream& stream) {
   const auto run = [&](auto kernel, int heads) {
     launch(kernel, {args.q_heads / heads, args.rows, shares_of(args)}, kThreads, stream, args);
   };
+  if (args.bias.values) return run(attend_by_lanes_kernel<kPieces, 1, true>, 1);
   if constexpr (kMostHeads >= 4) {
-    if (group % 4 == 0) return run(attend_by_lanes_kernel<kPieces, 4>, 4);
+    if (group % 4 == 0) return run(attend_by_lanes_kernel<kPieces, 4, false>, 4);
   }
   if constexpr (kMostHeads >= 2) {
-    if (group % 2 == 0) return run(attend_by_lanes_kernel<kPieces, 2>, 2);
+    if (group % 2 == 0) return run(attend_by_lanes_kernel<kPieces, 2, false>, 2);
   }
-  run(attend_by_lanes_kernel<kPieces, 1>, 1);
+  run(attend_by_lanes_kernel<kPieces, 1, false>, 1);
 }
 
 }  // namespace
@@ -445,7 +448,7 @@ size_t attend_parts(int q_heads, int head_dim) {
 
 void attend(const AttendArgs& args, const Stream& stream) {
   const int group = args.q_heads / args.kv.heads, groups = (group + kGroup - 1) / kGroup;
-  switch (args.bias.values ? 0 : args.kv.head_dim) {
+  switch (args.kv.head_dim) {
     case 32: return attend_by_lanes<2, 4>(args, stream);
     case 64: return attend_by_lanes<4, 4>(args, stream);
     case 80: return attend_by_lanes<5, 2>(args, stream);

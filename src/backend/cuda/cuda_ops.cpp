@@ -301,8 +301,8 @@ void CudaOps::attend(const Attend& op) {
   assert(op.kv.head_dim <= kMostHeadDim);
   const Workspace& w = workspace_;
   // Where every row has a sequence of its own, a tile of rows would share no keys.
-  if (op.rows.count > kStreamedAttentionRows && op.rows.count > op.kv.sequences && has_flash(op.kv.head_dim) &&
-      !op.bias) {
+  if (op.rows.count > kStreamedAttentionRows && op.rows.count > op.kv.sequences &&
+      has_flash(op.kv.head_dim, op.bias != nullptr)) {
     attend_flash({.a = op.a.f32(),
                   .q = op.q.f32(),
                   .rows = op.rows.count,
@@ -311,7 +311,8 @@ void CudaOps::attend(const Attend& op) {
                   .kv = view(op.kv),
                   .scale = op.scale,
                   .ready = wide_.attended(op.a),
-                  .lengths = op.lengths},
+                  .lengths = op.lengths,
+                  .bias = view(op.bias)},
                  runtime_.stream());
     return;
   }

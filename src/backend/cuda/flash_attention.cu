@@ -46,20 +46,22 @@ QB_DEVICE void split(float x0, float x1, uint32_t* high, uint32_t* low) {
   *low = halves(x0 - float_of_half(h0), x1 - float_of_half(h1));
 }
 
-template <int kDim>
+// kReal: numbers of a head, of which those up to kDim are taken for 0.
+template <int kDim, int kReal>
 QB_DEVICE void load_tile(uint16_t* to, const uint16_t* from, int first, int length) {
+  static_assert(kReal % 8 == 0);
   using S = Shape<kDim>;
   constexpr int kPieces = kDim / 8;
   for (int i = thread_index(); i < S::kTile * kPieces; i += S::kThreads) {
     const int position = i / kPieces, piece = i % kPieces;
-    const bool real = first + position < length;
+    const bool real = first + position < length && piece < kReal / 8;
     copy16_async(to + position * S::kStride + piece * 8,
-                 from + (real ? static_cast<size_t>(first + position) * kDim + piece * 8 : 0), real);
+                 from + (real ? static_cast<size_t>(first + position) * kReal + piece * 8 : 0), real);
   }
 }
 
 // grid: x: q head; y: tile of rows, the last first, since it has the most to do.
-template <int kDim>
+template <int kDim, int kReal, bool kBias>
 __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __grid_constant__ FlashArgs a) {
   using S = Shape<kDim>;
   constexpr int kSteps = kDim / 16, kDimTiles = kDim / 8, kKeyTiles = S::kTile / 8;
@@ -80,11 +82,11 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
 
   // Queries, in units in which the softmax is a power of two.
   const float scale = a.scale * kLog2E;
-  const size_t row_numbers = static_cast<size_t>(a.q_heads) * kDim;
+  const size_t row_numbers = static_cast<size_t>(a.q_heads) * kReal;
   const auto query = [&](int row, int dim, uint32_t* high, uint32_t* low) {
     float x0 = 0, x1 = 0;
-    if (first_row + row < a.rows) {
-      const float* const q = a.q + (first_row + row) * row_numbers + head * kDim + dim;
+    if (first_row + row < a.rows && dim < kReal) {
+      const float* const q = a.q + (first_row + row) * row_numbers + head * kReal + dim;
       x0 = q[0] * scale;
       x1 = q[1] * scale;
     }
@@ -111,6 +113,13 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
 
   const int own_position[2] = {positions[own_row], positions[own_row + 8]};
   const int own_sequence[2] = {sequences[own_row], sequences[own_row + 8]};
+  int own_place[2] = {};
+  if constexpr (kBias) {
+    for (int i = 0; i < 2; ++i) {
+      const int row = first_row + own_row + 8 * i;
+      own_place[i] = row < a.rows ? a.places.position[row] : 0;
+    }
+  }
   float out[kDimTiles][4] = {};
   float most[2] = {-INFINITY, -INFINITY}, total[2] = {};  // total: of this lane's keys
 
@@ -127,14 +136,14 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
       if (sequences[i] == sequence && -positions[i] - 1 < least) least = -positions[i] - 1;
     }
     const int length = -warp_least(least);  // positions that any row of this sequence sees
-    const size_t at = (static_cast<size_t>(sequence) * a.kv.heads + kv_head) * a.kv.positions * kDim;
+    const size_t at = (static_cast<size_t>(sequence) * a.kv.heads + kv_head) * a.kv.positions * kReal;
     int limit[2];  // the last position that the row sees
     for (int i = 0; i < 2; ++i) limit[i] = own_sequence[i] == sequence ? own_position[i] : -1;
 
     const auto load = [&](int tile) {
       const size_t stage = static_cast<size_t>(tile % S::kStages) * S::kTileNumbers;
-      load_tile<kDim>(keys + stage, a.kv.k + at, tile * S::kTile, length);
-      load_tile<kDim>(values + stage, a.kv.v + at, tile * S::kTile, length);
+      load_tile<kDim, kReal>(keys + stage, a.kv.k + at, tile * S::kTile, length);
+      load_tile<kDim, kReal>(values + stage, a.kv.v + at, tile * S::kTile, length);
       close_copies();
     };
     const int tiles = (length + S::kTile - 1) / S::kTile;
@@ -180,6 +189,9 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
         for (int j = 0; j < 2 * kKeyTiles; ++j) {
           const int position = tile * S::kTile + j / 2 * 8 + 2 * t + j % 2;
           float& x = score[j / 2][2 * i + j % 2];
+          if constexpr (kBias) {
+            if (position <= limit[i]) x += kLog2E * bias_of(a.bias, a.q_heads, position - own_place[i], head);
+          }
           if (position > limit[i]) x = -INFINITY;
           largest = x > largest ? x : largest;
         }
@@ -229,32 +241,36 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
     for (int mask = 1; mask < 4; mask *= 2) sum += from_lane_xor(sum, mask);
     if (row >= a.rows) continue;
     const float factor = 1 / sum;
-    float* const to = a.a + row * row_numbers + head * kDim + 2 * t;
+    float* const to = a.a + row * row_numbers + head * kReal + 2 * t;
 #pragma unroll
-    for (int j = 0; j < kDimTiles; ++j) {
+    for (int j = 0; j < kReal / 8; ++j) {
       const float x0 = out[j][2 * i] * factor, x1 = out[j][2 * i + 1] * factor;
       *reinterpret_cast<Pair*>(to + j * 8) = {x0, x1};
-      leave_ready(a.ready, row, head * kDim + j * 8 + 2 * t, x0, x1);
+      leave_ready(a.ready, row, head * kReal + j * 8 + 2 * t, x0, x1);
     }
   }
 }
 
-template <int kDim>
+template <int kDim, int kReal = kDim, bool kBias = false>
 void attend_heads(const FlashArgs& args, const Stream& stream) {
   using S = Shape<kDim>;
-  launch(flash_kernel<kDim>, {args.q_heads, (args.rows + S::kRows - 1) / S::kRows}, S::kThreads, stream, args,
-         S::kBytes);
+  launch(flash_kernel<kDim, kReal, kBias>, {args.q_heads, (args.rows + S::kRows - 1) / S::kRows}, S::kThreads, stream,
+         args, S::kBytes);
 }
 
 }  // namespace
 
-bool has_flash(int head_dim) {
-  return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256;
+bool has_flash(int head_dim, bool biased) {
+  if (biased) return head_dim == 64;
+  return head_dim == 64 || head_dim == 72 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256;
 }
 
 void attend_flash(const FlashArgs& args, const Stream& stream) {
   switch (args.kv.head_dim) {
-    case 64: return attend_heads<64>(args, stream);
+    case 64:
+      if (args.bias.values) return attend_heads<64, 64, true>(args, stream);
+      return attend_heads<64>(args, stream);
+    case 72: return attend_heads<80, 72>(args, stream);
     case 80: return attend_heads<80>(args, stream);
     case 96: return attend_heads<96>(args, stream);
     case 128: return attend_heads<128>(args, stream);

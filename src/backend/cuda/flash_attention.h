@@ -14,9 +14,10 @@ struct FlashArgs {
   float scale;
   ReadyRows ready;         // a, for the product that follows
   const int32_t* lengths;  // [rows] positions that a row sees; null: up to its own
+  ScoreBias bias;
 };
-// Head sizes 64, 80, 96, 128 and 256.
-bool has_flash(int head_dim);
+// Head sizes 64, 72, 80, 96, 128 and 256, of which 64 alone takes a bias.
+bool has_flash(int head_dim, bool biased);
 void attend_flash(const FlashArgs& args, const Stream& stream);
 
 }  // namespace quantbench::QB_CUDA

@@ -263,4 +263,10 @@ QB_DEVICE void prefetch_norm(const RowNorm& norm, int k, int threads) {
   }
 }
 
+// What is added to a score of a q head of so many at a distance, key − query.
+QB_DEVICE float bias_of(const ScoreBias& bias, int q_heads, int distance, int head) {
+  const int reach = bias.reach, near = distance < -reach ? -reach : distance > reach ? reach : distance;
+  return bias.values[static_cast<size_t>(bias.bucket[near + reach]) * static_cast<size_t>(q_heads) + head];
+}
+
 }  // namespace quantbench::QB_CUDA

@@ -19,7 +19,8 @@ bool divides(WeightFormat format, int n, int k) {
   switch (format) {
     case WeightFormat::f16: return k % 8 == 0 && n % 8 == 0;
     case WeightFormat::int8: return k % 16 == 0 && n % 16 == 0 && can_gather(k);
-    case WeightFormat::nf4: return k % 64 == 0 && n % 8 == 0;
+    case WeightFormat::nf4:
+      return k % 8 == 0 && n % 8 == 0;  // eight codes have one scale, also where blocks straddle rows
     case WeightFormat::f32: return false;
   }
   return false;
