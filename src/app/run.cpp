@@ -1,4 +1,6 @@
 // `quantbench run`: parse → plan → measure → write.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "app/commands.h"
@@ -9,6 +11,7 @@
 #include "bench/record_builder.h"
 #include "bench/worker_process.h"
 #include "core/os.h"
+#include "model/config.h"
 #include "report/format.h"
 #include "report/report.h"
 
@@ -307,8 +310,9 @@ void add_run(CLI::App& app, Action* action) {
   grouped(
       command->add_flag(
           "--random-weights", flags->random_weights,
-          "seeded weights instead of a checkpoint; the "
-          "shapes of a folder's config.json or of a built-in configuration (meta-llama/Llama-3.2-1B, microsoft/phi-2)"),
+          fmt::format("seeded weights instead of a checkpoint; the shapes of a folder's config.json or of a built-in "
+                      "configuration ({})",
+                      fmt::join(published_ids(), ", "))),
       kWhat);
   grouped(text("--outlier-channels", &flags->outlier_channels,
                "plant N channels that take LLM.int8's outlier path (random "

@@ -34,11 +34,13 @@ std::string refusal(std::string_view published, const std::function<void(json&)>
 }
 std::string llama(const std::function<void(json&)>& edit) { return refusal("meta-llama/Llama-3.2-1B", edit); }
 std::string phi(const std::function<void(json&)>& edit) { return refusal("microsoft/phi-2", edit); }
+std::string qwen2(const std::function<void(json&)>& edit) { return refusal("Qwen/Qwen2.5-0.5B", edit); }
 
 TEST(PublishedConfig, HasThePublishedParameterCount) {
   EXPECT_EQ(make_model(published_config("meta-llama/Llama-3.2-1B"), Precision::int8)->shape().parameters,
             1'235'814'400);
   EXPECT_EQ(make_model(published_config("microsoft/phi-2"), Precision::nf4)->shape().parameters, 2'779'683'840);
+  EXPECT_EQ(make_model(published_config("Qwen/Qwen2.5-0.5B"), Precision::fp16)->shape().parameters, 494'032'768);
   EXPECT_EQ(make_model(published_config("google/flan-t5-base"), Precision::int8)->shape().parameters, 247'577'856);
   EXPECT_EQ(make_model(published_config("google/paligemma-3b-pt-224"), Precision::nf4)->shape().parameters,
             2'923'466'480);
@@ -57,6 +59,7 @@ TEST(PublishedConfig, QuantisesTheLinearsThatBitsandbytesQuantises) {
   };
   EXPECT_EQ(counted("meta-llama/Llama-3.2-1B"), std::make_pair(112, int64_t{973'078'528}));
   EXPECT_EQ(counted("microsoft/phi-2"), std::make_pair(192, int64_t{2'516'582'400}));
+  EXPECT_EQ(counted("Qwen/Qwen2.5-0.5B"), std::make_pair(168, int64_t{357'826'560}));
   EXPECT_EQ(counted("google/flan-t5-base"), std::make_pair(192, int64_t{160'432'128}));
   EXPECT_EQ(counted("google/paligemma-3b-pt-224"), std::make_pair(126 + 162 + 1, int64_t{2'395'238'400}));
 }
@@ -93,6 +96,9 @@ TEST(Config, AMissingKeyIsRefusedByName) {
   }
   for (const char* key : {"hidden_size", "layer_norm_eps", "partial_rotary_factor", "vocab_size"}) {
     EXPECT_THAT(phi([&](json& c) { c.erase(key); }), HasSubstr(fmt::format("'{}' is missing", key)));
+  }
+  for (const char* key : {"num_key_value_heads", "rms_norm_eps", "hidden_act"}) {
+    EXPECT_THAT(qwen2([&](json& c) { c.erase(key); }), HasSubstr(fmt::format("'{}' is missing", key)));
   }
   for (const char* key : {"tie_word_embeddings", "rope_theta"}) {  // younger than the first models
     EXPECT_EQ(llama([&](json& c) { c.erase(key); }), "accepted");
@@ -151,6 +157,19 @@ TEST(Config, WhatIsNotBuiltIsRefusedByName) {
               }),
               HasSubstr("'type' is \"longrope\", which is not supported, only default, linear, dynamic, llama3 or"));
   EXPECT_EQ(llama([](json& c) { c["sliding_window"] = nullptr, c["mlp_bias"] = false; }), "accepted");
+}
+
+TEST(Config, AWindowThatIsNotUsedIsNoneAndOneThatIsUsedIsRefused) {
+  EXPECT_EQ(qwen2([](json& c) { c["sliding_window"] = 16; }), "accepted") << "use_sliding_window is false";
+  EXPECT_EQ(qwen2([](json& c) { c.erase("use_sliding_window"); }), "accepted") << "as Qwen2Config has it";
+  EXPECT_THAT(qwen2([](json& c) { c["use_sliding_window"] = true; }),
+              HasSubstr("'use_sliding_window' is true: sliding-window attention is not supported"));
+  EXPECT_EQ(qwen2([](json& c) { c["layer_types"] = std::vector<std::string>(24, "full_attention"); }), "accepted");
+  EXPECT_THAT(qwen2([](json& c) {
+                c["layer_types"] = {"full_attention", "sliding_attention"};
+              }),
+              HasSubstr("is not supported, only \"full_attention\" in every layer is"));
+  EXPECT_THAT(qwen2([](json& c) { c["layer_types"] = "full_attention"; }), HasSubstr("expected a list"));
 }
 
 TEST(Config, WhatIsNotBuiltAsksForAnotherModelNotForAnotherFile) {

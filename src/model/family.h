@@ -85,6 +85,7 @@ class Slots {
 // The families; registry.cpp lists them.
 std::unique_ptr<Model> make_llama(const ModelConfig& config, const Storage& storage);
 std::unique_ptr<Model> make_phi(const ModelConfig& config, const Storage& storage);
+std::unique_ptr<Model> make_qwen2(const ModelConfig& config, const Storage& storage);
 std::unique_ptr<Model> make_t5(const ModelConfig& config, const Storage& storage);
 std::unique_ptr<Model> make_paligemma(const ModelConfig& config, const Storage& storage);
 

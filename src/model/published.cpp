@@ -34,6 +34,15 @@ constexpr Published kPublished[] = {
       "tie_word_embeddings": false, "rope_theta": 10000.0, "rope_scaling": null,
       "bos_token_id": 50256, "eos_token_id": 50256})",
      R"({"bos_token_id": 50256, "eos_token_id": 50256})"},
+    {"Qwen/Qwen2.5-0.5B", R"({
+      "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "torch_dtype": "bfloat16",
+      "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+      "num_attention_heads": 14, "num_key_value_heads": 2, "attention_dropout": 0.0,
+      "vocab_size": 151936, "max_position_embeddings": 32768, "rms_norm_eps": 1e-06, "hidden_act": "silu",
+      "tie_word_embeddings": true, "rope_theta": 1000000.0,
+      "use_sliding_window": false, "sliding_window": 32768, "max_window_layers": 24,
+      "bos_token_id": 151643, "eos_token_id": 151643})",
+     R"({"bos_token_id": 151643, "eos_token_id": 151643})"},
     {"google/flan-t5-base", R"({
       "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": true,
       "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12, "num_decoder_layers": 12,

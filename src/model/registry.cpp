@@ -15,6 +15,7 @@ struct Family {
 constexpr Family kFamilies[] = {
     {"LlamaForCausalLM", "llama", make_llama},
     {"PhiForCausalLM", "phi", make_phi},
+    {"Qwen2ForCausalLM", "qwen2", make_qwen2},
     {"T5ForConditionalGeneration", "t5", make_t5},
     {"PaliGemmaForConditionalGeneration", "paligemma", make_paligemma},
 };
