@@ -1,4 +1,4 @@
-"""Tiny Llama and Phi checkpoints that can fail, and their logits from transformers and bitsandbytes.
+"""Tiny Llama, Phi and Qwen2 checkpoints that can fail, and their logits from transformers and bitsandbytes.
 
 Every parameter is redrawn, since transformers' initialisation (zero biases, unit norms, rare outliers) lets mistakes
 pass; activations of at least 6.0 are planted so that LLM.int8's outlier path and its more-than-one-row rule decide
@@ -6,7 +6,9 @@ results; and each mistake of `mutations` is proved to break the limits (goldens_
 """
 
 import copy
+import dataclasses
 import json
+from collections.abc import Callable
 
 import torch
 import transformers
@@ -20,9 +22,7 @@ from goldens_common import (
 
 TOKENS = 56  # a sequence; beyond the 32 positions at which the scaled rotary frequencies part from the plain ones
 SEQUENCES = 2
-GROUPS = 16  # residual channels that HOT tokens of the vocabulary light up each: outliers in certain rows only
-HOT = 2
-STEADY = 2  # channels that are outliers in every row
+HOT = 2  # tokens of the vocabulary that light up each group of planted channels
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -61,18 +61,47 @@ def phi_config():
     )  # fmt: skip
 
 
-# name -> (configuration, seed, heavy, last_write, shards). heavy: how much more the MLP weighs a planted channel than
-# another; last_write: what the last MLP adds to the stream, in the embedding's sigma. Chosen so that in int8 a mistake
-# with the outliers more than doubles the error, while two correct implementations, whose roundings part ways after a
-# few layers, stay below half of the permitted divergence.
+def qwen2_config():
+    """Three query heads to a key/value head, heads of 12; an intermediate size that is no multiple of 64, so that blocks
+    of NF4 straddle rows."""
+    return transformers.Qwen2Config(
+        vocab_size=256, hidden_size=72, intermediate_size=88, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-6, bos_token_id=254, eos_token_id=255,
+        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+    )  # fmt: skip
+
+
+@dataclasses.dataclass
+class Form:
+    """One checkpoint: its configuration and how it is drawn. heavy and last_write are chosen so that in int8 a mistake
+    with the outliers more than doubles the error, while two correct implementations, whose roundings part ways after a
+    few layers, stay below half of the permitted divergence."""
+
+    model: type
+    config: Callable
+    seed: int
+    heavy: float  # how much more the MLP weighs a planted channel than another
+    last_write: float  # what the last MLP adds to the stream, in the embedding's sigma
+    shards: int = 1
+    groups: int = 16  # residual channels that HOT tokens light up each: outliers in certain rows only
+    steady: int = 2  # channels that are outliers in every row
+    lit: tuple = (12.0, 14.0)  # what hot tokens put on their channel and all on the steady ones, in the embedding's sigma
+    bias: float = 0.1  # sigma of the linears' biases
+    rows: tuple = ()  # positions whose logits are kept, those of single steps in int8 alone; (): all
+
+
 MODELS = {
-    "llama-gqa": (llama_gqa_config, 1, 28.0, 2.0, 1),
-    "llama-untied": (llama_untied_config, 2, 18.0, 1.0, 3),
-    "phi": (phi_config, 3, 32.0, 1.0, 1),
-}
+    "llama-gqa": Form(transformers.LlamaForCausalLM, llama_gqa_config, 1, 28.0, 2.0),
+    "llama-untied": Form(transformers.LlamaForCausalLM, llama_untied_config, 2, 18.0, 1.0, shards=3),
+    "phi": Form(transformers.PhiForCausalLM, phi_config, 3, 32.0, 1.0),
+    "qwen2": Form(
+        transformers.Qwen2ForCausalLM, qwen2_config, 4, 28.0, 2.0, groups=8, steady=1, lit=(18.0, 11.0), bias=0.5,
+        rows=(0, 1, 5, 14, 25, 36, 47, 55),
+    ),
+}  # fmt: skip
 
 
-def redraw(model, heavy, g):
+def redraw(model, form, g):
     """Draws every parameter anew, in fp32, and plants the outliers -> (planted channels, hot tokens by group)."""
     hidden, vocab = model.config.hidden_size, model.config.vocab_size
     uniform = lambda shape, low, high: torch.rand(shape, generator=g) * (high - low) + low
@@ -86,25 +115,25 @@ def redraw(model, heavy, g):
         elif isinstance(module, nn.Linear):
             module.weight.data = normal(module.weight.shape, 1.0 / module.in_features**0.5)
             if module.bias is not None:
-                module.bias.data = normal(module.bias.shape, 0.1)
+                module.bias.data = normal(module.bias.shape, form.bias)
     sigma = 2.6 / hidden**0.5  # a tied head then gives logits of about 3
     table = normal((vocab, hidden), sigma)
-    channels = torch.randperm(hidden, generator=g)[: GROUPS + STEADY]
-    groups = channels[:GROUPS]
-    # A group's tokens put 12 sigma on its channel, all others nearly nothing. The MLP weighs these channels heavily, so
+    channels = torch.randperm(hidden, generator=g)[: form.groups + form.steady]
+    groups = channels[: form.groups]
+    # A group's tokens put many sigma on its channel, all others nearly nothing. The MLP weighs these channels heavily, so
     # that what is nearly nothing counts: rounded to int8 (no more-than-one-row rule) it costs several times the error.
     # The gate's weights are negative there, so that a token that lights its channel shuts its own MLP instead of
     # flooding the stream.
     table[:, groups] *= 0.08
-    hot = torch.randperm(vocab, generator=g)[: GROUPS * HOT].view(GROUPS, HOT)
-    table[hot, groups[:, None]] = 12.0 * sigma * uniform((GROUPS, HOT), 0.95, 1.1)
-    table[:, channels[GROUPS:]] = 14.0 * sigma
+    hot = torch.randperm(vocab, generator=g)[: form.groups * HOT].view(form.groups, HOT)
+    table[hot, groups[:, None]] = form.lit[0] * sigma * uniform((form.groups, HOT), 0.95, 1.1)
+    table[:, channels[form.groups :]] = form.lit[1] * sigma
     for module in model.modules():
         if is_norm(module):
             module.weight.data[channels] = uniform((len(channels),), 1.35, 1.5)
     for name, module in model.named_modules():
         if name.endswith(("gate_proj", "up_proj", "fc1")):
-            module.weight.data[:, groups] *= heavy
+            module.weight.data[:, groups] *= form.heavy
         if name.endswith(("gate_proj", "fc1")):
             module.weight.data[:, groups] = -module.weight.data[:, groups].abs()
     final_norm(model).weight.data[channels] = 0.5
@@ -180,20 +209,18 @@ def sequences(vocab, hot, g):
     cold = torch.tensor(sorted(set(range(vocab)) - set(hot.view(-1).tolist())))
     ids = cold[torch.randint(0, len(cold), (SEQUENCES, TOKENS), generator=g)]
     for row in ids:
-        row[torch.randperm(TOKENS, generator=g)[:GROUPS]] = hot[:, torch.randint(0, HOT, (1,), generator=g)].view(-1)
+        row[torch.randperm(TOKENS, generator=g)[: len(hot)]] = hot[:, torch.randint(0, HOT, (1,), generator=g)].view(-1)
     return ids
 
 
 def build(name):
     """-> the model in fp32 whose every parameter is an fp16 number, and ids [SEQUENCES, TOKENS]."""
-    make_config, seed, heavy, last_write, _ = MODELS[name]
-    g = torch.Generator().manual_seed(seed)
-    config = make_config()
-    model = (transformers.PhiForCausalLM if config.model_type == "phi" else transformers.LlamaForCausalLM)(config)
-    model = model.float().eval()
-    channels, hot = redraw(model, heavy, g)
-    ids = sequences(config.vocab_size, hot, g)
-    calibrate(model, last_write, ids, channels)
+    form = MODELS[name]
+    g = torch.Generator().manual_seed(form.seed)
+    model = form.model(form.config()).float().eval()
+    channels, hot = redraw(model, form, g)
+    ids = sequences(model.config.vocab_size, hot, g)
+    calibrate(model, form.last_write, ids, channels)
     plant_in_mlp(model, channels)
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()
@@ -232,6 +259,13 @@ def mutations(model):
         fp16["no bias in k_proj"] = each(named("k_proj"), zero_bias)
         fp16["rotary on half of the head"] = lambda m: rebuilt(m, partial_rotary_factor=0.5)
         int8["no bias in fc2"] = lambda m: quantise()(fp16["no bias in fc2"](m))
+    elif model.config.model_type == "qwen2":
+        for bias in ("q_proj", "k_proj", "v_proj"):
+            fp16[f"no bias in {bias}"] = each(named(bias), zero_bias)
+        int8["no bias in q_proj"] = lambda m: quantise()(fp16["no bias in q_proj"](m))
+        int8["no bias in k_proj"] = lambda m: quantise()(fp16["no bias in k_proj"](m))
+        fp16["rope theta of 10000"] = lambda m: rebuilt(m, rope_theta=10000.0)
+        fp16["epsilon of 1e-2"] = each(lambda n, m: is_norm(m), lambda m: vars(m).update(variance_epsilon=1e-2))
     elif model.config.rope_parameters["rope_type"] == "llama3":
         fp16["no rope scaling"] = lambda m: rebuilt(m, rope_type="default")
         fp16["rope scaling without the blend"] = lambda m: rebuilt(m, high_freq_factor=1.0001)
@@ -251,7 +285,7 @@ def rebuilt(model, **rope):
 
 
 def published_config(folder):
-    """Rewrites config.json in the form in which Llama-3.2 and Phi-2 were published, before rope_parameters."""
+    """Rewrites config.json in the form in which Llama-3.2, Phi-2 and Qwen2.5 were published, before rope_parameters."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
     rope = config.pop("rope_parameters")
@@ -260,19 +294,23 @@ def published_config(folder):
         config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     config["rope_scaling"] = rope if rope["rope_type"] != "default" else None
     config["torch_dtype"] = config.pop("dtype")
+    if config["model_type"] == "qwen2":  # names a window of every layer that is not used, here shorter than a sequence
+        del config["layer_types"]
+        config.update(use_sliding_window=False, sliding_window=TOKENS // 4, max_window_layers=0)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def save_checkpoint(name, model, folder):
-    shards = MODELS[name][-1]
+    shards = MODELS[name].shards
     half = copy.deepcopy(model).half()
     size = sum(p.numel() * 2 for p in half.parameters())
     half.save_pretrained(folder, max_shard_size=size if shards == 1 else size // shards + 1)
     if shards == 1:
         published_config(folder)
     again = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16)
-    kept = again.config.rope_parameters == model.config.rope_parameters
-    assert kept, f"{folder}: config.json lost the rotary settings"
+    for key in ("rope_parameters", "layer_types"):
+        kept = getattr(again.config, key, None) == getattr(model.config, key, None)
+        assert kept, f"{folder}: config.json changed what {key} are"
     for (key, a), b in zip(half.state_dict().items(), again.state_dict().values()):
         assert torch.equal(a, b), f"{folder}: {key} changed on the way to the file"
 
@@ -311,8 +349,11 @@ def write(out, made_by):
     for name in MODELS:
         model, ids = build(name)
         references, hf = variants(model)
-        runs = {"full": lambda m: full(m, ids), "steps": lambda m: steps(m, ids)}
-        prove(name, model, runs, references, hf, mutations(model))
+        rows = list(MODELS[name].rows or range(TOKENS))
+        runs = {"full": lambda m: full(m, ids)[:, rows], "steps": lambda m: steps(m, ids)[:, rows]}
+        # Elsewhere one row a linear gives no other numbers than many, so where little is to be kept they are left out.
+        own_steps = ("int8",) if MODELS[name].rows else ("fp16", "int8", "nf4", "nf4-plain")
+        prove(name, model, runs, references, hf, mutations(model), own_steps)
         save_checkpoint(name, model, out / name)
         tensors = {"ids": ids.int()}
         if name == "llama-gqa":
@@ -320,9 +361,12 @@ def write(out, made_by):
             plain = lambda linear: Nf4Linear(linear, nested=False)
             references["nf4-plain"] = with_dequantised(model, plain)
             hf["nf4-plain"] = replace_linears(copy.deepcopy(model).half(), plain)
+        if MODELS[name].rows:
+            tensors["rows"] = torch.tensor(rows).int()
         for mode in references:
-            tensors[f"ref.{mode}"] = full(references[mode], ids)
-            tensors[f"hf.{mode}.full"] = full(hf[mode], ids)
-            tensors[f"hf.{mode}.steps"] = steps(hf[mode], ids)
+            tensors[f"ref.{mode}"] = runs["full"](references[mode])
+            tensors[f"hf.{mode}.full"] = runs["full"](hf[mode])
+            if mode in own_steps:
+                tensors[f"hf.{mode}.steps"] = runs["steps"](hf[mode])
         tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
         save_file(tensors, out / f"{name}.golden.safetensors", {"made_by": made_by})

@@ -34,6 +34,7 @@ struct Golden {
   explicit Golden(const std::string& model)
       : file(SafetensorsFile::open(kGoldenModels + model + ".golden.safetensors")) {}
 
+  bool has(const std::string& name) const { return file.header().tensors.count(name) != 0; }
   template <typename T>
   std::vector<T> read(const std::string& name) const {
     const SafetensorsTensor& tensor = file.header().tensors.at(name);
@@ -51,7 +52,8 @@ struct Golden {
 
 struct Figures {
   double max_ratio = 0, rms_ratio = 0, kl = 0, top1 = 1;
-  int compared = 0;  // positions that entered top1
+  int compared = 0;   // positions that entered top1
+  int positions = 0;  // of these
 };
 
 // Logits [positions, vocab] of each.
@@ -86,7 +88,8 @@ inline Figures compare(const std::vector<float>& ours, const std::vector<float>&
     agree += std::max_element(&ours[at], &ours[at] + vocab) - &ours[at] ==
              std::max_element(&hf[at], &hf[at] + vocab) - &hf[at];
   }
-  f.kl /= static_cast<double>(ours.size() / static_cast<size_t>(vocab));
+  f.positions = static_cast<int>(ours.size() / static_cast<size_t>(vocab));
+  f.kl /= f.positions;
   if (f.compared > 0) f.top1 = static_cast<double>(agree) / f.compared;
   return f;
 }
