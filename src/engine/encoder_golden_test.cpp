@@ -182,32 +182,6 @@ class TextAsItIs final : public MistakenBackend {  // embeddings are not scaled
     right().embed(plain);
   }
 };
-// Rows of an encoder's keys and values for the decoder one at a time.
-class NoRuleForMoreThanOneRow final : public MistakenBackend {
-  void store_kv(const StoreKv& op) override {
-    for (int r = 0; r < op.rows.count; ++r) {
-      right().store_kv({op.kv, op.x.slice(r, 1), op.norm, op.wk, op.wv, op.rows.slice(r, 1)});
-    }
-  }
-  void qkv(const Qkv& op) override {
-    for (int r = 0; r < op.rows.count; ++r) {
-      right().qkv(
-          {op.q.slice(r, 1), op.kv, op.x.slice(r, 1), op.norm, op.wq, op.wk, op.wv, op.rope, op.rows.slice(r, 1)});
-    }
-  }
-  void add_linear(const AddLinear& op) override {
-    for (int r = 0; r < op.x.rows; ++r) right().add_linear({op.x.slice(r, 1), op.a.slice(r, 1), op.w});
-  }
-  void gated_up(const GatedUp& op) override {
-    for (int r = 0; r < op.x.rows; ++r) {
-      right().gated_up({op.h.slice(r, 1), op.x.slice(r, 1), op.norm, op.gate, op.up, op.act});
-    }
-  }
-  void project(const Project& op) override {
-    for (int r = 0; r < op.x.rows; ++r) right().project({op.y.slice(r, 1), op.x.slice(r, 1), op.norm, op.w, op.act});
-  }
-};
-
 struct Mistake {
   const char* name;
   Case on;

@@ -185,30 +185,6 @@ class WrongHeadOfTheGroup final : public MistakenBackend {  // head h reads h mo
   }
 };
 
-// One row a call: what is an outlier in one row no longer is one for all.
-class NoRuleForMoreThanOneRow final : public MistakenBackend {
-  template <typename Call>
-  void each_row(const Rows& rows, const Call& call) {
-    for (int r = 0; r < rows.count; ++r) call(r, Rows{rows.token + r, rows.position + r, rows.sequence + r, 1});
-  }
-  void qkv(const Qkv& op) override {
-    each_row(op.rows, [&](int r, Rows row) {
-      right().qkv({op.q.slice(r, 1), op.kv, op.x.slice(r, 1), op.norm, op.wq, op.wk, op.wv, op.rope, row});
-    });
-  }
-  void add_linear(const AddLinear& op) override {
-    for (int r = 0; r < op.x.rows; ++r) right().add_linear({op.x.slice(r, 1), op.a.slice(r, 1), op.w});
-  }
-  void gated_up(const GatedUp& op) override {
-    for (int r = 0; r < op.x.rows; ++r) {
-      right().gated_up({op.h.slice(r, 1), op.x.slice(r, 1), op.norm, op.gate, op.up, op.act});
-    }
-  }
-  void project(const Project& op) override {
-    for (int r = 0; r < op.x.rows; ++r) right().project({op.y.slice(r, 1), op.x.slice(r, 1), op.norm, op.w, op.act});
-  }
-};
-
 // x / 64 is below the threshold everywhere, so its product has no outlier path; 64 is exact in fp16. For Llama (no
 // biases) on the reference backend, whose cache is [sequence][position][head][head_dim].
 class NoOutlierPath final : public MistakenBackend {

@@ -1,4 +1,5 @@
 // Llama (transformers' LlamaForCausalLM): RMSNorm, grouped-query attention with RoPE, gated MLP, residual around each.
+// And Qwen2 and 2.5 (Qwen2ForCausalLM), whose queries, keys and values alone have biases.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -8,9 +9,13 @@
 namespace quantbench {
 namespace {
 
+struct Biases {  // of the attention's products
+  bool inputs = false, output = false;
+};
+
 class Llama final : public Model {
  public:
-  Llama(const ConfigReader& c, const Storage& storage);
+  Llama(const ConfigReader& c, const Storage& storage, Shape shape, Biases biases);
 
   const Shape& shape() const override { return shape_; }
   std::vector<WeightSlot> weights() override;
@@ -51,14 +56,28 @@ class Llama final : public Model {
   Linear head_;
 };
 
-Shape read_shape(const ConfigReader& c) {
+// Published files name a window of the sequence that 'use_sliding_window' leaves unused. transformers 5 writes the same
+// out a layer: every one of 'layer_types' is "full_attention".
+void refuse_windows(const ConfigReader& c) {
+  c.refuse("use_sliding_window", "sliding-window attention");
+  const auto types = c.source().config.find("layer_types");
+  if (types == c.source().config.end() || types->is_null()) return;
+  if (!types->is_array()) c.fail_key("layer_types", "a list");
+  for (const auto& type : *types) {
+    if (type != "full_attention") c.fail_unsupported("layer_types", "\"full_attention\" in every layer");
+  }
+}
+
+// What both families read alike. has_kv_heads: whether every file has the key; else one without it means all heads.
+Shape read_shape(const ConfigReader& c, const char* architecture, bool has_kv_heads) {
   Shape s;
-  s.architecture = "LlamaForCausalLM";
+  s.architecture = architecture;
   s.layers = c.integer("num_hidden_layers", 1, kMostLayers);
   s.hidden = c.integer("hidden_size", 1, kMostHidden);
   s.intermediate = c.integer("intermediate_size", 1, kMostHidden);
   s.heads = c.integer("num_attention_heads", 1, kMostHeads);
-  s.kv_heads = c.integer_or("num_key_value_heads", 1, s.heads, s.heads);  // absent before grouped-query attention
+  s.kv_heads = has_kv_heads ? c.integer("num_key_value_heads", 1, s.heads)
+                            : c.integer_or("num_key_value_heads", 1, s.heads, s.heads);
   s.vocab = c.integer("vocab_size", 1, kMostVocab);
   s.max_positions = c.integer("max_position_embeddings", 1, kMostPositions);
   if (s.heads % s.kv_heads != 0) {
@@ -73,28 +92,26 @@ Shape read_shape(const ConfigReader& c) {
     c.fail_key("num_attention_heads", fmt::format("a divisor of hidden_size, {}", s.hidden));
   }
   if (c.number_or("partial_rotary_factor", 0, 1, 1) != 1) {
-    c.fail_unsupported("partial_rotary_factor", "1 (Llama turns whole heads)");
+    c.fail_unsupported("partial_rotary_factor", "1 (this family turns whole heads)");
   }
-  c.refuse("mlp_bias", "a bias in the MLP");
-  c.refuse("sliding_window", "sliding-window attention");
   return s;
 }
 
-Llama::Llama(const ConfigReader& c, const Storage& storage)
-    : shape_(read_shape(c)),
-      tied_(c.boolean_or("tie_word_embeddings", false)),  // as LlamaConfig has it: files of its first year do not say
+Llama::Llama(const ConfigReader& c, const Storage& storage, Shape shape, Biases biases)
+    : shape_(std::move(shape)),
+      tied_(c.boolean_or("tie_word_embeddings",
+                         false)),  // as both Configs have it: files of Llama's first year do not say
       activation_(c.activation("hidden_act")),
       scale_(1 / std::sqrt(static_cast<float>(shape_.head_dim))),
       rope_(read_rope(c, shape_.head_dim, 1.0)),
       embedding_{shape_.vocab, shape_.hidden} {
   const int d = shape_.hidden, q = shape_.heads * shape_.head_dim, kv = shape_.kv_heads * shape_.head_dim;
-  const bool biased = c.boolean_or("attention_bias", false);
   const Norm norm{nullptr, nullptr, static_cast<float>(c.number("rms_norm_eps", 1e-12, 0.1)), false};
   const auto linear = [&](int n, int k, bool with_bias) { return unloaded_linear(storage, n, k, with_bias); };
   layers_.assign(static_cast<size_t>(shape_.layers),
-                 {norm, norm, linear(q, d, biased), linear(kv, d, biased), linear(kv, d, biased), linear(d, q, biased),
-                  linear(shape_.intermediate, d, false), linear(shape_.intermediate, d, false),
-                  linear(d, shape_.intermediate, false)});
+                 {norm, norm, linear(q, d, biases.inputs), linear(kv, d, biases.inputs), linear(kv, d, biases.inputs),
+                  linear(d, q, biases.output), linear(shape_.intermediate, d, false),
+                  linear(shape_.intermediate, d, false), linear(d, shape_.intermediate, false)});
   norm_ = norm;
   head_ = {F16Matrix{shape_.vocab, d}};
   complete_shape(c, weights(), &shape_);
@@ -127,7 +144,20 @@ std::vector<WeightSlot> Llama::weights() {
 }  // namespace
 
 std::unique_ptr<Model> make_llama(const ModelConfig& config, const Storage& storage) {
-  return std::make_unique<Llama>(ConfigReader(config), storage);
+  const ConfigReader c(config);
+  // A file from before grouped-query attention says nothing of key and value heads.
+  Shape shape = read_shape(c, "LlamaForCausalLM", false);
+  c.refuse("mlp_bias", "a bias in the MLP");
+  c.refuse("sliding_window", "sliding-window attention");
+  const bool biased = c.boolean_or("attention_bias", false);
+  return std::make_unique<Llama>(c, storage, std::move(shape), Biases{biased, biased});
+}
+
+std::unique_ptr<Model> make_qwen2(const ModelConfig& config, const Storage& storage) {
+  const ConfigReader c(config);
+  Shape shape = read_shape(c, "Qwen2ForCausalLM", true);  // without the key transformers would take 32
+  refuse_windows(c);
+  return std::make_unique<Llama>(c, storage, std::move(shape), Biases{true, false});
 }
 
 }  // namespace quantbench
