@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "backend/ops_fixture.h"
 #include "backend/test_backends.h"
@@ -18,12 +19,17 @@ struct StepShape {
   int hidden, heads, kv_heads, head_dim, rope_dims, ff;
   bool layer_norm, biased;
   Act act;
+  bool like_t5 = false;  // distances in place of a rotation, a cross-attention, and fp32 weights behind the gate
+  int before = 0;        // positions before the steps
 };
-// Those of Llama and Phi-2, and the other head sizes.
+// Those of Llama and Phi-2, the other head sizes, and T5; some with more positions than a block takes at a time.
 constexpr StepShape kShapes[] = {{"llama", 512, 8, 2, 64, 64, 1024, false, false, Act::silu},
                                  {"phi", 1280, 16, 16, 80, 32, 768, true, true, Act::gelu_tanh},
                                  {"heads_of_32", 256, 8, 2, 32, 32, 512, false, true, Act::silu},
-                                 {"heads_of_128", 256, 2, 1, 128, 128, 512, true, false, Act::gelu_tanh}};
+                                 {"heads_of_128", 256, 2, 1, 128, 128, 512, true, false, Act::gelu_tanh},
+                                 {"heads_of_256", 256, 2, 1, 256, 256, 512, false, false, Act::gelu_tanh, false, 135},
+                                 {"t5", 384, 6, 6, 64, 0, 1024, false, false, Act::gelu_tanh, true},
+                                 {"t5_relu", 256, 4, 4, 64, 0, 512, false, false, Act::relu, true, 135}};
 
 struct StepCase {
   std::string_view backend;
@@ -32,7 +38,8 @@ struct StepCase {
   StepShape shape;
 };
 
-constexpr int kPositions = 3, kVocab = 64;
+constexpr int kSteps = 3, kVocab = 64;
+constexpr int kSeen = 150, kStored = 160;  // positions of the cross-attention
 
 class OneOp {
  public:
@@ -43,12 +50,14 @@ class OneOp {
     switch (c.kind) {
       case OpKind::attention: width_ = q; break;
       case OpKind::add_linear: width_ = s.hidden; break;
-      default: width_ = s.ff; break;
+      default: width_ = c.kind == OpKind::project && s.like_t5 ? q : s.ff; break;
     }
     const std::pair<int, int> sizes[] = {{q, s.hidden},    {kv, s.hidden},   {kv, s.hidden},
                                          {s.ff, s.hidden}, {s.ff, s.hidden}, {s.hidden, s.ff}};
     for (const auto& [n, k] : sizes) {
-      host_.push_back(std::make_unique<HostWeight>(c.format, true, n, k, s.biased, random, backend.host_pool()));
+      const bool is_last = host_.size() + 1 == std::size(sizes);
+      formats_.push_back(is_last && s.like_t5 ? Format::f32 : c.format);
+      host_.push_back(std::make_unique<HostWeight>(formats_.back(), true, n, k, s.biased, random, backend.host_pool()));
     }
     std::vector<float> norm_weight(static_cast<size_t>(s.hidden)), norm_bias(norm_weight.size());
     for (float& w : norm_weight) w = random.uniform(0.5f, 1.5f);
@@ -60,20 +69,39 @@ class OneOp {
     identity_.resize(static_cast<size_t>(width_) * static_cast<size_t>(width_));
     for (size_t i = 0; i < static_cast<size_t>(width_); ++i) identity_[i * static_cast<size_t>(width_) + i] = to_f16(1);
     std::vector<float> cos, sin;
-    for (int p = 0; p < kPositions; ++p) {
+    for (int p = 0; p < s.before + kSteps; ++p) {
       for (int i = 0; i < s.rope_dims / 2; ++i) {
         const double angle = p * std::pow(10000.0, -2.0 * i / s.rope_dims);
         cos.push_back(static_cast<float>(std::cos(angle)));
         sin.push_back(static_cast<float>(std::sin(angle)));
       }
     }
-    rope_ = {s.rope_dims, upload(cos), upload(sin)};
-    const size_t cache = size_t{kPositions} * static_cast<size_t>(kv) * sizeof(f16);
-    kv_ = {
-        static_cast<f16*>(allocate(cache)), static_cast<f16*>(allocate(cache)), 1, kPositions, s.kv_heads, s.head_dim};
+    if (s.rope_dims > 0) rope_ = {s.rope_dims, upload(cos), upload(sin)};
+    const auto cache = [&](int positions) {
+      const size_t bytes = static_cast<size_t>(positions) * static_cast<size_t>(kv) * sizeof(f16);
+      return KvLayer{
+          static_cast<f16*>(allocate(bytes)), static_cast<f16*>(allocate(bytes)), 1, positions, s.kv_heads, s.head_dim};
+    };
+    kv_ = cache(s.before + kSteps);
     const auto out = [&](int cols) {
       return Tensor{allocate(static_cast<size_t>(cols) * sizeof(float)), DType::f32, 1, cols};
     };
+    if (s.like_t5) {
+      std::vector<float> values(static_cast<size_t>(kBiasBuckets * s.heads));
+      for (float& v : values) v = random.uniform(-2, 2);
+      std::vector<int32_t> buckets(2 * kBiasReach + 1);
+      for (size_t i = 0; i < buckets.size(); ++i) buckets[i] = static_cast<int32_t>(i * 7 % kBiasBuckets);
+      bias_ = {upload(values), upload(buckets), kBiasReach, kBiasBuckets};
+      stored_ = cache(kStored);
+      lengths_ = upload(std::vector<int32_t>{kSeen});
+    }
+    std::vector<float> rows(static_cast<size_t>(kStored * s.hidden));
+    for (float& v : rows) v = random.uniform(-2, 2);
+    many_x_ = {upload(rows), DType::f32, kStored, s.hidden};
+    many_q_ = {allocate(static_cast<size_t>(kStored * q) * sizeof(float)), DType::f32, kStored, q};
+    std::vector<int32_t> places(kStored);
+    std::iota(places.begin(), places.end(), 0);
+    many_rows_ = {upload(places), upload(places), upload(std::vector<int32_t>(kStored)), kStored};
     x_ = out(s.hidden), q_ = out(q), a_ = out(q), h_ = out(s.ff), logits_ = out(width_);
     rows_ = {upload(std::vector<int32_t>(1)), upload(std::vector<int32_t>(1)), upload(std::vector<int32_t>(1)), 1};
     token_ = buffers_[buffers_.size() - 3].get();
@@ -82,13 +110,14 @@ class OneOp {
   }
 
   std::string_view engine() const { return engine_; }
-  // The logits of a step a position, [kPositions, width].
+  // The logits of a step a position, [kSteps, width].
   std::vector<float> run() {
-    std::vector<float> all(size_t{kPositions} * static_cast<size_t>(width_));
-    for (int32_t p = 0; p < kPositions; ++p) {
-      const int32_t token = p * 17 % kVocab;
+    std::vector<float> all(size_t{kSteps} * static_cast<size_t>(width_));
+    record_before(backend_.ops());
+    for (int32_t p = 0; p < kSteps; ++p) {
+      const int32_t token = p * 17 % kVocab, position = case_.shape.before + p;
       backend_.upload(*token_, 0, &token, sizeof token);
-      backend_.upload(*position_, 0, &p, sizeof p);
+      backend_.upload(*position_, 0, &position, sizeof position);
       program_->run();
       backend_.synchronize();
       backend_.download(all.data() + static_cast<size_t>(p) * static_cast<size_t>(width_), logits_.data,
@@ -98,22 +127,43 @@ class OneOp {
   }
 
  private:
+  const Rope* rope() const { return rope_.dims > 0 ? &rope_ : nullptr; }
+  // What is in the caches before the steps.
+  void record_before(Ops& ops) {
+    const Linear *q = &linears_[0], *k = &linears_[1], *v = &linears_[2];
+    if (stored_.k) ops.store_kv({stored_, many_x_, &norm_, k, v, many_rows_});
+    const int before = case_.shape.before;
+    if (before > 0)
+      ops.qkv({many_q_.slice(0, before), kv_, many_x_.slice(0, before), &norm_, q, k, v, rope(),
+               many_rows_.slice(0, before)});
+  }
   void record_ops(Ops& ops) {
     const StepShape& s = case_.shape;
     const float scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
     ops.embed({.x = x_, .table = &table_, .scale = 1, .rows = rows_});
-    ops.qkv({q_, kv_, x_, &norm_, &linears_[0], &linears_[1], &linears_[2], &rope_, rows_});
-    ops.attend({a_, q_, kv_, scale, rows_});
+    ops.qkv({q_, kv_, x_, &norm_, &linears_[0], &linears_[1], &linears_[2], rope(), rows_});
+    ops.attend({a_, q_, kv_, scale, rows_, nullptr, bias_.values ? &bias_ : nullptr});
     Tensor result = h_;
     switch (case_.kind) {
       case OpKind::attention: result = a_; break;
       case OpKind::gated_up: ops.gated_up({h_, x_, &norm_, &linears_[3], &linears_[4], s.act}); break;
       case OpKind::add_linear:
-        ops.project({h_, x_, &norm_, &linears_[3], Act::none});
+        if (s.like_t5 && s.act == Act::gelu_tanh)
+          ops.gated_up({h_, x_, &norm_, &linears_[3], &linears_[4], s.act});
+        else
+          ops.project({h_, x_, &norm_, &linears_[3], s.like_t5 ? s.act : Act::none});
         ops.add_linear({x_, h_, &linears_[5]});
         result = x_;
         break;
-      default: ops.project({h_, x_, &norm_, &linears_[3], s.act}); break;
+      default:
+        if (s.like_t5) {  // the query of a cross-attention
+          ops.project({.y = q_, .x = x_, .norm = &norm_, .w = &linears_[0]});
+          ops.attend({a_, q_, stored_, scale, rows_, lengths_});
+          result = a_;
+        } else {
+          ops.project({h_, x_, &norm_, &linears_[3], s.act});
+        }
+        break;
     }
     ops.project({logits_, result, nullptr, &head_, Act::none});
     ops.next_token({.rows = rows_, .logits = logits_, .sampling = {}});
@@ -123,9 +173,13 @@ class OneOp {
     for (size_t i = 0; i < host_.size(); ++i) {
       Linear& linear = linears_[i];
       linear.biased = case_.shape.biased;
-      if (case_.format == Format::f16) linear.weight = F16Matrix{host_[i]->n(), host_[i]->k()};
-      if (case_.format == Format::int8) linear.weight = Int8Matrix{host_[i]->n(), host_[i]->k()};
-      if (case_.format == Format::nf4) linear.weight = Nf4Matrix{host_[i]->n(), host_[i]->k()};
+      const int n = host_[i]->n(), k = host_[i]->k();
+      switch (formats_[i]) {
+        case Format::f16: linear.weight = F16Matrix{n, k}; break;
+        case Format::f32: linear.weight = F32Matrix{n, k}; break;
+        case Format::int8: linear.weight = Int8Matrix{n, k}; break;
+        case Format::nf4: linear.weight = Nf4Matrix{n, k}; break;
+      }
     }
     const auto rows_of = [](const std::vector<f16>& values, int n, int k) {
       return HostF16{n, k, [&values, k](int first, int count, f16* out) {
@@ -136,7 +190,9 @@ class OneOp {
     head_.weight = F16Matrix{width_, width_};
     TapeOps shapes;
     record_ops(shapes);
-    const Plan plan = backend_.plan(shapes.tape(), 1);
+    TapeOps before;
+    record_before(before);
+    const Plan plan = backend_.plan(shapes.tape(), 1, before.tape());
     for (size_t i = 0; i < host_.size(); ++i) {
       linears_[i].weight = backend_.pack(host_[i]->view(), Role::linear, plan);
       if (case_.shape.biased) linears_[i].bias = upload(host_[i]->bias());
@@ -146,7 +202,9 @@ class OneOp {
     head_.weight = backend_.pack(rows_of(identity_, width_, width_), Role::output_head, plan);
     TapeOps tape;
     record_ops(tape);
-    const Plan step = backend_.plan(tape.tape(), 1);
+    before = {};
+    record_before(before);
+    const Plan step = backend_.plan(tape.tape(), 1, before.tape());
     engine_ = step.engines.front().name;
     program_ = backend_.record(step);
   }
@@ -165,6 +223,7 @@ class OneOp {
   StepCase case_;
   int width_ = 0;  // of the op's output
   std::vector<std::unique_ptr<Buffer>> buffers_;
+  std::vector<Format> formats_;  // of these
   std::vector<std::unique_ptr<HostWeight>> host_;
   std::vector<f16> table_values_, identity_;
   std::vector<Linear> linears_;
@@ -175,6 +234,11 @@ class OneOp {
   Tensor x_, q_, a_, h_, logits_;
   KvLayer kv_;
   Rows rows_;
+  DistanceBias bias_;
+  KvLayer stored_;
+  Tensor many_x_, many_q_;
+  Rows many_rows_;
+  int32_t* lengths_ = nullptr;
   Buffer *token_ = nullptr, *position_ = nullptr;
   std::string_view engine_;
   std::unique_ptr<Program> program_;

@@ -5,18 +5,18 @@
 
 namespace quantbench::QB_CUDA {
 
-// Adds up v over lanes i, i ^ 4, i ^ 8 … of the warp by halves: a lane gives away those sums that the other keeps, as
-// long as they can be halved. Returns where in v this lane's sums, the first kLeft, were at first.
-template <int kCount>
-constexpr int kLeft = kCount % 8 == 0 ? kCount / 8 : kCount / 4;
-template <int kCount>
+// Adds up v over lanes i, i ^ kLanes, i ^ 2 · kLanes … of the warp by halves: a lane gives away those sums that the
+// other keeps, as long as they can be halved. Returns where in v this lane's sums, the first kLeft, were at first.
+template <int kCount, int kLanes = 4>
+constexpr int kLeft = kCount % (kWarpSize / kLanes) == 0 ? kCount / (kWarpSize / kLanes) : kCount / 4;
+template <int kCount, int kLanes = 4>
 QB_DEVICE int sum_by_halves(float (&v)[kCount]) {
   static_assert(kCount % 4 == 0);
   int count = kCount, first = 0;
 #pragma unroll
-  for (int mask = 4; mask < kWarpSize; mask *= 2) {
+  for (int mask = kLanes; mask < kWarpSize; mask *= 2) {
     const bool upper = (lane_index() & mask) != 0;
-    if (count % 2 == 0 && count > kLeft<kCount>) {
+    if (count % 2 == 0 && count > kLeft<kCount, kLanes>) {
       count /= 2;
       first += upper ? count : 0;
 #pragma unroll

@@ -67,8 +67,8 @@ QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, int unit) {
   bool leaves = lane < kUnitRows;
   int word = n;
   if constexpr (kFinish == Finish::store) {
-    leaves &= i % 2 == 0;
-    word = n / 2;
+    leaves &= s.floats || i % 2 == 0;
+    word = s.floats ? n : n / 2;
   } else if constexpr (kFinish == Finish::add) {
     leaves &= !s.halved || i < 8;
     ahead.from_table = s.old.source == Source::table;
@@ -77,8 +77,8 @@ QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, int unit) {
     else
       ahead.old_at = s.old.words + n;
   } else if constexpr (kFinish == Finish::gate) {
-    leaves &= i < 8 && i % 2 == 0;
-    word = n / 2;
+    leaves &= i < 8 && (s.floats || i % 2 == 0);
+    word = s.floats ? n : n / 2;
   } else {
     if (tile.rotates) {
       const int half = s.rotation.dims / 2;
@@ -111,7 +111,7 @@ QB_DEVICE void move_ahead(const Step& s, int rows, Ahead& ahead) {
     ahead.table_at += rows;
     ahead.old_at += rows;
   }
-  ahead.out += kFinish == Finish::add ? rows : rows / 2;
+  ahead.out += kFinish == Finish::add || s.floats ? rows : rows / 2;
   ask_ahead<kFormat, kFinish>(s, ahead);
 }
 
@@ -119,9 +119,15 @@ QB_DEVICE void move_ahead(const Step& s, int rows, Ahead& ahead) {
 struct StepFacts {
   int parts;
   Activation act;
-  bool halved, activates_second;
+  bool halved, activates_second, floats;
   float* logits;
 };
+// A number of each lane, of neighbours side by side as halves or each as a float.
+QB_DEVICE void leave(const PersistentArgs& a, const StepFacts& facts, const Ahead& ahead, float value) {
+  const float next = from_lane_down(value, 1);
+  const uint32_t bits = facts.floats ? bits_of_float(value) : halves(value, next);
+  if (ahead.leaves) put_word(ahead.out, tagged(bits, a.epoch));
+}
 // By one warp; lanes i and i + 16 have the same sum.
 template <WeightFormat kFormat, Finish kFinish>
 QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const StepFacts& facts, const Wait& wait,
@@ -142,8 +148,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const StepF
       *best = better(*best, {score, ahead.n});
       return;
     }
-    const float next = from_lane_down(value, 1);
-    if (ahead.leaves) put_word(ahead.out, tagged(halves(value, next), a.epoch));
+    leave(a, facts, ahead, value);
   } else if constexpr (kFinish == Finish::add) {
     float old = ahead.first;
     if (!ahead.from_table) {
@@ -154,8 +159,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const StepF
   } else if constexpr (kFinish == Finish::gate) {
     const float second = from_lane_down(value, 8);
     value = facts.activates_second ? activate(second, facts.act) * value : activate(value, facts.act) * second;
-    const float next = from_lane_down(value, 1);
-    if (ahead.leaves) put_word(ahead.out, tagged(halves(value, next), a.epoch));
+    leave(a, facts, ahead, value);
   } else {
     if (ahead.rotates) {
       const float other = from_lane_xor(value, 8);
@@ -198,7 +202,7 @@ QB_DEVICE void finish_units(const PersistentArgs& a, const Shared& m, const Step
   const int first = first_unit(s);
   int unit = static_cast<int>((static_cast<uint32_t>(own) + kFinishers - first_number % kFinishers) % kFinishers);
   if (unit >= own_units) return;
-  const StepFacts facts{s.walk.parts, s.act, s.halved, s.activates_second, s.logits};
+  const StepFacts facts{s.walk.parts, s.act, s.halved, s.activates_second, s.floats, s.logits};
   const int rows_on = kFinishers * blocks_x() * rows_of_unit(s);
   Ahead ahead = look_ahead<kFormat, kFinish>(m, s, first + unit * blocks_x());
   while (true) {
@@ -284,7 +288,8 @@ QB_DEVICE void finish(const PersistentArgs& a, const Shared& m, int own) {
     if (s.kind != StepKind::product) continue;
     const Wait wait{a.stuck, a.epoch, &s.index};
     const int own_units = own_unit_count(s, first_unit(s));
-    if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16)
+    // What products with fp32 weights leave is as of fp16.
+    if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16 || s.format == WeightFormat::f32)
       finish_step<WeightFormat::f16>(a, m, s, wait, own, number, own_units, &best);
     else
       finish_step<kFormat>(a, m, s, wait, own, number, own_units, &best);

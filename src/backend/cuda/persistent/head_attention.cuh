@@ -9,34 +9,67 @@
 #if defined(QB_HOPPER)
 namespace quantbench::QB_CUDA::persistent {
 
-// Positions [first, last) of one q head by the whole block: four lanes a position, each with every fourth piece of four
-// numbers; 128 positions at a time. A lane keeps its own softmax, and all are brought together at the end; exponents
-// are of 2. part: where what they give goes instead of into the head's output, or null where they are all.
-template <int kPieces>
-QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequence, Wait wait, int head, int first,
-                           int last, Tagged* part_out) {
-  const int thread = thread_index();
-  constexpr int kLanes = 4, kAtOnce = kConsumers / kLanes, kHeadDim = kPieces * 16;
-  constexpr float kLog2OfE = 1.442695041f;
+constexpr float kLog2OfE = 1.442695041f;
+
+// What distances add to the scores of a head, in exponents of 2.
+struct HeadBias {
+  const float* values;
+  const int32_t* bucket;
+  int heads, reach, position;
+  QB_DEVICE float at(int key) const {
+    int distance = key - position;
+    distance = distance < -reach ? -reach : distance > reach ? reach : distance;
+    return load_now(values + load_now(bucket + distance + reach) * heads) * kLog2OfE;
+  }
+};
+
+// What of attention is the same for all heads.
+struct Sight {
+  int position;  // the token's
+  int own;       // its place among the keys, whose key and value this step makes; -1: none
+  int sequence, length;
+};
+
+// Positions [first, last) of one q head by the whole block: kLanes lanes a position, each with every so many fourth of
+// the dimensions by four; 512 / kLanes positions at a time. A lane keeps its own softmax, and all are brought together
+// at the end; exponents are of 2. part: where what they give goes instead of into the head's output, or null where they
+// are all.
+template <int kHeadDim, bool kForT5>
+QB_DEVICE void attend_head(const Step& s, float* scratch, const Sight& sight, Wait wait, int head, int first, int last,
+                           Tagged* part_out) {
+  const int thread = thread_index(), position = sight.own;
+  constexpr int kLanes = lanes_of_position(kHeadDim), kAtOnce = part_positions(kHeadDim),
+                kPieces = kHeadDim / (4 * kLanes);
   const int group = s.q_heads / s.kv.heads, kv_head = head / group;
   const int t = thread % kLanes, own = thread / kLanes;
-  const size_t cache = (static_cast<size_t>(sequence) * s.kv.heads + kv_head) * s.kv.positions * kHeadDim;
+  const size_t cache = (static_cast<size_t>(sight.sequence) * s.kv.heads + kv_head) * s.kv.positions * kHeadDim;
   const uint16_t* const keys = s.kv.k + cache;
   const uint16_t* const values = s.kv.v + cache;
   int p = first + own;
   // The cache was streamed out of the second-level cache since the last token; it does not depend on this step.
   constexpr int kRowBytes = kHeadDim * 2, kLine = 128, kLines = (kRowBytes + kLine - 1) / kLine;
-  if (p < last && p < position && t < 2 * kLines) {
-    const auto* const row = reinterpret_cast<const std::byte*>(t % 2 == 0 ? keys : values);
-    prefetch_to_l1(row + static_cast<size_t>(p) * kRowBytes + t / 2 * kLine);
+  if (p < last && p != position) {
+    static_assert(2 * kLines <= kLanes);
+    if (t < 2 * kLines) {
+      const auto* const row = reinterpret_cast<const std::byte*>(t % 2 == 0 ? keys : values);
+      prefetch_to_l1(row + static_cast<size_t>(p) * kRowBytes + t / 2 * kLine);
+    }
+  }
+  HeadBias bias{};
+  float bias_here = 0;  // of position p, known before its score
+  if constexpr (kForT5) {
+    if (s.bias.values) {
+      bias = {s.bias.values + head, s.bias.bucket, s.q_heads, s.bias.reach, sight.position};
+      if (p < last) bias_here = bias.at(p);
+    }
   }
   // q, and this token's key and value, rounded as in the cache: each word is waited for by one thread.
   float* const q = scratch;
   auto* const new_key = reinterpret_cast<Half2*>(q + kHeadDim);
   Half2* const new_value = new_key + kHeadDim / 2;
-  const int part = thread / (kHeadDim / 2), pair = thread % (kHeadDim / 2);
+  const int part = thread / (kHeadDim / 2), pair = thread % (kHeadDim / 2), waited = position < 0 ? 1 : 3;
   TwoValues own_words{};
-  if (part < 3) {
+  if (part < waited) {
     const Tagged* const from = part == 0   ? s.in.words + head * kHeadDim
                                : part == 1 ? s.new_k + kv_head * kHeadDim
                                            : s.new_v + kv_head * kHeadDim;
@@ -46,7 +79,7 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
     const float scale = s.scale * kLog2OfE;
     q[2 * pair] = as_float(own_words.first) * scale;
     q[2 * pair + 1] = as_float(own_words.second) * scale;
-  } else if (part < 3) {
+  } else if (part < waited) {
     (part == 1 ? new_key : new_value)[pair] = halves(as_float(own_words.first), as_float(own_words.second));
   }
   sync_consumers();
@@ -80,8 +113,12 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
         }
       }
       float all = score[0] + score[1];
-      all += from_lane_xor(all, 1);
-      all += from_lane_xor(all, 2);
+#pragma unroll
+      for (int mask = 1; mask < kLanes; mask *= 2) all += from_lane_xor(all, mask);
+      if constexpr (kForT5) {
+        all += bias_here;
+        if (bias.values && p + kAtOnce < last) bias_here = bias.at(p + kAtOnce);
+      }
       if (p < last) {
         const float now = all > most ? all : most, keep = power_of_two(most - now), weight = power_of_two(all - now);
         total = fmaf(total, keep, weight);
@@ -96,7 +133,7 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
         }
       }
     }
-    // Of the eight positions of a warp.
+    // Of the positions of a warp.
     float warp_most = most;
 #pragma unroll
     for (int mask = kLanes; mask < kWarpSize; mask *= 2) {
@@ -110,9 +147,9 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
 #pragma unroll
     for (int mask = kLanes; mask < kWarpSize; mask *= 2) total += from_lane_xor(total, mask);
     float* const mine = parts + warp_index() * kStride;
-    const int from = sum_by_halves(sum);
+    const int from = sum_by_halves<kPieces * 4, kLanes>(sum);
 #pragma unroll
-    for (int i = 0; i < kLeft<kPieces * 4>; ++i) {
+    for (int i = 0; i < kLeft<kPieces * 4, kLanes>; ++i) {
       const int at = from + i;
       mine[2 + (at / 4 * kLanes + t) * 4 + at % 4] = sum[i];  // where two lanes have it, they have the same
     }
@@ -156,9 +193,9 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, int position, int sequ
 }
 
 // Brings a head's parts together, a thread those of a pair of dimensions.
-template <int kPieces>
+template <int kHeadDim>
 QB_DEVICE void join_parts(const Step& s, const Wait& wait, int head, int parts) {
-  constexpr int kHeadDim = kPieces * 16, kWords = kPartHead + kHeadDim;
+  constexpr int kWords = kPartHead + kHeadDim;
   const Tagged* const from = s.parts + static_cast<size_t>(head) * s.most_parts * kWords;
   for (int pair = thread_index(); pair < kHeadDim / 2; pair += kConsumers) {
     float most = -INFINITY, total = 0, first = 0, second = 0;
@@ -188,13 +225,14 @@ QB_DEVICE void join_parts(const Step& s, const Wait& wait, int head, int parts) 
   }
 }
 
-template <int kPieces>
+template <int kHeadDim, bool kForT5>
 QB_DEVICE void attend(const Shared& m, const Step& s, const Wait& wait) {
-  constexpr int kWords = kPartHead + kPieces * 16;
-  const int position = *m.position(), sequence = *m.sequence(), length = position + 1;
-  const int wanted = (length + kPartPositions - 1) / kPartPositions;
+  constexpr int kWords = kPartHead + kHeadDim, kAtOnce = part_positions(kHeadDim);
+  const int position = *m.position(), length = s.length ? *s.length : position + 1;
+  const Sight sight{position, s.new_k ? position : -1, *m.sequence(), length};
+  const int wanted = (length + kAtOnce - 1) / kAtOnce;
   const int parts = wanted < s.most_parts ? wanted : s.most_parts;
-  const int share = (wanted + parts - 1) / parts * kPartPositions;
+  const int share = (wanted + parts - 1) / parts * kAtOnce;
   // Parts that are left without positions would be waited for in vain.
   const int used = (length + share - 1) / share;
   float* const scratch = m.pointer<float>(m.at.x);
@@ -202,11 +240,11 @@ QB_DEVICE void attend(const Shared& m, const Step& s, const Wait& wait) {
     const int head = unit / used, part = unit % used, first = part * share;
     const int last = first + share < length ? first + share : length;
     Tagged* const part_out = used == 1 ? nullptr : s.parts + (static_cast<size_t>(head) * s.most_parts + part) * kWords;
-    attend_head<kPieces>(s, scratch, position, sequence, wait, head, first, last, part_out);
+    attend_head<kHeadDim, kForT5>(s, scratch, sight, wait, head, first, last, part_out);
   }
   if (used == 1) return;
   // Behind all parts that this block owes others, so that no block waits for one that waits for it.
-  for (int head = first_unit(s); head < s.units; head += blocks_x()) join_parts<kPieces>(s, wait, head, used);
+  for (int head = first_unit(s); head < s.units; head += blocks_x()) join_parts<kHeadDim>(s, wait, head, used);
 }
 
 }  // namespace quantbench::QB_CUDA::persistent

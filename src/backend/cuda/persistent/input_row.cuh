@@ -376,9 +376,31 @@ QB_DEVICE Int8Row make_row_of_halves(const Shared& m, const Step& s, const Wait&
   }
 }
 
+// --- a row of floats that stays as it is, for fp32 weights ---
+QB_DEVICE void make_row_as_it_is(const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
+  const Tagged* const from = s.in.words;
+  const int thread = thread_index(), count = s.k / 2;
+  auto* const x = m.pointer<Pair>(m.at.x);
+  for (int begin = thread; begin - thread < count; begin += kWordsAtOnce * kConsumers) {
+    if (begin != thread) ask_row(from, begin, count, words);
+    wait_row<kWordsAtOnce>(from, begin, count, wait, words);
+#pragma unroll
+    for (int j = 0; j < kWordsAtOnce; ++j) {
+      const int i = begin + j * kConsumers;
+      if (i >= count) break;
+      x[i] = {as_float(static_cast<uint32_t>(words.v[j].first)), as_float(static_cast<uint32_t>(words.v[j].second))};
+    }
+  }
+  sync_consumers();
+}
+
 // words: as asked for by ask_row, but for a row from a table.
 template <WeightFormat kFormat>
 QB_DEVICE Int8Row make_row(const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
+  if constexpr (kFormat == WeightFormat::f32) {
+    make_row_as_it_is(m, s, wait, words);
+    return {};
+  }
   if (s.in.source == Source::halves) return make_row_of_halves<kFormat>(m, s, wait, words);
   if (s.k <= 2 * 2 * kConsumers) return make_row_of_floats<kFormat, 2>(m, s, wait, words);
   if (kFormat == WeightFormat::int8 && s.k <= 3 * 2 * kConsumers)

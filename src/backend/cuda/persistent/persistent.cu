@@ -34,7 +34,7 @@ QB_DEVICE void fetch_step(const PersistentArgs& a, const Shared& m, int step) {
 }
 QB_DEVICE void step_arrived() { wait_for_copies(); }
 
-template <WeightFormat kFormat, int kPieces>
+template <WeightFormat kFormat, int kHeadDim, bool kForT5>
 QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
   if (a.nf4) {
     auto* const table = m.pointer<uint32_t>(m.at.table);
@@ -51,7 +51,9 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
     const Wait wait{a.stuck, a.epoch, &s.index};
     fetch_step(a, m, i + 1);
     if (s.kind == StepKind::attend) {
-      attend<kPieces>(m, s, wait);
+      attend<kHeadDim, kForT5>(m, s, wait);
+    } else if (kForT5 && s.format == WeightFormat::f32) {
+      if constexpr (kForT5) product<WeightFormat::f32>(a, m, s, wait);
     } else if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16) {
       product<WeightFormat::f16>(a, m, s, wait);
     } else {
@@ -63,8 +65,8 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
 }
 #endif
 
-// kFormat: of all products but the head's, or that one's too. kPieces: sixteenths of a head's dimensions.
-template <WeightFormat kFormat, int kPieces>
+// As KernelKind.
+template <WeightFormat kFormat, int kHeadDim, bool kForT5>
 __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_constant__ PersistentArgs a) {
 #if defined(QB_HOPPER)
   const Shared m{a.at, aligned_shared()};
@@ -88,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
   sync_block();
   if (warp_index() < kConsumerWarps) {
     take_registers<kConsumerRegisters>();
-    consume<kFormat, kPieces>(a, m);
+    consume<kFormat, kHeadDim, kForT5>(a, m);
   } else {
     leave_registers<kOtherRegisters>();
     if (warp_index() < kConsumerWarps + kFinishers)
@@ -104,46 +106,51 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
 
 namespace {
 
-// Calls with_kernel(kernel) for the one of these; not at all where there is none.
+// Calls with_kernel(kernel) for the one of these; not at all where there is none (has_persistent_kernel).
 template <typename WithKernel>
-void for_kernel(WeightFormat format, int head_dim, const WithKernel& with_kernel) {
-  const auto with_format = [&](auto pieces) {
-    constexpr int kPieces = decltype(pieces)::value;
-    switch (format) {
-      case WeightFormat::int8: return with_kernel(persistent::persistent_kernel<WeightFormat::int8, kPieces>);
-      case WeightFormat::nf4: return with_kernel(persistent::persistent_kernel<WeightFormat::nf4, kPieces>);
-      default: return with_kernel(persistent::persistent_kernel<WeightFormat::f16, kPieces>);
+void for_kernel(const KernelKind& kind, const WithKernel& with_kernel) {
+  const auto with_heads = [&](auto head_dim, auto for_t5) {
+    constexpr int kHeadDim = decltype(head_dim)::value;
+    constexpr bool kForT5 = decltype(for_t5)::value;
+    switch (kind.format) {
+      case WeightFormat::int8: return with_kernel(persistent::persistent_kernel<WeightFormat::int8, kHeadDim, kForT5>);
+      case WeightFormat::nf4: return with_kernel(persistent::persistent_kernel<WeightFormat::nf4, kHeadDim, kForT5>);
+      default: return with_kernel(persistent::persistent_kernel<WeightFormat::f16, kHeadDim, kForT5>);
     }
   };
-  switch (head_dim) {
-    case 32: return with_format(std::integral_constant<int, 2>{});
-    case 64: return with_format(std::integral_constant<int, 4>{});
-    case 80: return with_format(std::integral_constant<int, 5>{});
-    case 128: return with_format(std::integral_constant<int, 8>{});
+  if (kind.for_t5) {
+    if (kind.head_dim == 64) with_heads(std::integral_constant<int, 64>{}, std::true_type{});
+    return;
+  }
+  switch (kind.head_dim) {
+    case 32: return with_heads(std::integral_constant<int, 32>{}, std::false_type{});
+    case 64: return with_heads(std::integral_constant<int, 64>{}, std::false_type{});
+    case 80: return with_heads(std::integral_constant<int, 80>{}, std::false_type{});
+    case 128: return with_heads(std::integral_constant<int, 128>{}, std::false_type{});
+    case 256: return with_heads(std::integral_constant<int, 256>{}, std::false_type{});
     default: return;
   }
 }
 
 }  // namespace
 
-int missing_registers(WeightFormat format, int head_dim) {
+int missing_registers(const KernelKind& kind) {
   int registers = persistent::kRegisters;
 #if !defined(QB_CUDA_EMULATED)
-  for_kernel(format, head_dim, [&](auto kernel) {
+  for_kernel(kind, [&](auto kernel) {
     cudaFuncAttributes attributes{};
     if (cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)) == cudaSuccess)
       registers = attributes.numRegs;
   });
 #else
-  static_cast<void>(format);
-  static_cast<void>(head_dim);
+  static_cast<void>(kind);
 #endif
   return persistent::kRegisters > registers ? persistent::kRegisters - registers : 0;
 }
 
-void launch_persistent(const PersistentArgs& args, WeightFormat format, int head_dim, size_t shared_bytes,
-                       int multiprocessors, const Stream& stream) {
-  for_kernel(format, head_dim, [&](auto kernel) {
+void launch_persistent(const PersistentArgs& args, const KernelKind& kind, size_t shared_bytes, int multiprocessors,
+                       const Stream& stream) {
+  for_kernel(kind, [&](auto kernel) {
     launch_cooperative(kernel, multiprocessors, persistent::kThreads, stream, args, shared_bytes);
   });
 }

@@ -19,7 +19,13 @@ constexpr int kMostNormed = 4096, kMostInput = 16384;
 constexpr uint8_t kNoUnit = 255;  // where a warp begins that has none
 
 int row_bytes(WeightFormat format, int k) {
-  return format == WeightFormat::f16 ? 2 * k : format == WeightFormat::int8 ? k : k / 2;
+  switch (format) {
+    case WeightFormat::f32: return 4 * k;
+    case WeightFormat::f16: return 2 * k;
+    case WeightFormat::int8: return k;
+    case WeightFormat::nf4: break;
+  }
+  return k / 2;
 }
 
 // The largest divisor of n that is at most `most`.
@@ -35,12 +41,23 @@ bool same_row(const Step& a, const Step& b) {
          a.norm.bias == b.norm.bias;
 }
 
-struct Needs {  // of all steps
-  int most_k = 0, slot_bytes = 0, scale_bytes = 0;
+struct Needs : SharedNeeds {
   int most_stride = 0;       // slots from a warp's piece to its next one
   int few_pieces_units = 0;  // of a step that not all warps have pieces of
-  bool int8 = false, nf4 = false;
 };
+
+bool has_f32_weights(const Op* op) {
+  const auto* const add = op ? std::get_if<AddLinear>(op) : nullptr;
+  return add && std::holds_alternative<F32Matrix>(add->w->weight);
+}
+// Whether what `op` writes to `tensor` is what the op after it multiplies fp32 weights with.
+bool feeds_f32(const Op* next, const Tensor& tensor) {
+  return has_f32_weights(next) && std::get<AddLinear>(*next).a.data == tensor.data;
+}
+bool feeds_attention(const Op* next, const Tensor& tensor) {
+  const auto* const attend = next ? std::get_if<Attend>(next) : nullptr;
+  return attend && attend->q.data == tensor.data;
+}
 
 // Warps that have pieces of a step: all but where units are of fewer pieces than a quarter of them. More would be
 // further on than there are buffers of sums, and wait for one.
@@ -87,6 +104,7 @@ class Builder {
     inputs_[o.q.data] = {.source = Source::floats, .words = s.out};
     new_k_ = s.out + q;
     new_v_ = new_k_ + kv;
+    written_ = o.kv.k;
     push(s);
   }
   void operator()(const StoreKv&) {}
@@ -96,10 +114,15 @@ class Builder {
     s.kv = view(o.kv);
     s.q_heads = s.units = o.q.cols / o.kv.head_dim;
     s.scale = o.scale;
-    plan.head_dim = o.kv.head_dim;
+    plan.kind.head_dim = needs.head_dim = o.kv.head_dim;
     s.in = inputs_[o.q.data];
-    s.new_k = new_k_;
-    s.new_v = new_v_;
+    s.length = o.lengths;
+    s.bias = view(o.bias);
+    plan.kind.for_t5 |= o.bias != nullptr;
+    if (o.kv.k == written_) {
+      s.new_k = new_k_;
+      s.new_v = new_v_;
+    }
     s.out = halves(o.a.data, o.q.cols);
     // As many as keep all blocks busy.
     s.most_parts = std::max(2, multiprocessors_ / s.q_heads);
@@ -116,16 +139,17 @@ class Builder {
   void operator()(const GatedUp& o) {
     Step s = product({o.gate, o.up}, o.x, o.norm, Finish::gate);
     s.act = view(o.act);
-    s.out = halves(o.h.data, rows_of(o.gate->weight));
+    put_out(s, o.h.data, rows_of(o.gate->weight), feeds_f32(next, o.h));
     push(s);
   }
   void operator()(const Project& o) {
-    Step s = product({o.w}, o.x, o.norm, Finish::store);
+    const bool is_query = feeds_attention(next, o.y);  // as of qkv, without keys and values
+    Step s = product({o.w}, o.x, o.norm, is_query ? Finish::qkv : Finish::store);
     s.act = view(o.act);
     if (&o == logits)
       s.logits = o.y.f32();
     else
-      s.out = halves(o.y.data, rows_of(o.w->weight));
+      put_out(s, o.y.data, rows_of(o.w->weight), is_query || feeds_f32(next, o.y));
     push(s);
   }
   void operator()(const NextToken& o) {
@@ -140,6 +164,7 @@ class Builder {
   }
 
   const Project* logits = nullptr;
+  const Op* next = nullptr;  // the op after this one, or null
   PersistentPlan plan;
   Needs needs;
 
@@ -155,6 +180,15 @@ class Builder {
     Tagged* const words = take(count / 2);
     inputs_[tensor] = {.source = Source::halves, .words = words};
     return words;
+  }
+  void put_out(Step& s, const void* tensor, int count, bool floats) {
+    s.floats = floats;
+    if (!floats) {
+      s.out = halves(tensor, count);
+      return;
+    }
+    s.out = take(count);
+    inputs_[tensor] = {.source = Source::floats, .words = s.out};
   }
   // Whether the multiprocessor with the most units has less to do where a unit is eight rows instead of sixteen.
   bool balances_by_halves(int n, int chunks) const {
@@ -211,7 +245,10 @@ class Builder {
       segment.bias = linear->bias;
       s.format = segment.w.format;
       s.k = segment.w.k;
-      if (s.format != WeightFormat::f16) plan.format = s.format;
+      if (s.format == WeightFormat::f32)
+        plan.kind.for_t5 = true;
+      else if (s.format != WeightFormat::f16)
+        plan.kind.format = s.format;
       s.inverse_k = 1.0 / s.k;
       const bool second_of_gate = finish == Finish::gate && s.segment_count == 2;
       s.halved = finish == Finish::add && balances_by_halves(segment.w.n, row_bytes(s.format, s.k) / kChunkBytes);
@@ -235,6 +272,8 @@ class Builder {
     needs.few_pieces_units = std::max(needs.few_pieces_units, s.walk.pieces < kPartBuffers ? s.units : 0);
     if (!plan.steps.empty()) s.same_row = same_row(plan.steps.back(), s);
     needs.most_k = std::max(needs.most_k, s.k);
+    constexpr int kHalf = 2, kFloat = 4;
+    needs.row_bytes = std::max(needs.row_bytes, s.k * (s.format == WeightFormat::f32 ? kFloat : kHalf));
     needs.slot_bytes = std::max(needs.slot_bytes, s.slot_chunks * kRowsChunkBytes);
     needs.most_stride = std::max(needs.most_stride, warps_at_work(s.walk) / s.walk.slot_pieces);
     needs.int8 |= s.format == WeightFormat::int8;
@@ -262,16 +301,14 @@ class Builder {
   int multiprocessors_, turn_ = 0;
   Tagged* exchange_;
   const Tagged *new_k_ = nullptr, *new_v_ = nullptr;
+  const f16* written_ = nullptr;             // the keys that those go to
   std::map<const void*, StepInput> inputs_;  // where a tensor's values are now
 };
 
-SharedLayout layout(int slots, const Needs& needs) {
-  return shared_layout(slots, needs.slot_bytes, needs.most_k, needs.int8, needs.nf4, needs.scale_bytes);
-}
 // The ring takes what the rest leaves; 0 where that is too little.
 int ring_slots(const Needs& needs, size_t shared_bytes) {
   for (int slots = kMostSlots; slots >= needs.most_stride + kLeastOnTheWay; --slots) {
-    if (layout(slots, needs).bytes <= shared_bytes) return slots;
+    if (shared_layout(slots, needs).bytes <= shared_bytes) return slots;
   }
   return 0;
 }
@@ -283,7 +320,10 @@ const Project* logits_of(const Tape& tape) {
 Builder build(const Tape& tape, int multiprocessors, Tagged* exchange) {
   Builder builder(multiprocessors, exchange);
   builder.logits = logits_of(tape);
-  for (const Op& op : tape) std::visit(builder, op);
+  for (size_t i = 0; i < tape.size(); ++i) {
+    builder.next = i + 1 < tape.size() ? &tape[i + 1] : nullptr;
+    std::visit(builder, tape[i]);
+  }
   return builder;
 }
 
@@ -293,28 +333,27 @@ struct Obstacle {
     if (!can_place_qkv(view(o.kv), view(o.rope))) return "heads whose rotated dimensions are not whole tiles";
     return product({o.wq, o.wk, o.wv}, o.norm, kUnitRows);
   }
-  std::string operator()(const StoreKv&) const { return "keys and values of a cross-attention"; }
+  std::string operator()(const StoreKv&) const { return "keys and values that are not a token's"; }
   std::string operator()(const Attend& o) const {
-    if (o.lengths) return "an attention that sees other positions than those before it";
-    if (o.bias) return "an attention with a bias by distance";
-    const int d = o.kv.head_dim;
-    for (const int known : {32, 64, 80, 128}) {
-      if (d == known) return {};
-    }
-    return fmt::format("heads of {} dimensions", d);
+    // With or without what T5 has: which kernel it is, all of the tape decides.
+    if (o.kv.head_dim == head_dim && has_persistent_kernel(head_dim, for_t5)) return {};
+    return fmt::format("heads of {} dimensions{}", o.kv.head_dim,
+                       has_persistent_kernel(o.kv.head_dim, false) ? " beside fp32 weights or other heads" : "");
   }
-  std::string operator()(const AddLinear& o) const { return product({o.w}, nullptr, kUnitRows); }
+  std::string operator()(const AddLinear& o) const { return product({o.w}, nullptr, kUnitRows, follows_f32_input); }
   std::string operator()(const GatedUp& o) const { return product({o.gate, o.up}, o.norm, kUnitRows / 2); }
   std::string operator()(const Project& o) const { return product({o.w}, o.norm, kUnitRows); }
   std::string operator()(const NextToken& o) const { return rows(o.rows.count); }
 
   static std::string rows(int count) { return count == 1 ? "" : fmt::format("a batch of {} sequences", count); }
-  static std::string product(std::initializer_list<const Linear*> linears, const Norm* norm, int unit_rows) {
+  // May fp32 weights be: where the op before leaves what they are multiplied with.
+  static std::string product(std::initializer_list<const Linear*> linears, const Norm* norm, int unit_rows,
+                             bool may_be_f32 = false) {
     const Weight first = view((*linears.begin())->weight);
     for (const Linear* linear : linears) {
       const Weight w = view(linear->weight);
       if (w.format != first.format) return "matrices of one op in different formats";
-      if (w.format == WeightFormat::f32) return "fp32 weights";
+      if (w.format == WeightFormat::f32 && !may_be_f32) return "fp32 weights";
       const auto* nf4 = std::get_if<Nf4Matrix>(&linear->weight);
       if (nf4 && !nf4->double_quantized) return "NF4 without double quantisation";
       if (w.n % unit_rows != 0) return fmt::format("products of {} outputs", w.n);
@@ -327,6 +366,10 @@ struct Obstacle {
     }
     return {};
   }
+
+  int head_dim = 0;
+  bool for_t5 = false;
+  bool follows_f32_input = false;  // the op before this one writes what fp32 weights can take
 };
 
 // What of a tape is not taken, or nothing.
@@ -335,8 +378,19 @@ std::string part_not_taken(const Tape& tape, size_t shared_bytes) {
       !logits_of(tape)) {
     return "a step that is not a token's";
   }
+  Obstacle of_op;
   for (const Op& op : tape) {
-    std::string obstacle = std::visit(Obstacle{}, op);
+    of_op.for_t5 |= has_f32_weights(&op);
+    if (const auto* const attend = std::get_if<Attend>(&op)) {
+      of_op.head_dim = attend->kv.head_dim;
+      of_op.for_t5 |= attend->bias != nullptr;
+    }
+  }
+  for (size_t i = 0; i < tape.size(); ++i) {
+    const auto* const gate = i > 0 ? std::get_if<GatedUp>(&tape[i - 1]) : nullptr;
+    const auto* const project = i > 0 ? std::get_if<Project>(&tape[i - 1]) : nullptr;
+    of_op.follows_f32_input = (gate && feeds_f32(&tape[i], gate->h)) || (project && feeds_f32(&tape[i], project->y));
+    std::string obstacle = std::visit(of_op, tape[i]);
     if (!obstacle.empty()) return obstacle;
   }
   const Needs needs = build(tape, 1, nullptr).needs;
@@ -364,15 +418,15 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   args.scale_bytes = needs.scale_bytes;
   args.slots = ring_slots(needs, shared_bytes);
   // As measured on an H100 (docs/performance.md).
-  const int wanted = plan.format == WeightFormat::nf4    ? (48 << 10) / args.slot_bytes
-                     : plan.format == WeightFormat::int8 ? (32 << 10) / args.slot_bytes
-                                                         : 6;
+  const int wanted = plan.kind.format == WeightFormat::nf4    ? (48 << 10) / args.slot_bytes
+                     : plan.kind.format == WeightFormat::int8 ? (32 << 10) / args.slot_bytes
+                                                              : 6;
   // A warp may not meet a slot again before it has been filled in between.
   args.slots_on_the_way = std::min(wanted, args.slots - needs.most_stride);
   for (Step& step : plan.steps) {
     if (step.kind == StepKind::product) set_strides(step.walk, args.slots);
   }
-  args.at = layout(args.slots, needs);
+  args.at = shared_layout(args.slots, needs);
   plan.shared_bytes = args.at.bytes;
   return plan;
 }

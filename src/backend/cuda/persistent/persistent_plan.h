@@ -21,9 +21,8 @@ struct PersistentPlan {
   std::vector<Step> steps;  // pointers into the exchange are offsets from null, made real by place()
   std::vector<MapShape> maps;
   size_t exchange_words = 0;
-  PersistentArgs args;                      // all but device pointers
-  WeightFormat format = WeightFormat::f16;  // of all products, but that fp16 may be beside another
-  int head_dim = 0;
+  PersistentArgs args;  // all but device pointers
+  KernelKind kind;
   size_t shared_bytes = 0;
 };
 

@@ -80,7 +80,8 @@ TEST(PersistentPlan, StepsFollowTheTapeAndReadWhatWasWrittenLast) {
   EXPECT_EQ(next.in.words, down.out);
   EXPECT_NE(next.out, qkv.out);
   EXPECT_EQ(head.logits, d.logits);
-  EXPECT_EQ(plan.head_dim, 64);
+  EXPECT_EQ(plan.kind.head_dim, 64);
+  EXPECT_FALSE(plan.kind.for_t5);
 }
 
 TEST(PersistentPlan, WorkGoesRoundWithoutAGap) {
@@ -258,6 +259,66 @@ TEST(PersistentPlan, SaysWhatItCannotDo) {
   d.wk = Decoder::linear<Int8Matrix>(128, 512);
   EXPECT_THAT(persistent_obstacle(d.tape(), kShared), HasSubstr("different formats"));
   EXPECT_THAT(persistent_obstacle({}, kShared), HasSubstr("not a token's"));
+}
+
+// T5's: a bias by distance, a cross-attention over what lies in a cache of its own, fp32 weights behind the gate.
+TEST(PersistentPlan, TakesCrossAttentionAndFp32WeightsOfT5) {
+  Decoder d;
+  d.make<Int8Matrix>();
+  d.down = Decoder::linear<F32Matrix>(Decoder::kWidth, Decoder::kInner);
+  const Rows r{.count = 1};
+  const auto tensor = [](float* at, int cols) { return Tensor{at, DType::f32, 1, cols}; };
+  const int q = Decoder::kHeads * Decoder::kHeadDim;
+  f16 own[1], stored[1];
+  const KvLayer kv{.k = own, .v = own, .sequences = 1, .positions = 64, .heads = Decoder::kHeads, .head_dim = 64};
+  const KvLayer cross{
+      .k = stored, .v = stored, .sequences = 1, .positions = 9, .heads = Decoder::kHeads, .head_dim = 64};
+  const int32_t lengths[1] = {};
+  const float values[1] = {};
+  const DistanceBias bias{.values = values, .reach = 4, .buckets = 8};
+  const auto tape = [&](const DistanceBias* distances, int head_dim) {
+    TapeOps out;
+    KvLayer of_step = kv, of_encoder = cross;
+    of_step.head_dim = of_encoder.head_dim = head_dim;
+    out.embed({tensor(d.x, Decoder::kWidth), &d.table, 1, r});
+    out.qkv({tensor(d.q, q), of_step, tensor(d.x, Decoder::kWidth), &d.norm, &d.wq, &d.wk, &d.wv, nullptr, r});
+    out.attend({tensor(d.a, q), tensor(d.q, q), of_step, 1, r, nullptr, distances});
+    out.add_linear({tensor(d.x, Decoder::kWidth), tensor(d.a, q), &d.wo});
+    out.project({.y = tensor(d.q, q), .x = tensor(d.x, Decoder::kWidth), .norm = &d.norm, .w = &d.wq});
+    out.attend({tensor(d.a, q), tensor(d.q, q), of_encoder, 1, r, lengths});
+    out.gated_up({tensor(d.h, Decoder::kInner), tensor(d.x, Decoder::kWidth), &d.norm, &d.gate, &d.up, Act::silu});
+    out.add_linear({tensor(d.x, Decoder::kWidth), tensor(d.h, Decoder::kInner), &d.down});
+    out.project({tensor(d.logits, Decoder::kVocab), tensor(d.x, Decoder::kWidth), &d.norm, &d.head, Act::none});
+    out.next_token({r, tensor(d.logits, Decoder::kVocab), {}, nullptr, 0, nullptr, nullptr});
+    return out.tape();
+  };
+  EXPECT_EQ(persistent_obstacle(tape(&bias, 64), kShared), "");
+  std::vector<Tagged> exchange(1 << 20);
+  const PersistentPlan plan = make_persistent_plan(tape(&bias, 64), kProcessors, kShared, exchange.data());
+  ASSERT_EQ(plan.steps.size(), 8u);
+  const Step &attend = plan.steps[1], &query = plan.steps[3], &cross_attend = plan.steps[4], &gate = plan.steps[5],
+             &down = plan.steps[6];
+  EXPECT_TRUE(plan.kind.for_t5);
+  EXPECT_EQ(plan.kind.format, WeightFormat::int8);
+  EXPECT_EQ(attend.bias.values, values);
+  EXPECT_EQ(attend.length, nullptr);
+  EXPECT_NE(attend.new_k, nullptr);
+  EXPECT_EQ(query.finish, Finish::qkv);  // floats, as attention reads them
+  EXPECT_EQ(cross_attend.in.words, query.out);
+  EXPECT_EQ(cross_attend.in.source, Source::floats);
+  EXPECT_EQ(cross_attend.new_k, nullptr);
+  EXPECT_EQ(cross_attend.length, lengths);
+  EXPECT_EQ(cross_attend.bias.values, nullptr);
+  EXPECT_TRUE(gate.floats);
+  EXPECT_EQ(down.format, WeightFormat::f32);
+  EXPECT_EQ(down.in.source, Source::floats);
+  EXPECT_EQ(down.chunks * (down.halved ? 2 : 1), Decoder::kInner * 4 / 128);
+  EXPECT_GE(plan.args.at.codes - plan.args.at.x, Decoder::kInner * sizeof(float));
+  // There is one kernel for it.
+  EXPECT_THAT(persistent_obstacle(tape(&bias, 128), kShared), testing::HasSubstr("heads of 128 dimensions beside"));
+  // fp32 weights of something else than what the op before them leaves.
+  d.wo = Decoder::linear<F32Matrix>(Decoder::kWidth, q);
+  EXPECT_THAT(persistent_obstacle(tape(nullptr, 64), kShared), testing::HasSubstr("fp32 weights"));
 }
 
 TEST(PersistentPlan, LeavesTheChoiceAmongSomeIdsToAKernelBehindIt) {

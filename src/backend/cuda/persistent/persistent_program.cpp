@@ -59,21 +59,19 @@ class PersistentProgram final : public Program {
     args_.maps = reinterpret_cast<const TensorMap*>(memory + at.maps);
     args_.code_pairs = tables.code_pairs;
     args_.nested_code = tables.nested_code;
-    format_ = plan.format;
-    head_dim_ = plan.head_dim;
+    kind_ = plan.kind;
     shared_bytes_ = plan.shared_bytes;
-    if (const int missing = missing_registers(format_, head_dim_)) {
+    if (const int missing = missing_registers(kind_)) {
       fail(ErrorKind::internal,
            "the persistent kernel for heads of {} was compiled with {} registers too few a thread; use --engine graph, "
-           "or "
-           "build with another nvcc",
-           head_dim_, missing);
+           "or build with another nvcc",
+           kind_.head_dim, missing);
     }
     args_.stuck = stuck;
   }
   void run() override {
     ++args_.epoch;
-    launch_persistent(args_, format_, head_dim_, shared_bytes_, runtime_.multiprocessors(), runtime_.stream());
+    launch_persistent(args_, kind_, shared_bytes_, runtime_.multiprocessors(), runtime_.stream());
   }
   std::string tuning() const override { return tuning_; }
 
@@ -81,8 +79,7 @@ class PersistentProgram final : public Program {
   Runtime& runtime_;
   std::string tuning_;
   PersistentArgs args_;
-  WeightFormat format_ = WeightFormat::f16;
-  int head_dim_ = 0;
+  KernelKind kind_;
   size_t shared_bytes_ = 0;
 };
 

@@ -79,6 +79,7 @@ struct alignas(128) Step {
   bool halved = false;
   bool activates_second = false;  // gate: the first matrix is what is gated
   bool same_row = false;          // as the product's before this one, which is still there
+  bool floats = false;            // store, gate: `out` is floats, which fp32 weights are multiplied with
   int segment_count = 0;
   Segment segments[kMostJobs];
   StepInput in;       // attend: words are q, [q_heads · head_dim] floats
@@ -86,7 +87,8 @@ struct alignas(128) Step {
   RowNorm next_norm;  // of the step after this one, [next_norm_count]
   int next_norm_count = 0;
   StepInput old;  // add: what is added to
-  // store, gate: [n / 2] pairs of halves; add: [n] floats; qkv: floats of q, k and v one after the other
+  // store, gate: [n / 2] pairs of halves, or [n] floats; add: [n] floats; qkv: floats of q, k and v, or of q alone, one
+  // after the other
   Tagged* out = nullptr;
   float* logits = nullptr;  // store: plain fp32 instead of `out`, and their best is the next token
   // qkv and attend
@@ -94,7 +96,9 @@ struct alignas(128) Step {
   Rotation rotation;
   int q_heads = 0;
   float scale = 1;
-  const Tagged *new_k = nullptr, *new_v = nullptr;  // attend: of this token, floats
+  const Tagged *new_k = nullptr, *new_v = nullptr;  // attend: of this token, floats; null: all are in the cache
+  const int32_t* length = nullptr;                  // attend: [1] of the positions seen; null: those up to the token's
+  ScoreBias bias;                                   // attend
   // attend: what parts of the positions give, floats: [q_heads, most_parts, kPartHead + head_dim], first the largest
   // score and the sum of the weights
   Tagged* parts = nullptr;
@@ -102,7 +106,10 @@ struct alignas(128) Step {
 };
 
 constexpr int kPartHead = 2;
-constexpr int kPartPositions = 128;  // a head's positions are shared out among blocks where there are more than these
+// Lanes that share a position of attention, each with every so many fourth of a head's dimensions.
+constexpr int lanes_of_position(int head_dim) { return head_dim > 128 ? 8 : 4; }
+// So many positions the consumers take at a time; a head's are shared out among blocks where there are more.
+constexpr int part_positions(int head_dim) { return kConsumerWarps * 32 / lanes_of_position(head_dim); }
 
 struct alignas(128) TensorMap {  // CUtensorMap
   uint64_t words[16];
@@ -117,22 +124,31 @@ constexpr size_t kPlaceBytes = 32;            // of a warp's place in the stream
 constexpr int kPartBuffers = 2 * kFinishers;  // units whose sums wait; a buffer is always the same finisher's
 constexpr size_t kLanesOfNf4Sum = 2;          // a warp's sum of a row lies in so many lanes, which the finisher adds up
 constexpr int kStepsAtOnce = 4;               // a block's finishers are fewer steps than this behind its consumers
-constexpr SharedLayout shared_layout(int slots, int slot_bytes, int most_k, bool int8, bool nf4, int scale_bytes) {
+struct SharedNeeds {                          // of all steps
+  int most_k = 0;
+  int row_bytes = 0;  // of a row as it is multiplied
+  int slot_bytes = 0, scale_bytes = 0;
+  int head_dim = 0;
+  bool int8 = false, nf4 = false;
+};
+constexpr SharedLayout shared_layout(int slots, const SharedNeeds& needs) {
   constexpr size_t kLanes = 32, kBytes = 256;
   SharedLayout at{};
-  const size_t k = static_cast<size_t>(most_k);
+  const auto k = static_cast<size_t>(needs.most_k), row = static_cast<size_t>(needs.row_bytes),
+             head = static_cast<size_t>(needs.head_dim);
+  const bool int8 = needs.int8, nf4 = needs.nf4;
   const auto take = [&at](size_t bytes) {
     const uint32_t here = at.bytes;
     at.bytes += static_cast<uint32_t>((bytes + 127) / 128 * 128);
     return here;
   };
-  at.ring = take(static_cast<size_t>(slots) * static_cast<size_t>(slot_bytes));
-  at.scales = take(nf4 ? static_cast<size_t>(slots + 1) * static_cast<size_t>(scale_bytes) : 0);
+  at.ring = take(static_cast<size_t>(slots) * static_cast<size_t>(needs.slot_bytes));
+  at.scales = take(nf4 ? static_cast<size_t>(slots + 1) * static_cast<size_t>(needs.scale_bytes) : 0);
   at.table = take(nf4 ? kBytes * kLanes * sizeof(uint32_t) : 0);
   at.code = take(nf4 ? kBytes * sizeof(float) : 0);
   // Attention works where the row lies between products.
-  constexpr size_t kAttention = (kConsumerWarps * (128 + 2) + 2 * 128) * sizeof(float);
-  at.x = take(k * sizeof(uint16_t) > kAttention ? k * sizeof(uint16_t) : kAttention);
+  const size_t attention = (kConsumerWarps * (head + 2) + 2 * head) * sizeof(float);
+  at.x = take(row > attention ? row : attention);
   at.codes = take(int8 ? k : 0);
   at.outliers = take(int8 ? k / 8 : 0);  // a bit a column
   at.outlier_parts = take(int8 ? kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float) : 0);
@@ -178,11 +194,19 @@ struct PersistentArgs {
   uint32_t* stuck = nullptr;  // [4] on the host: what a wait that never ended waited for
 };
 
+struct KernelKind {
+  WeightFormat format = WeightFormat::f16;  // of the products, but the head's, which may be fp16 beside any
+  int head_dim = 0;
+  bool for_t5 = false;  // products with fp32 weights beside those, and attention with a bias by distance
+};
+constexpr bool has_persistent_kernel(int head_dim, bool for_t5) {
+  if (for_t5) return head_dim == 64;
+  return head_dim == 32 || head_dim == 64 || head_dim == 80 || head_dim == 128 || head_dim == 256;
+}
 // How many registers a thread the kernel's code lacks of those that its warps hand to one another: with any, it would
 // wait for ever. 0 but for a compiler that gave it fewer.
-int missing_registers(WeightFormat format, int head_dim);
-// format: of the products, but the head's, which may be fp16 beside any.
-void launch_persistent(const PersistentArgs& args, WeightFormat format, int head_dim, size_t shared_bytes,
-                       int multiprocessors, const Stream& stream);
+int missing_registers(const KernelKind& kind);
+void launch_persistent(const PersistentArgs& args, const KernelKind& kind, size_t shared_bytes, int multiprocessors,
+                       const Stream& stream);
 
 }  // namespace quantbench::QB_CUDA

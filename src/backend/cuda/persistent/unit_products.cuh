@@ -69,6 +69,17 @@ struct PieceSums<WeightFormat::nf4> {
   QB_DEVICE float high() const { return high_sum + from_lane_xor(high_sum, 1); }
 };
 
+template <>
+struct PieceSums<WeightFormat::f32> {
+  float low_sums[2] = {}, high_sums[2] = {};  // so that no product waits for the one before
+  QB_DEVICE float low() const { return of_lanes(low_sums[0] + low_sums[1]); }
+  QB_DEVICE float high() const { return of_lanes(high_sums[0] + high_sums[1]); }
+  QB_DEVICE static float of_lanes(float sum) {
+    sum += from_lane_xor(sum, 1);
+    return sum + from_lane_xor(sum, 2);
+  }
+};
+
 // from: this lane's row of the first 32 bytes of each row of a chunk; x: the row there, this lane's part.
 template <WeightFormat kFormat>
 QB_DEVICE void multiply_chunk(PieceSums<kFormat>& sums, SharedAddress from, SharedAddress x) {
@@ -85,6 +96,27 @@ QB_DEVICE void multiply_chunk(PieceSums<kFormat>& sums, SharedAddress from, Shar
     } else {
       mma_f16(sums.acc[0], w[i], {b.word[0], b.word[1]});
       mma_f16(sums.acc[1], w[i + 1], {b.word[2], b.word[3]});
+    }
+  }
+}
+
+// Numbers in fp32: lane t of a row has eight of a chunk's, in two pieces of four. from: its first piece of the low row;
+// x: of the row there, and high_x further on of what the high row is multiplied with.
+QB_DEVICE void multiply_chunk_f32(PieceSums<WeightFormat::f32>& sums, SharedAddress from, int box_bytes,
+                                  SharedAddress x, int high_x) {
+  constexpr SharedAddress kOther = 64;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const SharedAddress piece = from ^ static_cast<SharedAddress>(i) * kOther;
+    const SharedAddress x_piece = x ^ static_cast<SharedAddress>(i) * kOther;
+    const Quad low = load_shared_floats(piece);
+    const Quad high = load_shared_floats(piece + static_cast<SharedAddress>(box_bytes));
+    const Quad of_low = load_shared_floats(x_piece);
+    const Quad of_high = load_shared_floats(x_piece + static_cast<SharedAddress>(high_x));
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      sums.low_sums[j % 2] = fmaf(low.at[j], of_low.at[j], sums.low_sums[j % 2]);
+      sums.high_sums[j % 2] = fmaf(high.at[j], of_high.at[j], sums.high_sums[j % 2]);
     }
   }
 }
@@ -202,6 +234,13 @@ QB_DEVICE PieceCursor first_piece(const PersistentArgs& a, const Shared& m, cons
   PieceCursor first{start.unit, start.piece, start.in_slot, at.ring, at.areas, 0, 0};
   first.ring.skip(start.slots, a.slots);
   if (kFormat == WeightFormat::nf4) first.areas.skip(start.unit, a.slots + 1);
+  if constexpr (kFormat == WeightFormat::f32) {
+    // Rows take turns with the halves of a chunk, so that lanes that read at the same time meet no bank twice.
+    const int column = t + g % 2 * 4;
+    first.fragment = static_cast<SharedAddress>(g * kChunkBytes + (column ^ g) * 16);
+    first.x = shared_address(m.base + m.at.x) + static_cast<SharedAddress>(column * 16);
+    return first;
+  }
   first.fragment =
       static_cast<SharedAddress>(lane / 8 % 2 * box_bytes + lane % 8 * kChunkBytes + (lane / 16 ^ lane % 8) * 16);
   // Its column: that of the second half of k is the odd ones, where there is one.
@@ -257,6 +296,14 @@ QB_DEVICE void multiply_pieces(const PersistentArgs& a, const Shared& m, const S
             row_blocks, halved, static_cast<uint32_t>(g * row_blocks + piece * 4 + t));
       };
       multiply_chunk_nf4(sums, at + first.fragment, b, t, scales, pairs);
+    } else if constexpr (kFormat == WeightFormat::f32) {
+      const int first_chunk = piece * walk.piece_chunks;
+      SharedAddress x = first.x + static_cast<SharedAddress>(first_chunk * kRowBytes<kFormat>);
+      SharedAddress from = at + first.fragment;
+      const int high_x = halved ? s.chunks * kRowBytes<kFormat> : 0;
+#pragma unroll 1
+      for (int i = 0; i < walk.piece_chunks; ++i, x += kRowBytes<kFormat>, from += kHalfChunk)
+        multiply_chunk_f32(sums, from, box_bytes, x, high_x);
     } else {
       const int first_chunk = piece * walk.piece_chunks, end = first_chunk + walk.piece_chunks;
       SharedAddress x = first.x + static_cast<SharedAddress>(first_chunk * kRowBytes<kFormat>);
