@@ -28,7 +28,7 @@ constexpr StepShape kShapes[] = {{"llama", 512, 8, 2, 64, 64, 1024, false, false
                                  {"heads_of_32", 256, 8, 2, 32, 32, 512, false, true, Act::silu},
                                  {"heads_of_128", 256, 2, 1, 128, 128, 512, true, false, Act::gelu_tanh},
                                  {"heads_of_256", 256, 2, 1, 256, 256, 512, false, false, Act::gelu_tanh, false, 135},
-                                 {"t5", 384, 6, 6, 64, 0, 1024, false, false, Act::gelu_tanh, true},
+                                 {"t5", 512, 8, 8, 64, 0, 1024, false, false, Act::gelu_tanh, true},
                                  {"t5_relu", 256, 4, 4, 64, 0, 512, false, false, Act::relu, true, 135}};
 
 struct StepCase {

@@ -179,22 +179,23 @@ bool CudaOps::makes_own_rows(Tensor x, const Weight& weight) const {
 void CudaOps::multiply(Tensor x, const Norm* norm, std::initializer_list<Output> outputs, Finish finish, Act act,
                        const Qkv* qkv) {
   ProductArgs args{.finish = finish, .act = view(act), .tables = tables_};
-  bool int8 = false, dense = false, own_rows = true;
+  bool int8 = false, dense = false, own_rows = true, as_it_is = !norm;
   for (const Output& output : outputs) {
     const Weight weight = view(output.w->weight);
     int8 |= weight.format == WeightFormat::int8;
     dense |= weight.format != WeightFormat::int8;
     own_rows &= makes_own_rows(x, weight);
+    as_it_is &= weight.format == WeightFormat::f32;
   }
   args.own_rows = own_rows;
   args.norm = view(norm);
   const bool is_ready = own_rows && x.f32() == ready_of_ && !norm;
-  args.x = own_rows ? Input{.rows = 1,
-                            .k = x.cols,
-                            .stride = padded_k(x.cols),
-                            .x = x.f32(),
-                            .x16 = is_ready ? workspace_.ready_row : nullptr}
-                    : make_input(x, norm, int8, dense);
+  args.x = own_rows || as_it_is ? Input{.rows = x.rows,
+                                        .k = x.cols,
+                                        .stride = padded_k(x.cols),
+                                        .x = x.f32(),
+                                        .x16 = is_ready ? workspace_.ready_row : nullptr}
+                                : make_input(x, norm, int8, dense);
   const float* const written = std::prev(outputs.end())->y;
   for (const Output& output : outputs) {
     if (output.y) wrote({output.y, DType::f32, x.rows, rows_of(output.w->weight)});

@@ -7,6 +7,7 @@
 #include "backend/cuda/finish.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/products_f32.h"
 #include "backend/cuda/products_plain.h"
 #include "backend/cuda/row.cuh"
 #include "backend/cuda/row_products.h"
@@ -259,6 +260,7 @@ void multiply(const ProductArgs& args, const Room& room, const Stream& stream) {
   const WeightFormat format = args.jobs[0].w.format;
   constexpr int kBlocksOfMultiprocessor = 4;
   const int blocks = kBlocksOfMultiprocessor * room.multiprocessors;
+  if (multiply_f32(args, stream)) return;
   if (!has_tiles(format, args.x.k)) return multiply_plain(args, blocks, stream);
   if (multiply_row(args, room, stream) || multiply_row_nf4(args, room, stream)) return;
   switch (format) {

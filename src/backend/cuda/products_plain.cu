@@ -1,5 +1,4 @@
-// The plain version of products.cu: a warp an output and a lane every 32nd k. For sizes that the tiles do not divide,
-// and for fp32 weights.
+// The plain version of products.cu: a warp an output and a lane every 32nd k. For sizes that the tiles do not divide.
 #include "backend/cuda/products_plain.h"
 
 #include "backend/cuda/finish.cuh"

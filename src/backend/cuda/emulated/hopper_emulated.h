@@ -118,8 +118,6 @@ QB_DEVICE uint32_t load_shared_byte(SharedAddress from) { return load_aligned<ui
 QB_DEVICE Bytes16 load_shared16(SharedAddress from) { return load_aligned<Bytes16>(shared_pointer(from)); }
 QB_DEVICE int load_shared_code(SharedAddress from) { return load_aligned<int8_t>(shared_pointer(from)); }
 QB_DEVICE Quad load_shared_floats(SharedAddress from) { return load_aligned<Quad>(shared_pointer(from)); }
-QB_DEVICE float load_now(const float* from) { return *from; }
-QB_DEVICE int32_t load_now(const int32_t* from) { return *from; }
 QB_DEVICE void prefetch_to_l1(const void*) {}
 
 // --- words between multiprocessors ----------------------------------------------------------------

@@ -11,17 +11,22 @@ namespace quantbench::QB_CUDA::persistent {
 
 constexpr float kLog2OfE = 1.442695041f;
 
-// What distances add to the scores of a head, in exponents of 2.
-struct HeadBias {
-  const float* values;
-  const int32_t* bucket;
-  int heads, reach, position;
-  QB_DEVICE float at(int key) const {
-    int distance = key - position;
-    distance = distance < -reach ? -reach : distance > reach ? reach : distance;
-    return load_now(values + load_now(bucket + distance + reach) * heads) * kLog2OfE;
-  }
-};
+// What distances add to scores lies in shared memory: values [buckets, heads], then the bucket of each distance.
+QB_DEVICE void copy_bias(const PersistentArgs& a, const Shared& m) {
+  if (!a.bias.values) return;
+  float* const values = m.pointer<float>(m.at.bias);
+  auto* const buckets = reinterpret_cast<int32_t*>(values + a.bias_values);
+  for (int i = thread_index(); i < a.bias_values; i += kConsumers) values[i] = a.bias.values[i];
+  for (int i = thread_index(); i < 2 * a.bias.reach + 1; i += kConsumers) buckets[i] = a.bias.bucket[i];
+}
+// In exponents of 2.
+QB_DEVICE float bias_of(const PersistentArgs& a, const Shared& m, int heads, int head, int distance) {
+  const int reach = a.bias.reach;
+  distance = distance < -reach ? -reach : distance > reach ? reach : distance;
+  const float* const values = m.pointer<float>(m.at.bias);
+  const auto* const buckets = reinterpret_cast<const int32_t*>(values + a.bias_values);
+  return values[buckets[distance + reach] * heads + head] * kLog2OfE;
+}
 
 // What of attention is the same for all heads.
 struct Sight {
@@ -35,10 +40,11 @@ struct Sight {
 // at the end; exponents are of 2. part: where what they give goes instead of into the head's output, or null where they
 // are all.
 template <int kHeadDim, bool kForT5>
-QB_DEVICE void attend_head(const Step& s, float* scratch, const Sight& sight, Wait wait, int head, int first, int last,
-                           Tagged* part_out) {
+QB_DEVICE void attend_head(const PersistentArgs& a, const Shared& m, const Step& s, const Sight& sight, Wait wait,
+                           int head, int first, int last, Tagged* part_out) {
+  float* const scratch = m.pointer<float>(m.at.x);
   const int thread = thread_index(), position = sight.own;
-  constexpr int kLanes = lanes_of_position(kHeadDim), kAtOnce = part_positions(kHeadDim),
+  constexpr int kLanes = kLanesOfPosition<kHeadDim>, kAtOnce = kPartPositions<kHeadDim>,
                 kPieces = kHeadDim / (4 * kLanes);
   const int group = s.q_heads / s.kv.heads, kv_head = head / group;
   const int t = thread % kLanes, own = thread / kLanes;
@@ -46,22 +52,33 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, const Sight& sight, Wa
   const uint16_t* const keys = s.kv.k + cache;
   const uint16_t* const values = s.kv.v + cache;
   int p = first + own;
-  // The cache was streamed out of the second-level cache since the last token; it does not depend on this step.
-  constexpr int kRowBytes = kHeadDim * 2, kLine = 128, kLines = (kRowBytes + kLine - 1) / kLine;
-  if (p < last && p != position) {
+  // Keys and values are asked for before q is there: the cache was streamed out of the second-level cache since the
+  // last token, and memory takes longer to answer than the blocks before this one to do their part. Of large heads they
+  // would not fit into the first-level cache, so they come into registers.
+  constexpr bool kInRegisters = kLanes > 4;
+  Bytes8 key[kPieces] = {}, value[kPieces] = {};
+  const auto fetch = [&] {
+    if (p >= last || p == position) return;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const size_t at = static_cast<size_t>(p) * kHeadDim + static_cast<size_t>((i * kLanes + t) * 4);
+      key[i] = kInRegisters ? load8_once(keys + at) : load8(keys + at);
+      value[i] = kInRegisters ? load8_once(values + at) : load8(values + at);
+    }
+  };
+  if constexpr (kInRegisters) {
+    fetch();
+  } else {
+    constexpr int kRowBytes = kHeadDim * 2, kLine = 128, kLines = (kRowBytes + kLine - 1) / kLine;
     static_assert(2 * kLines <= kLanes);
-    if (t < 2 * kLines) {
+    if (p < last && p != position && t < 2 * kLines) {
       const auto* const row = reinterpret_cast<const std::byte*>(t % 2 == 0 ? keys : values);
       prefetch_to_l1(row + static_cast<size_t>(p) * kRowBytes + t / 2 * kLine);
     }
   }
-  HeadBias bias{};
-  float bias_here = 0;  // of position p, known before its score
+  float bias = 0;  // of position p
   if constexpr (kForT5) {
-    if (s.bias.values) {
-      bias = {s.bias.values + head, s.bias.bucket, s.q_heads, s.bias.reach, sight.position};
-      if (p < last) bias_here = bias.at(p);
-    }
+    if (s.biased && p < last) bias = bias_of(a, m, s.q_heads, head, p - sight.position);
   }
   // q, and this token's key and value, rounded as in the cache: each word is waited for by one thread.
   float* const q = scratch;
@@ -83,13 +100,6 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, const Sight& sight, Wa
     (part == 1 ? new_key : new_value)[pair] = halves(as_float(own_words.first), as_float(own_words.second));
   }
   sync_consumers();
-  const auto load = [&](const uint16_t* rows, const Half2* own_row, int at, Bytes8(&to)[kPieces]) {
-    if (at >= last) return;
-    const auto* const row =
-        at == position ? own_row : reinterpret_cast<const Half2*>(rows + static_cast<size_t>(at) * kHeadDim);
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) to[i] = *reinterpret_cast<const Bytes8*>(row + (i * kLanes + t) * 2);
-  };
   constexpr int kStride = kHeadDim + 2, kWarpPositions = kWarpSize / kLanes;
   float* const parts = scratch + 2 * kHeadDim;
   const int positions = last - first < kAtOnce ? last - first : kAtOnce;
@@ -98,9 +108,14 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, const Sight& sight, Wa
     float most = -INFINITY, total = 0, sum[kPieces * 4] = {};
 #pragma unroll 1
     for (int begin = first; begin < last; begin += kAtOnce, p += kAtOnce) {
-      Bytes8 key[kPieces], value[kPieces];
-      load(keys, new_key, p, key);
-      load(values, new_value, p, value);
+      if (!kInRegisters || begin != first) fetch();
+      if (p == position) {
+#pragma unroll
+        for (int i = 0; i < kPieces; ++i) {
+          key[i] = *reinterpret_cast<const Bytes8*>(new_key + (i * kLanes + t) * 2);
+          value[i] = *reinterpret_cast<const Bytes8*>(new_value + (i * kLanes + t) * 2);
+        }
+      }
       float score[2] = {};
       if (p < last) {
 #pragma unroll
@@ -116,8 +131,8 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, const Sight& sight, Wa
 #pragma unroll
       for (int mask = 1; mask < kLanes; mask *= 2) all += from_lane_xor(all, mask);
       if constexpr (kForT5) {
-        all += bias_here;
-        if (bias.values && p + kAtOnce < last) bias_here = bias.at(p + kAtOnce);
+        all += bias;
+        if (s.biased && p + kAtOnce < last) bias = bias_of(a, m, s.q_heads, head, p + kAtOnce - sight.position);
       }
       if (p < last) {
         const float now = all > most ? all : most, keep = power_of_two(most - now), weight = power_of_two(all - now);
@@ -172,62 +187,80 @@ QB_DEVICE void attend_head(const Step& s, float* scratch, const Sight& sight, Wa
       all_most = other > all_most ? other : all_most;
     }
     const float factor = power_of_two(own_most - all_most);
-    float all = is_there ? of_warp[1] * factor : 0.0f, value = 0;
+    float all = is_there ? of_warp[1] * factor : 0.0f, own_sum = 0;
 #pragma unroll
     for (int mask = kConsumerWarps / 2; mask > 0; mask /= 2) all += from_lane_xor(all, mask);
     const int dimension = thread < kHeadDim ? thread : kHeadDim - 1;
 #pragma unroll 4
-    for (int w = 0; w < warps; ++w) value = fmaf(parts[w * kStride + 2 + dimension], from_lane(factor, w), value);
-    const float next = from_lane_down(value, 1);
+    for (int w = 0; w < warps; ++w) own_sum = fmaf(parts[w * kStride + 2 + dimension], from_lane(factor, w), own_sum);
+    const float next = from_lane_down(own_sum, 1);
     if (part_out) {
       if (thread == 0) {
         put_word(part_out, tagged(bits_of_float(all_most), wait.epoch));
         put_word(part_out + 1, tagged(bits_of_float(all), wait.epoch));
       }
-      if (thread < kHeadDim) put_word(part_out + kPartHead + thread, tagged(bits_of_float(value), wait.epoch));
+      if (thread < kHeadDim) put_word(part_out + kPartHead + thread, tagged(bits_of_float(own_sum), wait.epoch));
     } else if (thread < kHeadDim && thread % 2 == 0) {
-      put_word(s.out + head * (kHeadDim / 2) + thread / 2, tagged(halves(value / all, next / all), wait.epoch));
+      put_word(s.out + head * (kHeadDim / 2) + thread / 2, tagged(halves(own_sum / all, next / all), wait.epoch));
     }
   }
   sync_consumers();  // the scratch is used up
 }
 
-// Brings a head's parts together, a thread those of a pair of dimensions.
-template <int kHeadDim>
-QB_DEVICE void join_parts(const Step& s, const Wait& wait, int head, int parts) {
-  constexpr int kWords = kPartHead + kHeadDim;
-  const Tagged* const from = s.parts + static_cast<size_t>(head) * s.most_parts * kWords;
-  for (int pair = thread_index(); pair < kHeadDim / 2; pair += kConsumers) {
-    float most = -INFINITY, total = 0, first = 0, second = 0;
-    constexpr int kAtOnce = 2;
-    for (int begin = 0; begin < parts; begin += kAtOnce) {
-      TwoWords heads[kAtOnce], sums[kAtOnce];
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (begin + i >= parts) break;
-        heads[i] = get_two_words(from + (begin + i) * kWords);
-        sums[i] = get_two_words(from + (begin + i) * kWords + kPartHead + 2 * pair);
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {  // in their order
-        if (begin + i >= parts) break;
-        wait_two(wait, from + (begin + i) * kWords, &heads[i]);
-        wait_two(wait, from + (begin + i) * kWords + kPartHead + 2 * pair, &sums[i]);
-        const float own = as_float(static_cast<uint32_t>(heads[i].first)), now = own > most ? own : most;
-        const float keep = power_of_two(most - now), weight = power_of_two(own - now);
-        total = total * keep + as_float(static_cast<uint32_t>(heads[i].second)) * weight;
-        first = first * keep + as_float(static_cast<uint32_t>(sums[i].first)) * weight;
-        second = second * keep + as_float(static_cast<uint32_t>(sums[i].second)) * weight;
-        most = now;
-      }
-    }
-    put_word(s.out + head * (kHeadDim / 2) + pair, tagged(halves(first / total, second / total), wait.epoch));
+// Brings a head's parts together: a thread those of a pair of dimensions, or as many of them as there are threads for
+// the others; then all of these, in their order.
+struct PartSum {
+  float most = -INFINITY, total = 0, first = 0, second = 0;
+  QB_DEVICE void add(const PartSum& part) {
+    const float now = part.most > most ? part.most : most;
+    const float keep = power_of_two(most - now), weight = power_of_two(part.most - now);
+    total = total * keep + part.total * weight;
+    first = first * keep + part.first * weight;
+    second = second * keep + part.second * weight;
+    most = now;
   }
+};
+template <int kHeadDim>
+QB_DEVICE void join_parts(const Shared& m, const Step& s, const Wait& wait, int head, int parts) {
+  constexpr int kWords = kPartHead + kHeadDim, kPairs = kHeadDim / 2, kMostShares = kConsumers / kPairs, kAtOnce = 2;
+  const Tagged* const from = s.parts + static_cast<size_t>(head) * s.most_parts * kWords;
+  const int thread = thread_index(), pair = thread % kPairs, share = thread / kPairs;
+  const int wanted = (parts + kAtOnce - 1) / kAtOnce, shares = wanted < kMostShares ? wanted : kMostShares;
+  PartSum sum;
+  for (int begin = share; share < shares && begin < parts; begin += kAtOnce * shares) {
+    TwoWords heads[kAtOnce], sums[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const Tagged* const part = from + (begin + i * shares) * kWords;
+      if (begin + i * shares >= parts) break;
+      heads[i] = get_two_words(part);
+      sums[i] = get_two_words(part + kPartHead + 2 * pair);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {  // in their order
+      const Tagged* const part = from + (begin + i * shares) * kWords;
+      if (begin + i * shares >= parts) break;
+      wait_two(wait, part, &heads[i]);
+      wait_two(wait, part + kPartHead + 2 * pair, &sums[i]);
+      sum.add({as_float(static_cast<uint32_t>(heads[i].first)), as_float(static_cast<uint32_t>(heads[i].second)),
+               as_float(static_cast<uint32_t>(sums[i].first)), as_float(static_cast<uint32_t>(sums[i].second))});
+    }
+  }
+  if (shares > 1) {
+    auto* const of_shares = m.pointer<PartSum>(m.at.x);
+    of_shares[thread] = sum;
+    sync_consumers();
+    for (int i = 1; share == 0 && i < shares; ++i) sum.add(of_shares[i * kPairs + pair]);
+  }
+  if (share == 0) {
+    put_word(s.out + head * kPairs + pair, tagged(halves(sum.first / sum.total, sum.second / sum.total), wait.epoch));
+  }
+  if (shares > 1) sync_consumers();  // the scratch is used up
 }
 
 template <int kHeadDim, bool kForT5>
-QB_DEVICE void attend(const Shared& m, const Step& s, const Wait& wait) {
-  constexpr int kWords = kPartHead + kHeadDim, kAtOnce = part_positions(kHeadDim);
+QB_DEVICE void attend(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
+  constexpr int kWords = kPartHead + kHeadDim, kAtOnce = kPartPositions<kHeadDim>;
   const int position = *m.position(), length = s.length ? *s.length : position + 1;
   const Sight sight{position, s.new_k ? position : -1, *m.sequence(), length};
   const int wanted = (length + kAtOnce - 1) / kAtOnce;
@@ -235,16 +268,15 @@ QB_DEVICE void attend(const Shared& m, const Step& s, const Wait& wait) {
   const int share = (wanted + parts - 1) / parts * kAtOnce;
   // Parts that are left without positions would be waited for in vain.
   const int used = (length + share - 1) / share;
-  float* const scratch = m.pointer<float>(m.at.x);
   for (int unit = first_unit(s); unit < s.units * used; unit += blocks_x()) {
     const int head = unit / used, part = unit % used, first = part * share;
     const int last = first + share < length ? first + share : length;
     Tagged* const part_out = used == 1 ? nullptr : s.parts + (static_cast<size_t>(head) * s.most_parts + part) * kWords;
-    attend_head<kHeadDim, kForT5>(s, scratch, sight, wait, head, first, last, part_out);
+    attend_head<kHeadDim, kForT5>(a, m, s, sight, wait, head, first, last, part_out);
   }
   if (used == 1) return;
   // Behind all parts that this block owes others, so that no block waits for one that waits for it.
-  for (int head = first_unit(s); head < s.units; head += blocks_x()) join_parts<kHeadDim>(s, wait, head, used);
+  for (int head = first_unit(s); head < s.units; head += blocks_x()) join_parts<kHeadDim>(m, s, wait, head, used);
 }
 
 }  // namespace quantbench::QB_CUDA::persistent

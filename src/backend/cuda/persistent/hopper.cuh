@@ -175,17 +175,6 @@ QB_DEVICE Bytes16 load_shared16(SharedAddress from) {
   return v;
 }
 
-// Of global memory, asked for where this stands and not where it is used.
-QB_DEVICE float load_now(const float* from) {
-  float v;
-  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(v) : "l"(from));
-  return v;
-}
-QB_DEVICE int32_t load_now(const int32_t* from) {
-  int32_t v;
-  asm volatile("ld.global.nc.s32 %0, [%1];" : "=r"(v) : "l"(from));
-  return v;
-}
 QB_DEVICE void prefetch_to_l1(const void* p) { asm volatile("prefetch.global.L1 [%0];" ::"l"(p)); }
 
 // The block's shared memory, aligned as swizzled boxes want it.

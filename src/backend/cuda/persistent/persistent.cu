@@ -42,6 +42,7 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
     float* const code = m.pointer<float>(m.at.code);
     for (int i = thread_index(); i < 256; i += kConsumers) code[i] = a.nested_code[i];
   }
+  if constexpr (kForT5) copy_bias(a, m);
   if (lane_index() == 0) m.pointer<Place>(m.at.places)[warp_index()] = {};
   fetch_step(a, m, 0);
   step_arrived();
@@ -51,7 +52,7 @@ QB_DEVICE void consume(const PersistentArgs& a, const Shared& m) {
     const Wait wait{a.stuck, a.epoch, &s.index};
     fetch_step(a, m, i + 1);
     if (s.kind == StepKind::attend) {
-      attend<kHeadDim, kForT5>(m, s, wait);
+      attend<kHeadDim, kForT5>(a, m, s, wait);
     } else if (kForT5 && s.format == WeightFormat::f32) {
       if constexpr (kForT5) product<WeightFormat::f32>(a, m, s, wait);
     } else if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16) {

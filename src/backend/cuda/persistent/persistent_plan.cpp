@@ -16,7 +16,6 @@ namespace {
 constexpr int kMostSlots = 32;     // of the ring
 constexpr int kLeastOnTheWay = 3;  // of those
 constexpr int kMostNormed = 4096, kMostInput = 16384;
-constexpr uint8_t kNoUnit = 255;  // where a warp begins that has none
 
 int row_bytes(WeightFormat format, int k) {
   switch (format) {
@@ -42,8 +41,7 @@ bool same_row(const Step& a, const Step& b) {
 }
 
 struct Needs : SharedNeeds {
-  int most_stride = 0;       // slots from a warp's piece to its next one
-  int few_pieces_units = 0;  // of a step that not all warps have pieces of
+  int most_stride = 0;  // slots from a warp's piece to its next one
 };
 
 bool has_f32_weights(const Op* op) {
@@ -117,8 +115,12 @@ class Builder {
     plan.kind.head_dim = needs.head_dim = o.kv.head_dim;
     s.in = inputs_[o.q.data];
     s.length = o.lengths;
-    s.bias = view(o.bias);
-    plan.kind.for_t5 |= o.bias != nullptr;
+    if (o.bias) {
+      s.biased = plan.kind.for_t5 = true;
+      plan.args.bias = view(o.bias);
+      needs.bias_values = plan.args.bias_values = o.bias->buckets * s.q_heads;
+      needs.bias_reach = o.bias->reach;
+    }
     if (o.kv.k == written_) {
       s.new_k = new_k_;
       s.new_v = new_v_;
@@ -269,7 +271,6 @@ class Builder {
                         small(warp % slot_pieces)};
       if (warp >= warps_at_work(s.walk)) s.starts[warp].unit = kNoUnit;
     }
-    needs.few_pieces_units = std::max(needs.few_pieces_units, s.walk.pieces < kPartBuffers ? s.units : 0);
     if (!plan.steps.empty()) s.same_row = same_row(plan.steps.back(), s);
     needs.most_k = std::max(needs.most_k, s.k);
     constexpr int kHalf = 2, kFloat = 4;
@@ -336,6 +337,7 @@ struct Obstacle {
   std::string operator()(const StoreKv&) const { return "keys and values that are not a token's"; }
   std::string operator()(const Attend& o) const {
     // With or without what T5 has: which kernel it is, all of the tape decides.
+    if (o.bias && o.bias != bias) return "attentions with different biases by distance";
     if (o.kv.head_dim == head_dim && has_persistent_kernel(head_dim, for_t5)) return {};
     return fmt::format("heads of {} dimensions{}", o.kv.head_dim,
                        has_persistent_kernel(o.kv.head_dim, false) ? " beside fp32 weights or other heads" : "");
@@ -369,6 +371,7 @@ struct Obstacle {
 
   int head_dim = 0;
   bool for_t5 = false;
+  const DistanceBias* bias = nullptr;
   bool follows_f32_input = false;  // the op before this one writes what fp32 weights can take
 };
 
@@ -384,6 +387,7 @@ std::string part_not_taken(const Tape& tape, size_t shared_bytes) {
     if (const auto* const attend = std::get_if<Attend>(&op)) {
       of_op.head_dim = attend->kv.head_dim;
       of_op.for_t5 |= attend->bias != nullptr;
+      if (attend->bias) of_op.bias = attend->bias;
     }
   }
   for (size_t i = 0; i < tape.size(); ++i) {
@@ -395,7 +399,6 @@ std::string part_not_taken(const Tape& tape, size_t shared_bytes) {
   }
   const Needs needs = build(tape, 1, nullptr).needs;
   if (needs.int8 && needs.nf4) return "matrices in more than two formats";
-  if (needs.few_pieces_units >= kNoUnit) return "many rows of few inputs";
   if (ring_slots(needs, shared_bytes) == 0) return "rows that leave no room in shared memory";
   return {};
 }

@@ -132,7 +132,7 @@ TEST(PersistentPlan, StridesMeetEveryPieceInItsSlot) {
       std::vector<int> met(static_cast<size_t>(kUnits * s.walk.pieces));
       for (int warp = 0; warp < kConsumerWarps; ++warp) {
         const WarpStart start = s.starts[warp];
-        if (start.unit == 255) continue;  // it has none
+        if (start.unit == kNoUnit) continue;  // it has none
         int unit = start.unit, in_unit = start.piece, slot = start.slots % ring, in_slot = start.in_slot;
         int area = start.unit % areas, flips = start.slots / ring, area_flips = start.unit / areas;
         while (unit < kUnits) {
@@ -300,7 +300,8 @@ TEST(PersistentPlan, TakesCrossAttentionAndFp32WeightsOfT5) {
              &down = plan.steps[6];
   EXPECT_TRUE(plan.kind.for_t5);
   EXPECT_EQ(plan.kind.format, WeightFormat::int8);
-  EXPECT_EQ(attend.bias.values, values);
+  EXPECT_TRUE(attend.biased);
+  EXPECT_EQ(plan.args.bias.values, values);
   EXPECT_EQ(attend.length, nullptr);
   EXPECT_NE(attend.new_k, nullptr);
   EXPECT_EQ(query.finish, Finish::qkv);  // floats, as attention reads them
@@ -308,12 +309,13 @@ TEST(PersistentPlan, TakesCrossAttentionAndFp32WeightsOfT5) {
   EXPECT_EQ(cross_attend.in.source, Source::floats);
   EXPECT_EQ(cross_attend.new_k, nullptr);
   EXPECT_EQ(cross_attend.length, lengths);
-  EXPECT_EQ(cross_attend.bias.values, nullptr);
+  EXPECT_FALSE(cross_attend.biased);
   EXPECT_TRUE(gate.floats);
   EXPECT_EQ(down.format, WeightFormat::f32);
   EXPECT_EQ(down.in.source, Source::floats);
   EXPECT_EQ(down.chunks * (down.halved ? 2 : 1), Decoder::kInner * 4 / 128);
   EXPECT_GE(plan.args.at.codes - plan.args.at.x, Decoder::kInner * sizeof(float));
+  EXPECT_GE(plan.args.at.x - plan.args.at.bias, (8 * Decoder::kHeads + 2 * 4 + 1) * sizeof(float));
   // There is one kernel for it.
   EXPECT_THAT(persistent_obstacle(tape(&bias, 128), kShared), testing::HasSubstr("heads of 128 dimensions beside"));
   // fp32 weights of something else than what the op before them leaves.

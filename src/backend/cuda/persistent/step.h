@@ -47,6 +47,7 @@ struct Segment {  // rows of one matrix; a step's units go through its segments 
 struct alignas(4) WarpStart {
   uint8_t unit, piece, slots, in_slot;
 };
+constexpr uint8_t kNoUnit = 255;  // `unit` of a warp that has no pieces
 // How a warp goes from one of its pieces to the next, sixteen further on; slots and areas of scales modulo those of
 // their rings. Read for each piece, so that it takes no registers between.
 struct alignas(16) Walk {
@@ -98,7 +99,7 @@ struct alignas(128) Step {
   float scale = 1;
   const Tagged *new_k = nullptr, *new_v = nullptr;  // attend: of this token, floats; null: all are in the cache
   const int32_t* length = nullptr;                  // attend: [1] of the positions seen; null: those up to the token's
-  ScoreBias bias;                                   // attend
+  bool biased = false;                              // attend: by PersistentArgs::bias
   // attend: what parts of the positions give, floats: [q_heads, most_parts, kPartHead + head_dim], first the largest
   // score and the sum of the weights
   Tagged* parts = nullptr;
@@ -107,9 +108,11 @@ struct alignas(128) Step {
 
 constexpr int kPartHead = 2;
 // Lanes that share a position of attention, each with every so many fourth of a head's dimensions.
-constexpr int lanes_of_position(int head_dim) { return head_dim > 128 ? 8 : 4; }
+template <int kHeadDim>
+constexpr int kLanesOfPosition = kHeadDim > 128 ? 8 : 4;
 // So many positions the consumers take at a time; a head's are shared out among blocks where there are more.
-constexpr int part_positions(int head_dim) { return kConsumerWarps * 32 / lanes_of_position(head_dim); }
+template <int kHeadDim>
+constexpr int kPartPositions = kConsumerWarps * 32 / kLanesOfPosition<kHeadDim>;
 
 struct alignas(128) TensorMap {  // CUtensorMap
   uint64_t words[16];
@@ -117,7 +120,7 @@ struct alignas(128) TensorMap {  // CUtensorMap
 
 // Where things lie in the kernel's dynamic shared memory; offsets in bytes.
 struct SharedLayout {
-  uint32_t ring, scales, table, code, x, codes, outliers, parts, outlier_parts, sums, largest, rows, best, places,
+  uint32_t ring, scales, table, code, bias, x, codes, outliers, parts, outlier_parts, sums, largest, rows, best, places,
       steps, finisher_steps, producer_steps, token, part_barriers, scale_barriers, barriers, bytes;
 };
 constexpr size_t kPlaceBytes = 32;            // of a warp's place in the stream between products
@@ -129,6 +132,7 @@ struct SharedNeeds {                          // of all steps
   int row_bytes = 0;  // of a row as it is multiplied
   int slot_bytes = 0, scale_bytes = 0;
   int head_dim = 0;
+  int bias_values = 0, bias_reach = 0;  // of a bias by distance
   bool int8 = false, nf4 = false;
 };
 constexpr SharedLayout shared_layout(int slots, const SharedNeeds& needs) {
@@ -146,8 +150,12 @@ constexpr SharedLayout shared_layout(int slots, const SharedNeeds& needs) {
   at.scales = take(nf4 ? static_cast<size_t>(slots + 1) * static_cast<size_t>(needs.scale_bytes) : 0);
   at.table = take(nf4 ? kBytes * kLanes * sizeof(uint32_t) : 0);
   at.code = take(nf4 ? kBytes * sizeof(float) : 0);
+  const int distances = needs.bias_values > 0 ? 2 * needs.bias_reach + 1 : 0;
+  at.bias = take(static_cast<size_t>(needs.bias_values + distances) * sizeof(float));
   // Attention works where the row lies between products.
-  const size_t attention = (kConsumerWarps * (head + 2) + 2 * head) * sizeof(float);
+  constexpr size_t kJoined = kConsumerWarps * kLanes * 4 * sizeof(float);  // four numbers of each thread
+  size_t attention = (kConsumerWarps * (head + 2) + 2 * head) * sizeof(float);
+  if (attention < kJoined) attention = kJoined;
   at.x = take(row > attention ? row : attention);
   at.codes = take(int8 ? k : 0);
   at.outliers = take(int8 ? k / 8 : 0);  // a bit a column
@@ -180,6 +188,8 @@ struct PersistentArgs {
   int scale_bytes = 0;                   // nf4: of the largest unit
   const float* nested_code = nullptr;    // [256]
   const uint32_t* code_pairs = nullptr;  // [256] nf4: a byte's two codes as fp16
+  ScoreBias bias;                        // of attentions that are biased
+  int bias_values = 0;                   // of those
   int32_t *token = nullptr, *position = nullptr;
   const int32_t* sequence = nullptr;
   int32_t* history = nullptr;

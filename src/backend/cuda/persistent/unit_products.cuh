@@ -231,7 +231,8 @@ QB_DEVICE PieceCursor first_piece(const PersistentArgs& a, const Shared& m, cons
   const int lane = lane_index(), g = lane / 4, t = lane % 4;
   const WarpStart start = s.starts[warp_index()];
   const int box_bytes = 8 * kChunkBytes * s.slot_chunks;
-  PieceCursor first{start.unit, start.piece, start.in_slot, at.ring, at.areas, 0, 0};
+  constexpr int kNever = 1 << 30;  // more than a block has
+  PieceCursor first{start.unit == kNoUnit ? kNever : start.unit, start.piece, start.in_slot, at.ring, at.areas, 0, 0};
   first.ring.skip(start.slots, a.slots);
   if (kFormat == WeightFormat::nf4) first.areas.skip(start.unit, a.slots + 1);
   if constexpr (kFormat == WeightFormat::f32) {
