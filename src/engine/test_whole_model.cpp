@@ -35,9 +35,10 @@ std::vector<int32_t> some_ids(int count, int below) {
   return ids;
 }
 
-std::vector<float> some_patches(const Picture& picture) {
+std::vector<float> some_patches(const Picture& picture, uint64_t number) {
   std::vector<float> values(static_cast<size_t>(picture.tokens()) * static_cast<size_t>(picture.values()));
-  for (size_t i = 0; i < values.size(); ++i) values[i] = (static_cast<float>(mix64(i) % 256) / 255 - 0.5f) / 0.5f;
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = (static_cast<float>(mix64(number << 32 | i) % 256) / 255 - 0.5f) / 0.5f;
   return values;
 }
 
@@ -99,10 +100,11 @@ int prompt_tokens(const Shape& shape, int text) {
 
 int fed_before(const Shape& shape, int text) { return shape.has_cross_attention() ? 1 : prompt_tokens(shape, text); }
 
-Input some_input(const Shape& shape, int text) {
+Input some_input(const Shape& shape, int text, uint64_t number) {
   if (!shape.has_picture()) return {some_ids(text, shape.vocab), {}};
   const Picture& picture = *shape.encoder->picture;
-  Input input{std::vector<int32_t>(static_cast<size_t>(picture.tokens()), picture.token), some_patches(picture)};
+  Input input{std::vector<int32_t>(static_cast<size_t>(picture.tokens()), picture.token),
+              some_patches(picture, number)};
   // The token of a picture may not be among them.
   const std::vector<int32_t> ids = some_ids(text, std::min(shape.vocab, static_cast<int>(picture.token)));
   input.ids.insert(input.ids.end(), ids.begin(), ids.end());

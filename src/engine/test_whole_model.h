@@ -19,10 +19,11 @@ namespace quantbench {
 
 void print(const std::string& text);
 
-ModelConfig config_of(const std::string& model);          // a built-in configuration, or a file config.json
-Precision precision_of(const std::string& name);          // "fp16", "int8", "4bit"; error usage for any other
-std::vector<int32_t> some_ids(int count, int below);      // all of them different for a while
-std::vector<float> some_patches(const Picture& picture);  // [tokens, values] of a picture of random bytes
+ModelConfig config_of(const std::string& model);      // a built-in configuration, or a file config.json
+Precision precision_of(const std::string& name);      // "fp16", "int8", "4bit"; error usage for any other
+std::vector<int32_t> some_ids(int count, int below);  // all of them different for a while
+// [tokens, values] of one of many pictures of random bytes.
+std::vector<float> some_patches(const Picture& picture, uint64_t number = 0);
 
 // Random weights whose logits say something of every layer, and of two right implementations nearly the same: what all
 // layers of a stack add to its stream is a third of what they find there, so that a rounding does not grow from layer
@@ -39,7 +40,7 @@ struct Input {
   std::vector<float> pictures;  // of one sequence, where there are any
   operator Prompt() const { return {ids, pictures}; }
 };
-Input some_input(const Shape& shape, int text);  // of one sequence
+Input some_input(const Shape& shape, int text, uint64_t picture = 0);  // of one sequence
 
 // A loaded model with the buffers and the recorded step of one sequence, for what Session does not show: each op called
 // by itself, logits while they lie on the device.
