@@ -8,12 +8,14 @@
 #   start     the program finds the card, measures on it by itself, and records it as nvidia-smi names it
 #   ops       the op tests, single linears, goldens and sessions of the CUDA backend; ops of 130 and 512 rows without
 #             cuBLASLt as well
-#   figures   decoding by both engines and prompts of 8 and 512 tokens, by the project's own bench, beside the read rate of
-#             the same run; int8 also with 16 planted outlier channels
+#   figures   decoding by both engines and first tokens behind texts of 8 and 512 tokens, by the project's own bench, beside
+#             the read rate of the same run; int8 also with 16 planted outlier channels; made of figures_MODEL (llama, phi, t5
+#             or paligemma)
 #   batches   decoding of 2 to 32 sequences, each beside it alone
 #   context   decoding behind 16,384 tokens (Llama) and 1,976 (Phi-2, whose longest context is 2,048)
 #   memory    the most device memory of each model and precision, allocated and of the whole process, and the time that a
-#             checkpoint takes to load from the page cache: by quantbench run and its records
+#             checkpoint takes to load from the page cache: by quantbench run and its records; made of memory_MODEL and
+#             memory_load
 #   op_figures  each op × format of the real shapes alone: µs, GB/s, share of the read rate
 #   sanitize  compute-sanitizer; made of sanitize_memcheck (persistent kernel, sessions of both engines with prompts and
 #             batches, op tests) and sanitize_racecheck (the graph engine's sessions, op tests)
@@ -25,7 +27,7 @@
 #   turing    the op tests and goldens by a build of compute_75 PTX alone, where build/gpu-check-turing-folder is
 # The last two need their own builds (X: chaos or turing):
 #   cmake --preset gpu-check-X && cmake --build --preset gpu-check-X && cmake --install build/gpu-check-X --strip --component checks
-# Each stage (of sanitize, parity and soak: each part) takes at most five minutes, each run in it has a limit of its own.
+# Each stage (where it is made of parts: each part) takes at most five minutes, each run in it has a limit of its own.
 # Output goes to the out folder, and into the packed file, as it comes; a run that fails does not stop the others. --scratch:
 # for a checkpoint of 2.5 GB, which is deleted again; by default $TMPDIR or /tmp. Exit status 1 if any failed, or if a stage
 # that was named could not run for want of a tool; a goal that is not reached is a figure, no failure.
@@ -37,6 +39,8 @@ out=build/gpu-check-results
 packed=""
 scratch="${TMPDIR:-/tmp}"
 all_stages=(start ops figures batches context memory op_figures sanitize parity soak turing)
+figures_stages=(figures_{llama,phi,t5,paligemma})
+memory_stages=(memory_{llama,phi,t5,paligemma,load})
 sanitize_stages=(sanitize_memcheck sanitize_racecheck)
 parity_stages=(parity_{llama,phi}_{short,long})
 soak_stages=({soak,chaos}_{llama,phi}_{fp16,int8,4bit})
@@ -49,9 +53,9 @@ while [ $# -gt 0 ]; do
     " --scratch ") scratch="${2:?}"; shift 2 ;;
     *)
       # One name: with its blanks replaced, "ops figures" is none.
-      case " ${all_stages[*]} ${sanitize_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
+      case " ${all_stages[*]} ${figures_stages[*]} ${memory_stages[*]} ${sanitize_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
         *" ${1// /?} "*) stages+=("$1"); shift ;;
-        *) sed -n '2,31s/^# \{0,1\}//p' "$0"; exit 64 ;;
+        *) sed -n '2,33s/^# \{0,1\}//p' "$0"; exit 64 ;;
       esac ;;
   esac
 done
@@ -112,10 +116,11 @@ run() {
 }
 
 export QB_REQUIRE_GPU=1  # a test that finds none fails
+# The model, and the picture beside it, need not be carried twice.
+share="$programs/../share/quantbench/models"
+if [ ! -e "$share/bundled" ]; then mkdir -p "$share" && ln -s "$PWD/models/bundled" "$share/bundled"; fi
 start() {
-  local card share="$programs/../share/quantbench/models"
-  # The model need not be carried twice.
-  if [ ! -e "$share/bundled" ]; then mkdir -p "$share" && ln -s "$PWD/models/bundled" "$share/bundled"; fi
+  local card
   run start_doctor 60 "$programs/quantbench" doctor --device cuda
   run start_run 120 "$programs/quantbench" run -r 3 --max-new-tokens 32 --out "$out/start_records"
   card="$(nvidia-smi --query-gpu=uuid,name --format=csv,noheader | head -n 1)"
@@ -145,13 +150,19 @@ models=(meta-llama/Llama-3.2-1B microsoft/phi-2)
 # Of decoding; nothing is timed before 32 positions' logits agree with those of other ways to make them.
 bench=("$programs/bench_decode" --device cuda --json --check 32 -p 8 --read-bytes 2576980378)
 planted=(--precision int8 --outlier-channels 16)
-figures() {
-  local model both=("${bench[@]}" --engine "persistent,graph" --rounds 5 -n 64 --prefill "8,512" --prefill-rounds 5)
-  for model in "${models[@]}"; do
-    run "decode_${model#*/}" 90 "${both[@]}" --model-id "$model"
-    run "decode_${model#*/}_planted" 50 "${both[@]}" --model-id "$model" "${planted[@]}"
-  done
+# figures_part MODEL
+figures_part() {
+  local both=("${bench[@]}" --engine "persistent,graph" --rounds 5 -n 64 --prefill "8,512" --prefill-rounds 5 --model-id "$1")
+  # A prompt that sees itself cannot be made one token a step: its first logits are held to those of the CPU's kernels.
+  [[ "$1" != google/* ]] || both+=(--check-with cpu --skip-refused)
+  run "decode_${1#*/}" 200 "${both[@]}"
+  run "decode_${1#*/}_planted" 95 "${both[@]}" "${planted[@]}"
 }
+parts() {
+  local part
+  for part; do stage "$part"; done
+}
+figures() { parts "${figures_stages[@]}"; }
 # One sequence alone is measured by the stage figures, for longer.
 batches() {
   local model batch=("${bench[@]}" --engine graph -n 16 --rounds 5 --prefill-rounds 0)
@@ -170,20 +181,23 @@ context() {
     run "context_${model#*/}_planted" 50 "${both[@]}" --model-id "$model" -d "$depth" "${planted[@]}"
   done
 }
-memory() {
-  local model measure=("$programs/quantbench" run --device cuda -r 1) checkpoint
-  for model in "${models[@]}"; do
-    run "memory_${model#*/}" 70 "${measure[@]}" --model-id "$model" --random-weights --out "$out/memory_${model#*/}_records"
-  done
+memory() { parts "${memory_stages[@]}"; }
+measure=("$programs/quantbench" run --device cuda -r 1)
+# memory_part MODEL
+memory_part() {
+  run "memory_${1#*/}" 110 "${measure[@]}" --model-id "$1" --random-weights --out "$out/memory_${1#*/}_records"
+}
+memory_load() {
+  local checkpoint load=("${measure[@]}" --engine graph -pg "2,2")
   if ! checkpoint="$(mktemp -d "$scratch/gpu_check.XXXXXX")"; then
     not_run load "$scratch is no folder to write into"
     return
   fi
   # The second run finds all of it in the page cache. The figure is listed by the folder's last name.
   if run load_checkpoint 50 "$programs/engine_check" checkpoint --out "$checkpoint/Llama-3.2-1B"; then
-    measure+=(--model-id "$checkpoint/Llama-3.2-1B" --engine graph -pg "2,2")
-    run load_first 50 "${measure[@]}" --out "$checkpoint/first"
-    run load 50 "${measure[@]}" --out "$out/load_records"
+    load+=(--model-id "$checkpoint/Llama-3.2-1B")
+    run load_first 50 "${load[@]}" --out "$checkpoint/first"
+    run load 50 "${load[@]}" --out "$out/load_records"
   fi
   rm -rf "$checkpoint"
 }
@@ -241,10 +255,7 @@ sanitize_racecheck() {
   unset QUANTBENCH_CUBLASLT
   sanitized racecheck ops 60 "${op_tests[@]}"
 }
-sanitize() {
-  local part
-  for part in "${sanitize_stages[@]}"; do stage "$part"; done
-}
+sanitize() { parts "${sanitize_stages[@]}"; }
 op_figures() {
   run op_figures 290 "$programs/ops_bench" --device=cuda '--benchmark_filter=llama|phi'
 }
@@ -258,10 +269,7 @@ parity_part() {
   run "$name" 290 python3 tools/parity.py --program "$programs/engine_check" --model "$1" --place "$2" \
     --out "$out/$name"
 }
-parity() {
-  local part
-  for part in "${parity_stages[@]}"; do stage "$part"; done
-}
+parity() { parts "${parity_stages[@]}"; }
 # soak_run NAME LIMIT FOLDER MODEL PRECISION ENGINE ARGUMENT…
 soak_run() {
   local name="$1" limit="$2" folder="$3" model="$4" precision="$5" engine="$6"
@@ -291,10 +299,7 @@ chaos_part() {
     grep -q "chaos build" "$2" && [ -n "$(hash "$1")" ] && [ "$(hash "$1")" = "$(hash "$2")" ]' \
     _ "$out/${name}_without.txt" "$out/$name.txt"
 }
-soak() {
-  local part
-  for part in "${soak_stages[@]}"; do stage "$part"; done
-}
+soak() { parts "${soak_stages[@]}"; }
 turing() {
   if [ ! -x "$turing_programs/ops_test" ]; then
     not_run turing "$turing_programs/ops_test is not here"
@@ -314,6 +319,8 @@ stage() {
   case "$model" in
     llama) "${kind}_part" meta-llama/Llama-3.2-1B "$precision" ;;
     phi) "${kind}_part" microsoft/phi-2 "$precision" ;;
+    t5) "${kind}_part" google/flan-t5-base "$precision" ;;
+    paligemma) "${kind}_part" google/paligemma-3b-pt-224 "$precision" ;;
     *) "$1" ;;
   esac
 }

@@ -4,7 +4,7 @@
 # Any POSIX awk will do. A goal that is not reached is a figure, no failure: the exit status is 0.
 
 # --- goals ---------------------------------------------------------------------------------------
-# goals(what, model, engine, values): of fp16, int8 and 4bit, each for the H100 or, behind a slash, for the H200 where
+# rate_goals: likewise in tokens/s. goals(what, model, engine, values): of fp16, int8 and 4bit, each for the H100 or, behind a slash, for the H200 where
 # that differs. Shares of the read rate in %, at least; times in ms or s, memory in GiB, costs in %, at most.
 function all_goals() {
   goals("decode", "Llama-3.2-1B", "persistent", "94/90 87/81 80/70")
@@ -24,6 +24,12 @@ function all_goals() {
   goals("memory, allocated", "phi-2", "any", "5.23 2.89 1.79")
   goals("memory, process", "Llama-3.2-1B", "any", "3.02 2.24 1.72")
   goals("load", "Llama-3.2-1B", "any", "3 3 3")
+  rate_goals("decode", "flan-t5-base", "persistent", "6000 6000 6000")
+  goals("first token of 8", "flan-t5-base", "any", "1 1 1")
+  goals("memory, allocated", "flan-t5-base", "any", "0.57 0.42 0.35")
+  goals("decode", "paligemma-3b-pt-224", "persistent", "92 87 80")
+  goals("first token of 256+8", "paligemma-3b-pt-224", "any", "5 5 6")
+  goals("memory, allocated", "paligemma-3b-pt-224", "any", "5.51 3.31 2.26")
 }
 BEGIN {
   most_cost["decode"] = 2   # % that planted outliers may cost
@@ -37,6 +43,10 @@ function goals(what, model, engine, values,   parts, card_values, i) {
     if (split(parts[i], card_values, "/") == 1) card_values[2] = card_values[1]
     goal[what, model, engine, precisions[i]] = card_values[card]
   }
+}
+function rate_goals(what, model, engine, values) {
+  is_rate[what, model, engine] = 1
+  goals(what, model, engine, values)
 }
 
 # --- what was measured ---------------------------------------------------------------------------
@@ -75,7 +85,9 @@ FNR == 1 { section = ledger = name = random = "" }
     if (!least_rate || rate < least_rate) least_rate = rate
     if (rate > most_rate) most_rate = rate
   } else {
-    figure("first token of " field($0, "prompt_tokens"), model, "any", precision, field($0, "value"), "ms", "")
+    what = field($0, "prompt_tokens")
+    if (field($0, "picture_tokens") > 0) what = field($0, "picture_tokens") "+" what
+    figure("first token of " what, model, "any", precision, field($0, "value"), "ms", "")
   }
 }
 
@@ -125,7 +137,7 @@ function show(what, model, engine, precision, value, share, wanted, is_most, jud
     verdict = (is_most ? judged <= wanted + 0 : judged >= wanted + 0) ? "reached" : "NOT REACHED"
     ++counts[verdict]
   }
-  printf "%-13s %-9s %-11s %-19s %18s %9s %9s  %s\n", model, precision, engine, what, value, share, goal_text, verdict
+  printf "%-19s %-9s %-11s %-26s %18s %9s %9s  %s\n", model, precision, engine, what, value, share, goal_text, verdict
 }
 function show_figure(key,   at, base, value, wanted) {
   split(key, at, SUBSEP)
@@ -136,7 +148,7 @@ function show_figure(key,   at, base, value, wanted) {
   seen[at[1], at[2], at[3], base] = 1
   if (shares[key] != "") {
     show(at[1], at[2], at[3], at[4], sprintf("%.1f %s", value, units[key]), sprintf("%.1f %%", shares[key]), wanted, 0,
-         shares[key] + 0)
+         ((at[1], at[2], at[3]) in is_rate) ? value : shares[key] + 0)
   } else {
     show(at[1], at[2], at[3], at[4], sprintf("%.3f %s", value, units[key]), "", wanted, 1, value)
   }
@@ -151,7 +163,8 @@ function show_cost(key,   at, plain, kind, cost) {
   cost = 100 * (kind == "decode" ? 1 - values[key] / values[plain] : values[key] / values[plain] - 1)
   show(at[1] ", cost", at[2], at[3], at[4], sprintf("%.1f %% slower", cost), "", card ? most_cost[kind] : "", 1, cost)
 }
-# 4bit, int8, fp16 in this order of speed; int8 with planted outliers where those were measured.
+# 4bit, int8, fp16 in this order of speed, of a model with a goal in tokens/s neither slower than fp16; int8 with planted
+# outliers where those were measured.
 function show_order(key,   at, base, int8, ratio, other) {
   split(key, at, SUBSEP)
   if (at[4] != "fp16" || units[key] != "tokens/s") return
@@ -159,7 +172,7 @@ function show_order(key,   at, base, int8, ratio, other) {
   int8 = ((base "int8+16") in values) ? values[base "int8+16"] : values[base "int8"]
   if (!int8 || !((base "4bit") in values)) return
   ratio = int8 / values[key]
-  other = values[base "4bit"] / int8
+  other = values[base "4bit"] / (((at[1], at[2], at[3]) in is_rate) ? values[key] : int8)
   if (other < ratio) ratio = other
   show(at[1] ", order", at[2], at[3], "all", sprintf("%.3f", ratio), "", card ? least_order : "", 0, ratio)
 }
@@ -170,7 +183,7 @@ END {
   printf "%s%s\n", device, card ? "" : ": no goals were set for it"
   if (most_rate) printf "read rate in these runs: %.3f to %.3f TB/s, which shares are of\n", least_rate, most_rate
   print "int8+16: with 16 planted outlier channels a layer, the figure that counts for int8"
-  printf "%-13s %-9s %-11s %-19s %18s %9s %9s\n", "model", "precision", "engine", "what", "value", "share", "goal"
+  printf "%-19s %-9s %-11s %-26s %18s %9s %9s\n", "model", "precision", "engine", "what", "value", "share", "goal"
   for (i = 1; i <= figures; ++i) show_figure(order[i])
   for (i = 1; i <= figures; ++i) show_cost(order[i])
   for (i = 1; i <= figures; ++i) show_order(order[i])

@@ -160,7 +160,10 @@ RandomWeights::RandomWeights(uint64_t seed, const std::vector<RandomTensor>& ten
         }
         entry.outliers = plant(seed, outlier_channels, tensor.cols);
         break;
-      case RandomKind::bias: sigma = 0.02; break;
+      case RandomKind::bias:
+        sigma = 0.02;
+        entry.mean = -tensor.plus;
+        break;
     }
     if (tensor.sigma > 0) sigma = tensor.sigma;
     entry.scale = static_cast<float>(sigma / kRandomSigma);

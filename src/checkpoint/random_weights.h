@@ -23,7 +23,7 @@ struct RandomTensor {
   int rows = 0, cols = 0;  // a vector has rows == 1
   RandomKind kind = RandomKind::linear;
   double sigma = 0;                        // standard deviation; 0: the kind's
-  float plus = 0;                          // of a norm: what its user adds to it, so that the mean here is less by that
+  float plus = 0;                          // of a norm or bias: what its user adds to it; the mean here is less by that
   std::vector<int64_t> stored_shape = {};  // where that is not [rows, cols]
 };
 

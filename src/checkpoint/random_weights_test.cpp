@@ -81,7 +81,7 @@ TEST(RandomWeights, EveryKindHasItsDistribution) {
                                   {"embedding", 1000, 400, RandomKind::embedding},
                                   {"norm", 1, 100'000, RandomKind::norm},
                                   {"bias", 1, 100'000, RandomKind::bias},
-                                  {"wide bias", 1, 100'000, RandomKind::bias, 0.5}});
+                                  {"wide bias", 1, 100'000, RandomKind::bias, 0.5, 1.0f}});
   std::vector<f16> matrix(400'000), vector(100'000);
   // Tolerances: five standard errors of the mean and of the deviation.
   for (const char* name : {"linear", "embedding"}) {
@@ -98,6 +98,7 @@ TEST(RandomWeights, EveryKindHasItsDistribution) {
   EXPECT_NEAR(moments(vector).sigma, 0.02, 5 * 0.02 / std::sqrt(2e5));
   weights.read_f16("wide bias", 0, 1, vector.data());
   EXPECT_NEAR(moments(vector).sigma, 0.5, 5 * 0.5 / std::sqrt(2e5));
+  EXPECT_NEAR(moments(vector).mean, -1, 5 * 0.5 / std::sqrt(1e5)) << "who uses it adds 1";
 }
 
 TEST(RandomWeights, TensorsSeedsAndNeighboursAreIndependent) {
