@@ -80,7 +80,7 @@ int generate_text(const GenerateFlags& flags) {
   if (!picture.empty()) {
     const Picture& wanted = *shape.encoder->picture;
     const Image image = load_image(picture, wanted.size, backend->host_pool());
-    if (!image.warning.empty()) progress.line(fmt::format("{}: {}", picture, image.warning));
+    if (!image.warning.empty()) progress.line(image.warning);
     patches.resize(static_cast<size_t>(wanted.tokens()) * static_cast<size_t>(wanted.values()));
     siglip_patches(image.pixels, wanted.patch, patches);
   }

@@ -144,6 +144,9 @@ class Sweep {
     const bool any = std::any_of(plan_.groups.begin(), plan_.groups.end(),
                                  [](const PlannedGroup& group) { return !group.cells.empty(); });
     if (!any) return;
+    for (const PlannedModel& model : plan_.models) {
+      if (!model.picture_warning.empty()) progress_.line(model.picture_warning);
+    }
     const DeviceReport chosen = probe_.device();
     check_engine_acts(engine_, chosen.device, chosen.passed_over);
     if (!chosen.passed_over.empty()) {

@@ -74,6 +74,8 @@ Tokenizer read_tokenizer(const TokenizerFile& file, bool allow_symlinks) {
                                         find_model_file(file.folder, "added_tokens.json", allow_symlinks)});
 }
 
+const std::string kPictureToken = "<image>";  // as PaliGemma's tokenizers spell it
+
 constexpr const char* kShortenPrompt = "shorten the prompt or lower --max-new-tokens";
 
 // Tokens that stand before every prompt of this model.
@@ -345,10 +347,21 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folde
          "that came with it",
          file.path, tokenizer->size(), shape.vocab);
   }
+  if (shape.has_picture()) {
+    const int32_t expected = shape.encoder->picture->token;
+    const std::optional<int32_t> found = tokenizer->id_of(kPictureToken);
+    if (found.value_or(expected) != expected) {
+      fail(ErrorKind::bad_model,
+           "'{}' has {} as id {}, and the model's config.json names id {} for it (image_token_index); the tokenizer "
+           "does "
+           "not belong to this model: give the one that came with it",
+           file.path, kPictureToken, *found, expected);
+    }
+  }
   return tokenizer;
 }
 
-std::string picture_for(const std::string& path, const Shape& shape) {
+std::string picture_for(const std::string& path, const Shape& shape, std::string* warning) {
   if (!shape.has_picture()) {
     if (path.empty()) return {};
     fail(ErrorKind::usage, "--image-path: {} takes text only, no image; leave the flag out", shape.architecture);
@@ -360,21 +373,24 @@ std::string picture_for(const std::string& path, const Shape& shape) {
   }
   // What is wrong with it is known before anything is measured.
   ThreadPool one(1);
-  load_image(file, shape.encoder->picture->size, one);
+  const Image image = load_image(file, shape.encoder->picture->size, one);
+  if (warning) *warning = image.warning;
   return file;
 }
 
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt, const Shape& shape,
                                    int new_tokens) {
   std::vector<int32_t> ids = picture_ids(shape);
+  std::string_view behind_picture = prompt;
+  if (!ids.empty() && prompt.starts_with(kPictureToken)) behind_picture.remove_prefix(kPictureToken.size());
   // A text behind a picture ends with a line of its own, as PaliGemma was trained.
-  const std::vector<int32_t> text = tokenizer.encode(ids.empty() ? prompt : prompt + "\n", true);
-  if (!ids.empty() && std::find(text.begin(), text.end(), ids.front()) != text.end()) {
+  const std::vector<int32_t> text = tokenizer.encode(ids.empty() ? prompt : std::string(behind_picture) + "\n", true);
+  if (!ids.empty() && (behind_picture.find(kPictureToken) != behind_picture.npos ||  // also where it is no token there
+                       std::find(text.begin(), text.end(), ids.front()) != text.end())) {
     fail(ErrorKind::usage,
-         "--prompt: it has a token that stands for a part of a picture (id {}), and the picture comes before the text "
-         "by "
-         "itself; leave the token out",
-         ids.front());
+         "--prompt: it has {0} (id {1}), which stands for a picture, behind its beginning, and there is one picture, "
+         "which comes before the text; leave {0} out",
+         kPictureToken, ids.front());
   }
   ids.insert(ids.end(), text.begin(), text.end());
   if (ids.empty()) {
@@ -405,7 +421,7 @@ void plan_model(const std::string& id, const RunFlags& flags, const EngineOption
     }
   }
   if (fine.empty()) throw Error(refused.front().second);
-  model.picture = picture_for(flags.image_path, model.shape);
+  model.picture = picture_for(flags.image_path, model.shape, &model.picture_warning);
   model.tokenizer = tokenizer_of(flags, model);
   if (flags.stop_at_eos && model.shape.eos.empty()) {
     fail(ErrorKind::usage, "--stop-at-eos: {} names no end-of-sequence id", model.source.name);

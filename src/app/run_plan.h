@@ -40,7 +40,8 @@ struct PlannedModel {
   Shape shape;
   std::shared_ptr<const Tokenizer> tokenizer;  // null with random weights and no --tokenizer
   ModelIdentity identity;
-  std::string picture;  // a file, of a model that takes pictures
+  std::string picture;          // a file, of a model that takes pictures
+  std::string picture_warning;  // what the user should know of it, or nothing
 };
 
 struct RefusedCell {
@@ -71,10 +72,12 @@ ModelSource find_model(const std::string& id, const RunFlags& flags);
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folder, const Shape& shape,
                                                 bool allow_symlinks);
 // The file that --image-path names, or the sample picture of a model that takes one; empty of one that takes none.
-// Error usage where the flag and the model do not belong together, or there is no such file.
-std::string picture_for(const std::string& path, const Shape& shape);
-// The ids of a prompt, those that stand for a picture before it. Error usage for a prompt that is empty (and no BOS
-// makes it one token), not UTF-8, or too long.
+// warning: what decoding it remarked. Error usage where the flag and the model do not belong together, or there is no
+// such file, or it is no picture that can be read.
+std::string picture_for(const std::string& path, const Shape& shape, std::string* warning = nullptr);
+// The ids of a prompt, those that stand for a picture before it. A prompt may begin with one token of a picture, which
+// is how transformers' processor asks for them to be written: it is the picture that comes first anyway. Error usage
+// for a prompt that has such tokens elsewhere, is empty (and no BOS makes it one token), not UTF-8, or too long.
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt, const Shape& shape,
                                    int new_tokens);
 

@@ -54,6 +54,7 @@ struct Figures {
   double max_ratio = 0, rms_ratio = 0, kl = 0, top1 = 1;
   int compared = 0;   // positions that entered top1
   int positions = 0;  // of these
+  double next = 1;    // as top1, of the positions whose logits are not kept
 };
 
 // Logits [positions, vocab] of each.

@@ -134,7 +134,31 @@ TEST(PaliGemma, WhatIsNotBuiltIsRefusedByName) {
   EXPECT_THAT(refusal(kId, [](auto& c) { c["vision_config"]["vision_use_head"] = true; }), HasSubstr("pooling head"));
   EXPECT_THAT(refusal(kId, [](auto& c) { c["vision_config"]["num_attention_heads"] = 7; }),
               HasSubstr("a divisor of hidden_size, 1152"));
-  EXPECT_THAT(refusal(kId, [](auto& c) { c["image_token_index"] = 257216; }), HasSubstr("'image_token_index'"));
+}
+
+TEST(PaliGemma, PicturesThatContradictThemselvesAreRefused) {
+  constexpr const char* kId = "google/paligemma-3b-pt-224";
+  const auto vision = [](const char* key, int value) {
+    return refusal(kId, [&](auto& c) { c["vision_config"][key] = value; });
+  };
+  for (const int token : {-1, 0, 257216}) {
+    EXPECT_THAT(
+        refusal(kId, [&](auto& c) { c["image_token_index"] = token; }),
+        HasSubstr("'image_token_index' is " + std::to_string(token) + ", expected a whole number from 1 to 257215"));
+  }
+  EXPECT_THAT(refusal(kId, [](auto& c) { c.erase("image_token_index"); }), HasSubstr("'image_token_index' is missing"));
+  EXPECT_THAT(
+      vision("num_image_tokens", 255),
+      HasSubstr("'vision_config': 'num_image_tokens' is 255, expected 256, one for each patch of 14 x 14 pixels of a "
+                "picture of 224 x 224"));
+  EXPECT_THAT(refusal(kId, [](auto& c) { c["text_config"]["num_image_tokens"] = 1024; }),
+              HasSubstr("'text_config': 'num_image_tokens' is 1024, expected 256"));
+  EXPECT_THAT(vision("image_size", 448), HasSubstr("'num_image_tokens' is 256, expected 1024"));
+  EXPECT_THAT(vision("image_size", 225), HasSubstr("'patch_size' is 14, expected a divisor of image_size, 225"));
+  EXPECT_THAT(vision("patch_size", 0), HasSubstr("'patch_size' is 0"));
+  EXPECT_THAT(vision("patch_size", 448), HasSubstr("'patch_size' is 448"));
+  EXPECT_THAT(vision("patch_size", 1), HasSubstr("fewer patches than the decoder has positions, 8192, and not 50176"));
+  EXPECT_THAT(vision("num_channels", 1), HasSubstr("'num_channels' is 1"));
 }
 
 TEST(PaliGemma, KnowsItsPicture) {

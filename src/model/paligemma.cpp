@@ -114,6 +114,7 @@ EncoderShape read_tower(const ConfigReader& c) {
   Picture p;
   p.size = c.integer_or("image_size", 1, kMostImage, kUsualImage);
   p.patch = c.integer("patch_size", 1, p.size);
+  if (p.size % p.patch != 0) c.fail_key("patch_size", fmt::format("a divisor of image_size, {}", p.size));
   c.integer_or("num_channels", 3, 3, 3);
   c.refuse("vision_use_head", "a pooling head of the vision tower");
   require_gelu(c, "hidden_act");
@@ -145,8 +146,20 @@ Shape read_shape(const ConfigReader& top, const ConfigReader& text, const Config
   const std::string family = text.source().config.contains("model_type") ? text.text("model_type") : "gemma";
   if (family != "gemma") text.fail_unsupported("model_type", "gemma (PaliGemma's first version)");
   s.encoder = read_tower(vision);
-  s.encoder->picture->token = top.integer(
-      top.source().config.contains("image_token_id") ? "image_token_id" : "image_token_index", 0, s.vocab - 1);
+  Picture& picture = *s.encoder->picture;
+  if (picture.tokens() >= s.max_positions) {
+    vision.fail_key("patch_size", fmt::format("fewer patches than the decoder has positions, {}, and not {}",
+                                              s.max_positions, picture.tokens()));
+  }
+  for (const ConfigReader* c : {&text, &vision}) {
+    if (c->integer_or("num_image_tokens", 1, kMostPositions, picture.tokens()) == picture.tokens()) continue;
+    c->fail_key("num_image_tokens",
+                fmt::format("{}, one for each patch of {} x {} pixels of a picture of {} x {}", picture.tokens(),
+                            picture.patch, picture.patch, picture.size, picture.size));
+  }
+  // Ids of text are those below it.
+  picture.token = top.integer(top.source().config.contains("image_token_id") ? "image_token_id" : "image_token_index",
+                              1, s.vocab - 1);
   return s;
 }
 

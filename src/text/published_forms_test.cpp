@@ -182,6 +182,9 @@ TEST(PublishedForms, RefusesHalvesThatDoNotFit) {
   EXPECT_THAT(refused("gemma", {{"decoder", nullptr}}), HasSubstr("decoder: null"));
   EXPECT_THAT(refused("gemma", {{"model", {{"unk_token", "<none>"}}}}),
               HasSubstr("\"unk_token\" \"<none>\" is not in"));
+  EXPECT_THAT(refused("gemma", {{"model", {{"merges", nullptr}}}}), HasSubstr("\"merges\" is missing"));
+  EXPECT_THAT(refused("gemma", {{"model", {{"merges", json::array({"a zzzzz"})}}}}),
+              HasSubstr("merges[0]: the right token \"zzzzz\""));
   EXPECT_THAT(refused("t5", {{"normalizer", {{"type", "NFKC"}}}}), HasSubstr("unknown normalizer \"NFKC\""));
   json first = {{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "first"}, {"pretokenizers", nullptr}};
   EXPECT_THAT(refused("t5", {{"pre_tokenizer", first}}), HasSubstr("behind a normalizer"));
