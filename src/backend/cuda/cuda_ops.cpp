@@ -281,6 +281,14 @@ void CudaOps::qkv(const Qkv& op) {
 
 void CudaOps::store_kv(const StoreKv& op) {
   const Workspace& w = workspace_;
+  if (op.rows.count <= kMostBatchRows && format_of(op.wk->weight) == format_of(op.wv->weight)) {
+    // As of qkv, whose queries are none.
+    Linear no_queries{.weight = op.wk->weight};
+    std::visit([](auto& matrix) { matrix.n = 0; }, no_queries.weight);
+    const Qkv qkv{.kv = op.kv, .rows = op.rows};
+    const std::initializer_list<Output> placed = {{&no_queries, nullptr}, {op.wk, nullptr}, {op.wv, nullptr}};
+    if (multiply_wide(op.x, op.norm, placed, Finish::qkv, Act::none, &qkv)) return;
+  }
   // One after the other: of several outputs only those of qkv and of a gate are multiplied together everywhere.
   for (const auto& [linear, to] : {std::pair{op.wk, w.keys}, {op.wv, w.values}}) {
     if (!multiply_wide(op.x, op.norm, {{linear, to}}, Finish::store, Act::none)) {

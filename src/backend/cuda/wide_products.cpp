@@ -195,6 +195,7 @@ std::vector<WideProducts::Call> WideProducts::calls_of(const Product& product, i
   for (size_t i = 0; i < product.outputs.size(); ++i) {
     const Product::Output& output = product.outputs[i];
     const Weight& w = output.w;
+    if (w.n == 0) continue;
     const bool raw = product.finish == Finish::qkv || (product.finish == Finish::gate && i == 0) ||
                      (product.finish == Finish::add && finished);
     const int y_stride = product.finish == Finish::qkv ? columns : w.n;
