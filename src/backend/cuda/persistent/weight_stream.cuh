@@ -123,18 +123,6 @@ QB_DEVICE void produce_scales(const PersistentArgs& a, const Shared& m, const St
   copy_bytes(nested + kNestedBytes, high.nested_absmax + nested_start(high_block), high_nested, there);
 }
 
-// What finishes a unit beside its sums would come from memory when they are there; so it is brought nearer with the
-// unit.
-QB_DEVICE void prefetch_row_numbers(const Step& s, const UnitSource& from) {
-  const Segment &low = s.segments[from.segment], &high = s.segments[s.finish == Finish::gate ? 1 : from.segment];
-  if (s.format == WeightFormat::int8) {
-    prefetch_to_l2(low.w.absmax + from.low);
-    prefetch_to_l2(high.w.absmax + from.high);
-  }
-  if (low.bias) prefetch_to_l2(low.bias + from.low);
-  if (high.bias) prefetch_to_l2(high.bias + from.high);
-}
-
 // Where the stream stands.
 struct SlotStream {
   Ring ring, oldest;  // oldest: of the slots that are on the way
@@ -146,14 +134,12 @@ QB_DEVICE void produce_step(const PersistentArgs& a, const Shared& m, const Step
   const int ring_slots = a.slots, slot_bytes = a.slot_bytes, most_on_the_way = a.slots_on_the_way;
   const SharedAddress barriers = m.barriers(), data = shared_address(m.base + m.at.ring);
   const int units = s.units, slots = s.slots, slot_chunks = s.slot_chunks, box_bytes = kRowsChunkBytes * slot_chunks;
-  const bool has_row_numbers = s.format == WeightFormat::int8 || s.segments[0].bias;
   const bool is_nf4 = s.format == WeightFormat::nf4, are_alike = s.finish != Finish::qkv;
   const int rows_on = blocks_x() * rows_of_unit(s);
   int unit = first_unit(s);
   if (unit >= units) return;
   UnitSource from = find_source(a, s, unit);
   while (true) {
-    if (has_row_numbers) prefetch_row_numbers(s, from);
     for (int slot = 0, chunk = 0; slot < slots; ++slot, chunk += slot_chunks) {
       // What is asked for queues up in front of the words that blocks exchange: so not too much at once.
       if (stream.on_the_way == most_on_the_way) {
