@@ -8,6 +8,7 @@ prefix (token_type_ids 0) attends to all of itself, what follows to all before i
 
 import copy
 import json
+import math
 
 import torch
 import transformers
@@ -278,20 +279,22 @@ def mutations(model):
         return called(lambda a: a.update(change(a)) if a.get("past_key_values") is not None else None)
 
     def blocks_transposed(a):  # patches taken column by column
-        side = IMAGE // PATCH
-        p = a["pixel_values"].view(-1, 3, side, PATCH, side, PATCH)
+        patch = model.config.vision_config.patch_size
+        side = a["pixel_values"].shape[-1] // patch
+        p = a["pixel_values"].view(-1, 3, side, patch, side, patch)
         return {"pixel_values": p.transpose(2, 4).reshape(a["pixel_values"].shape)}
 
     def moved(by):
         def change(a):
             past, count = a["past_key_values"].get_seq_length(), a["input_ids"].shape[1]
-            return {"position_ids": torch.arange(past + 1 + by, past + 1 + by + count)[None]}
+            first = past + 1 + by
+            return {"position_ids": torch.arange(first, first + count, device=a["input_ids"].device)[None]}
 
         return change
 
     def sees_all(a):
         past, count = a["past_key_values"].get_seq_length(), a["input_ids"].shape[1]
-        return {"attention_mask": torch.ones(1, 1, count, past + count, dtype=torch.bool)}
+        return {"attention_mask": torch.ones(1, 1, count, past + count, dtype=torch.bool, device=a["input_ids"].device)}
 
     def image_scaled(factor):
         def apply(m):
@@ -302,7 +305,8 @@ def mutations(model):
 
     def other_theta(m):
         rotary = m.model.language_model.rotary_emb
-        rotary.inv_freq = 500000.0 ** -(torch.arange(0, 32, 2) / 32.0)
+        # theta is 10000.
+        rotary.inv_freq = rotary.inv_freq ** (math.log(500000.0) / math.log(10000.0))
         return m
 
     root = model.config.text_config.hidden_size**0.5
@@ -324,7 +328,7 @@ def mutations(model):
         "no positions in the tower": each(named("position_embedding"), lambda m: m.weight.data.zero_()),
         "no post_layernorm": each(named("post_layernorm"), lambda m: setattr(m, "forward", lambda x: x)),
         "vision scores divided by the root of hidden": each(
-            named("vision_tower.encoder.layers.0.self_attn", "vision_tower.encoder.layers.1.self_attn"),
+            lambda n, m: is_vision(n) and n.endswith(".self_attn"),
             lambda m: setattr(m, "scale", m.embed_dim**-0.5),
         ),
     }

@@ -73,7 +73,9 @@ std::vector<RandomTensor> telling_tensors(Model& model, int outliers) {
       tensor.sigma = 1.2 / root(slot.cols);  // pixel values have a sigma of 0.6
     } else if (slot.role == Role::vector) {
       tensor.kind = is_bias ? RandomKind::bias : RandomKind::norm;
-      tensor.sigma = !is_bias ? 0.3 : writes_stream || is("projector") || is("patch") ? 0.1 * stream : 0.1;
+      // Smaller ones of a tower would drown in what comes after it.
+      const double bias = !is_tower ? 0.1 : is("q_proj") ? 0.6 : 0.3;
+      tensor.sigma = !is_bias ? 0.3 : writes_stream || is("projector") || is("patch") ? 0.1 * stream : bias;
     } else if (is("embed") || is("lm_head") || is("shared")) {
       tensor.sigma = table;
     } else if (is("projector")) {
