@@ -38,6 +38,32 @@ function(qb_make_small)
   endforeach()
 endfunction()
 
+# What libjpeg-turbo and libpng write pictures with is bound to what reads them, so that it would come along, with zlib's half
+# for it: 0.2 MiB. We only read; each of these names, which reading calls nowhere, is one function that ends the program. A
+# library that has other names keeps what it has.
+set(QB_PICTURE_WRITERS png_destroy_write_struct png_free_buffer_list png_save_uint_32
+    jconst_huff_encode_one_block jsimd_huff_encode_one_block_sse2
+    jsimd_encode_mcu_AC_first_prepare_sse2 jsimd_encode_mcu_AC_refine_prepare_sse2
+    jconst_fdct_float_sse jsimd_fdct_float_sse jconst_fdct_ifast_sse2 jsimd_fdct_ifast_sse2
+    jsimd_convsamp_float_sse2 jsimd_quantize_float_sse2)
+foreach(isa sse2 avx2)
+  list(APPEND QB_PICTURE_WRITERS jsimd_h2v1_downsample_${isa} jsimd_h2v2_downsample_${isa} jconst_fdct_islow_${isa}
+       jsimd_fdct_islow_${isa} jsimd_convsamp_${isa} jsimd_quantize_${isa})
+  foreach(to ycc gray)
+    list(APPEND QB_PICTURE_WRITERS jconst_rgb_${to}_convert_${isa})
+    foreach(from rgb extrgb extrgbx extbgr extbgrx extxbgr extxrgb)
+      list(APPEND QB_PICTURE_WRITERS jsimd_${from}_${to}_convert_${isa})
+    endforeach()
+  endforeach()
+endforeach()
+# After the targets exist.
+function(qb_leave_out_picture_writers)
+  target_link_options(qb_image INTERFACE -Wl,--undefined=qb_writes_no_picture)
+  foreach(name IN LISTS QB_PICTURE_WRITERS)
+    target_link_options(qb_image INTERFACE -Wl,--defsym=${name}=qb_writes_no_picture)
+  endforeach()
+endfunction()
+
 # The notices that the licences of those libraries ask to go with copies, as Debian and Ubuntu have them, in notices/.
 set(QB_NOTICE_PACKAGES libfmt-dev nlohmann-json3-dev libcli11-dev libonig-dev libssl-dev libpng-dev libwebp-dev zlib1g-dev)
 if(EXISTS /usr/share/doc/libjpeg-turbo8-dev/copyright)

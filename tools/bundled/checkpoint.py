@@ -31,7 +31,7 @@ def write_checkpoint(student: Llama, corpus: Corpus, out: Path):
         "mlp_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02, "pretraining_tp": 1,
         "use_cache": True, "bos_token_id": corpus.begin, "eos_token_id": end})
     write_json(out / "generation_config.json", {"bos_token_id": corpus.begin, "eos_token_id": end})
-    corpus.tokenizer.save(str(out / "tokenizer.json"))
+    corpus.tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     write_json(out / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BEGIN, "eos_token": END,
         "clean_up_tokenization_spaces": False, "model_max_length": shape.context,
