@@ -206,6 +206,7 @@ class Parity:
             for where, mistaken in tries:
                 with mistaken() as model:
                     figures = compare(family.logits(model, place, False), hf, exact)
+                    del model  # the last that holds it, where it is a copy
                 # Which positions are clear does not depend on the mistake.
                 limits = [limit for limit in broken(figures, precision, floor) if limit != "clear"]
                 if limits:

@@ -4,6 +4,7 @@ in their linears, how each is run teacher-forced, and mistakes that the limits m
 
 import contextlib
 import copy
+import gc
 import types
 from dataclasses import dataclass
 
@@ -281,6 +282,7 @@ class Family:
             @contextlib.contextmanager
             def copied(change=change):
                 yield change(copy.deepcopy(model))
+                gc.collect()  # modules refer to each other, and a few copies would fill a GPU
 
             yield what, [("", copied)]
 
