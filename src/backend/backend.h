@@ -160,8 +160,9 @@ class Backend {
   // Copies (and permutes) a weight into the one layout that every op of this backend reads; it stays as long as the
   // backend. A table tied to the head is packed once, as output_head. Error out_of_memory.
   virtual Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) = 0;
-  // To be destroyed before the backend. Null, unless overridden: then the host's threads quantise.
-  virtual std::unique_ptr<WeightQuantizer> weight_quantizer() { return nullptr; }
+  // For the weights of this plan, which are packed while it lives. To be destroyed before the backend. Null, unless
+  // overridden: then the host's threads quantise.
+  virtual std::unique_ptr<WeightQuantizer> weight_quantizer(const Plan&) { return nullptr; }
   // Zeroed. Error out_of_memory with wanted and available bytes.
   virtual std::unique_ptr<Buffer> allocate(Use use, size_t bytes) = 0;
   virtual void upload(Buffer& to, size_t offset, const void* from, size_t bytes) = 0;

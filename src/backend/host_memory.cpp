@@ -109,11 +109,23 @@ void* HostMemory::keep(Use use, size_t bytes) {
   if (blocks_.empty() || blocks_.back().bytes() - used_of_last_ < piece) {
     blocks_.emplace_back(std::max(piece, kBlockBytes));
     used_of_last_ = 0;
+    last_is_expected_ = false;
   }
   void* const data = blocks_.back().data() + used_of_last_;
   used_of_last_ += piece;
   use_[use] += piece;
   return data;
+}
+
+void HostMemory::expect(size_t bytes) {
+  if (bytes == 0 || (last_is_expected_ && used_of_last_ < blocks_.back().bytes())) return;
+  blocks_.emplace_back(bytes);
+  used_of_last_ = 0;
+  last_is_expected_ = true;
+}
+
+size_t packed_bytes(const MemoryUse& predicted) {
+  return predicted[Use::weights] + predicted[Use::scales] + predicted[Use::unquantized];
 }
 
 Use codes_use(Role role) { return role == Role::linear ? Use::weights : Use::unquantized; }

@@ -25,6 +25,10 @@ class HostMemory {
   std::unique_ptr<Buffer> allocate(Use use, size_t bytes);
   // Zeroed; stays until this object is destroyed. Error out_of_memory.
   void* keep(Use use, size_t bytes);
+  // So many bytes of pieces will be kept: they come from one block of that size, so that nothing is left over between
+  // blocks, where a huge page would be resident for a few of its bytes. Does nothing while such a block has room. Error
+  // out_of_memory.
+  void expect(size_t bytes);
   template <typename T>
   T* keep_array(Use use, size_t count) {
     return static_cast<T*>(keep(use, count * sizeof(T)));
@@ -36,6 +40,7 @@ class HostMemory {
   MemoryUse use_;
   std::vector<os::Block> blocks_;
   size_t used_of_last_ = 0;
+  bool last_is_expected_ = false;
 };
 
 // Where the ledger books a weight: what bitsandbytes would quantise is `weights` in every precision, so that fp16, int8
@@ -46,6 +51,8 @@ Use codes_use(Role role);
 using Nf4Rows = int (*)(int n, int k);
 // The pieces that one weight takes, but for that padding in its canonical layout, added to `use`.
 void add_weight(const Matrix& weight, Role role, Nf4Rows nf4_rows, MemoryUse* use);
+// Of a plan: what its weights and all that is packed with them will take.
+size_t packed_bytes(const MemoryUse& predicted);
 // All weights, norms and biases of a step and of what is called beside it, each counted once.
 MemoryUse weight_bytes(const Tape& step, const Tape& before = {}, Nf4Rows nf4_rows = nullptr);
 

@@ -31,6 +31,23 @@ TEST(HostMemory, PiecesDoNotOverlapAcrossBlocks) {
   EXPECT_TRUE(b >= a + kLarge || a >= b + kLarge);
 }
 
+TEST(HostMemory, WhatIsExpectedLiesInOneBlock) {
+  HostMemory memory;
+  constexpr size_t kPiece = size_t{40} << 20;
+  for (int model = 0; model < 2; ++model) {
+    std::byte* before = nullptr;
+    for (int i = 0; i < 4; ++i) {
+      memory.expect(4 * kPiece);  // every time, as a backend does
+      auto* const piece = memory.keep_array<std::byte>(Use::weights, kPiece);
+      EXPECT_TRUE(i == 0 || piece == before + kPiece) << i;
+      before = piece;
+    }
+  }
+  EXPECT_EQ(memory.use()[Use::weights], 8 * kPiece);
+  memory.expect(0);
+  EXPECT_NE(memory.keep(Use::weights, 1), nullptr);
+}
+
 struct TinyStep {
   Norm norm, layer_norm{nullptr, nullptr, 1e-5f, true};
   Linear q{Nf4Matrix{128, 64}}, k{Nf4Matrix{64, 64}}, v{Int8Matrix{64, 64}}, o{F16Matrix{64, 128}};

@@ -19,7 +19,7 @@ class WeightQuantizerTest : public testing::TestWithParam<std::string> {
   void SetUp() override {
     if (const std::string why = why_not(GetParam()); !why.empty()) GTEST_SKIP() << why;
     backend_ = make_test_backend(GetParam());
-    quantizer_ = backend_->weight_quantizer();
+    quantizer_ = backend_->weight_quantizer({});
     ASSERT_NE(quantizer_, nullptr);
   }
   template <typename T>

@@ -12,6 +12,7 @@ constexpr size_t kAlignment = 256;  // of every tensor in a buffer; the strictes
 // Hands out offsets in a buffer that is still to be taken.
 class Layout {
  public:
+  explicit Layout(size_t begin = 0) : bytes_(begin) {}
   size_t take(size_t bytes) {
     const size_t at = bytes_;
     bytes_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -20,7 +21,7 @@ class Layout {
   size_t bytes() const { return bytes_; }
 
  private:
-  size_t bytes_ = 0;
+  size_t bytes_;
 };
 
 struct RowsAt {
@@ -39,13 +40,19 @@ size_t cache_bytes(int sequences, int positions, int heads, int head_dim) {
          static_cast<size_t>(head_dim) * sizeof(f16);
 }
 
+// What is not needed at the same time shares memory. Of a layer, q and a are done with before h is written; so they lie
+// in the last rows of h, where steps, which read h's first rows alone, never find them (a recorded step may tell
+// tensors by their addresses). The encoder is done before the decoder begins.
 struct ActivationLayout {
   Layout all;
-  // The encoder is done with its q, a and h before the decoder writes to them.
-  size_t x, q, a, h, logits, history, stops, done;
+  size_t x, logits, history, stops, done;
   RowsAt prefill, decode;
-  size_t lengths, cross_lengths, encoder_x, patches, encoder_k, encoder_v, encoder_lengths;
+  size_t lengths, cross_lengths, encoder_lengths;
   RowsAt encoder;
+  size_t q, a, h;
+  struct {
+    size_t q, a, h, x, patches, k, v;
+  } of_encoder;
 
   ActivationLayout(const Shape& shape, const StateShape& run)
       : ActivationLayout(shape, run, encoder_of(shape), run.encoder_rows) {}
@@ -53,9 +60,6 @@ struct ActivationLayout {
  private:
   ActivationLayout(const Shape& shape, const StateShape& run, const EncoderShape& e, int rows)
       : x(all.take(floats(run.rows, shape.hidden))),
-        q(all.take(std::max(floats(run.rows, shape.heads * shape.head_dim), floats(rows, e.heads * e.head_dim)))),
-        a(all.take(std::max(floats(run.rows, shape.heads * shape.head_dim), floats(rows, e.heads * e.head_dim)))),
-        h(all.take(std::max(floats(run.rows, shape.intermediate), floats(rows, e.intermediate)))),
         logits(all.take(floats(run.logit_rows, shape.vocab))),
         history(all.take(floats(run.sequences, run.positions))),
         stops(all.take(floats(1, 1 + static_cast<int>(RunBuffers::kMostStops)))),
@@ -64,12 +68,31 @@ struct ActivationLayout {
         decode(all, run.sequences),
         lengths(all.take(shape.has_picture() ? floats(run.rows, 1) : 0)),
         cross_lengths(all.take(shape.has_cross_attention() ? floats(run.rows, 1) : 0)),
-        encoder_x(all.take(floats(rows, e.hidden))),
-        patches(all.take(e.picture ? floats(rows, e.picture->values()) : 0)),
-        encoder_k(all.take(cache_bytes(run.sequences, run.encoder_positions, e.heads, e.head_dim))),
-        encoder_v(all.take(cache_bytes(run.sequences, run.encoder_positions, e.heads, e.head_dim))),
         encoder_lengths(all.take(floats(rows, 1))),
-        encoder(all, rows) {}
+        encoder(all, rows) {
+    const size_t begin = all.bytes();
+    Layout of_decoder(begin), before(begin);
+    h = of_decoder.take(floats(shape.attention_first ? run.sequences : run.rows, shape.intermediate));
+    q = of_decoder.take(floats(run.rows, shape.heads * shape.head_dim));
+    a = of_decoder.take(floats(run.rows, shape.heads * shape.head_dim));
+    Layout whole(begin);
+    whole.take(floats(run.rows, shape.intermediate));
+
+    Layout attention(begin), mlp(begin);
+    of_encoder.q = attention.take(floats(rows, e.heads * e.head_dim));
+    of_encoder.a = attention.take(floats(rows, e.heads * e.head_dim));
+    of_encoder.h = mlp.take(floats(rows, e.intermediate));
+    before.take(std::max(attention.bytes(), mlp.bytes()) - begin);
+    of_encoder.x = before.take(floats(rows, e.hidden));
+    of_encoder.patches = before.take(e.picture ? floats(rows, e.picture->values()) : 0);
+    of_encoder.k = before.take(cache_bytes(run.sequences, run.encoder_positions, e.heads, e.head_dim));
+    of_encoder.v = before.take(cache_bytes(run.sequences, run.encoder_positions, e.heads, e.head_dim));
+
+    const size_t end = std::max({of_decoder.bytes(), whole.bytes(), before.bytes()});
+    q += end - of_decoder.bytes();
+    a += end - of_decoder.bytes();
+    all.take(end - begin);
+  }
   static size_t floats(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols) * 4; }
 };
 
@@ -125,15 +148,15 @@ RunBuffers::RunBuffers(Backend& backend, const Shape& shape, const StateShape& r
   if (shape.encoder) {
     const EncoderShape& e = *shape.encoder;
     const int count = run.encoder_rows, width = e.heads * e.head_dim;
-    prefill.encoder = {.x = tensor(at.encoder_x, count, e.hidden),
-                       .q = tensor(at.q, count, width),
-                       .a = tensor(at.a, count, width),
-                       .h = tensor(at.h, count, e.intermediate),
-                       .kv = {halves(base + at.encoder_k), halves(base + at.encoder_v), run.sequences,
+    prefill.encoder = {.x = tensor(at.of_encoder.x, count, e.hidden),
+                       .q = tensor(at.of_encoder.q, count, width),
+                       .a = tensor(at.of_encoder.a, count, width),
+                       .h = tensor(at.of_encoder.h, count, e.intermediate),
+                       .kv = {halves(base + at.of_encoder.k), halves(base + at.of_encoder.v), run.sequences,
                               run.encoder_positions, e.heads, e.head_dim},
                        .rows = rows(at.encoder, count),
                        .lengths = ints(at.encoder_lengths)};
-    if (e.picture) prefill.encoder.patches = tensor(at.patches, count, e.picture->values());
+    if (e.picture) prefill.encoder.patches = tensor(at.of_encoder.patches, count, e.picture->values());
   }
   prefill.rows = rows(at.prefill, run.rows);
   prefill.history = ints(at.history);

@@ -60,7 +60,9 @@ class WatchedBackend final : public ForwardingBackend, private Ops {
     inner_ = std::move(inner);
   }
   Ops& ops() override { return *this; }
-  std::unique_ptr<WeightQuantizer> weight_quantizer() override { return inner_->weight_quantizer(); }
+  std::unique_ptr<WeightQuantizer> weight_quantizer(const Plan& plan) override {
+    return inner_->weight_quantizer(plan);
+  }
 
   std::vector<Section> sections;  // one for each stack that is run: it begins with its embeddings
 

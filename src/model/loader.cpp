@@ -19,7 +19,9 @@ namespace quantbench {
 namespace {
 
 constexpr int64_t kElementsAtOnce = 1 << 18;  // of one read: large enough for the disk, small enough to share out
-constexpr size_t kMostNamed = 8;              // tensors that a message lists
+// Of a matrix that the host quantises, on its way as fp16: enough for all threads, little beside the model.
+constexpr size_t kStagedElements = size_t{4} << 20;
+constexpr size_t kMostNamed = 8;  // tensors that a message lists
 
 // `….q_proj.weight.absmax`, `….q_proj.SCB` → `….q_proj.weight`, the weight that they belong to.
 std::string weight_of(const std::string& name) {
@@ -101,11 +103,15 @@ class Loader {
           read_int8(source_, slot.name, n, k, &int8_);
           advance(stored_bytes(slot));
         } else {
-          stage(slot);
           int8_.n = n, int8_.k = k;
-          int8_.codes.resize(staged_.size());
+          int8_.codes.resize(static_cast<size_t>(n) * static_cast<size_t>(k));
           int8_.absmax.resize(static_cast<size_t>(n));
-          quantize_int8(staged_, n, k, int8_.codes, int8_.absmax, backend_.host_pool());
+          stage(slot, [&](size_t first, size_t count, std::span<const f16> rows) {
+            const auto width = static_cast<size_t>(k);
+            quantize_int8(rows, static_cast<int>(count), k,
+                          std::span(int8_.codes).subspan(first * width, count * width),
+                          std::span(int8_.absmax).subspan(first, count), backend_.host_pool());
+          });
         }
         return backend_.pack(int8_.view(), slot.role, plan_);
       case Format::nf4:
@@ -114,8 +120,11 @@ class Loader {
           read_nf4(source_, slot.name, n, k, &nf4_);
           advance(stored_bytes(slot));
         } else {
-          stage(slot);
-          quantize_nf4(staged_, n, k, &nf4_, backend_.host_pool());
+          begin_nf4(n, k, &nf4_);
+          stage(slot, [&](size_t first, size_t, std::span<const f16> rows) {
+            quantize_nf4_part(rows, first * static_cast<size_t>(k) / kNf4Block, &nf4_, backend_.host_pool());
+          });
+          finish_nf4(&nf4_, backend_.host_pool());
         }
         return backend_.pack(nf4_.view(), slot.role, plan_);
       case Format::f16: return backend_.pack(rows_of(slot), slot.role, plan_);
@@ -160,13 +169,20 @@ class Loader {
     return static_cast<int>(std::max<int64_t>(1, kElementsAtOnce / slot.cols));
   }
 
-  void stage(const WeightSlot& slot) {
-    const auto k = static_cast<size_t>(slot.cols);
-    staged_.resize(static_cast<size_t>(slot.rows) * k);
-    backend_.host_pool().for_chunks(
-        static_cast<size_t>(slot.rows), static_cast<size_t>(rows_at_once(slot)), [&](size_t begin, size_t end, int) {
-          read(slot, static_cast<int>(begin), static_cast<int>(end - begin), staged_.data() + begin * k);
-        });
+  // quantize(first, count, rows): of so many rows of a matrix, which begin at a whole block of nf4.
+  template <typename Quantize>
+  void stage(const WeightSlot& slot, const Quantize& quantize) {
+    const auto k = static_cast<size_t>(slot.cols), rows = static_cast<size_t>(slot.rows);
+    const size_t most = std::max(kStagedElements / k / kNf4Block, size_t{1}) * kNf4Block;
+    for (size_t first = 0; first < rows; first += most) {
+      const size_t count = std::min(most, rows - first);
+      staged_.resize(count * k);
+      backend_.host_pool().for_chunks(
+          count, static_cast<size_t>(rows_at_once(slot)), [&](size_t begin, size_t end, int) {
+            read(slot, static_cast<int>(first + begin), static_cast<int>(end - begin), staged_.data() + begin * k);
+          });
+      quantize(first, count, std::span<const f16>(staged_));
+    }
   }
 
   // A tied tensor that is in the file all the same must say what its partner says.
@@ -230,8 +246,8 @@ class Loader {
   std::atomic<int64_t> done_{0};
   int64_t total_ = 0;
   LoadReport report_;
-  std::unique_ptr<WeightQuantizer> quantizer_ = backend_.weight_quantizer();
-  std::vector<f16> staged_;  // one matrix
+  std::unique_ptr<WeightQuantizer> quantizer_ = backend_.weight_quantizer(plan_);
+  std::vector<f16> staged_;  // rows of one matrix
   Int8Weights int8_;
   Nf4Weights nf4_;
 };

@@ -46,7 +46,8 @@ struct Shape {               // what the rest of the program needs to know of a 
   int64_t parameters = 0;
   std::vector<int32_t> bos, eos;  // from config.json and generation_config.json; bos has at most one
   std::optional<EncoderShape> encoder;
-  int32_t decoder_start = 0;  // the id that a decoder with cross-attention begins with
+  int32_t decoder_start = 0;    // the id that a decoder with cross-attention begins with
+  bool attention_first = true;  // of a layer: q and a have been read before h is written
 
   bool has_picture() const { return encoder && encoder->picture; }
   bool has_cross_attention() const { return encoder && !encoder->picture; }

@@ -65,6 +65,7 @@ Shape read_shape(const ConfigReader& c) {
     c.fail_key("num_attention_heads", fmt::format("a divisor of hidden_size, {}", s.hidden));
   }
   s.head_dim = s.hidden / s.heads;
+  s.attention_first = false;
   c.boolean_or("tie_word_embeddings", false);
   c.refuse("tie_word_embeddings", "an output head tied to the embedding");
   c.refuse("qk_layernorm", "a LayerNorm on queries and keys");

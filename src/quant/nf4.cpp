@@ -133,19 +133,28 @@ void quantize_absmax(std::span<const float> absmax, float offset, std::span<uint
   });
 }
 
-void quantize_nf4(std::span<const f16> w, int n, int k, Nf4Weights* into, ThreadPool& pool, bool double_quantize) {
+void begin_nf4(int n, int k, Nf4Weights* into) {
   const size_t count = static_cast<size_t>(n) * static_cast<size_t>(k);
-  assert(w.size() == count);
-  const size_t blocks = ceil_div(count, kNf4Block);
-  const QuantKernels& kernels = quant_kernels();
   into->n = n;
   into->k = k;
   into->codes.resize(ceil_div(count, 2));
-  into->absmax.resize(blocks);
+  into->absmax.resize(ceil_div(count, kNf4Block));
+}
+
+void quantize_nf4_part(std::span<const f16> part, size_t first_block, Nf4Weights* into, ThreadPool& pool) {
+  const size_t blocks = ceil_div(part.size(), kNf4Block);
+  assert(first_block + blocks <= into->absmax.size());
+  const QuantKernels& kernels = quant_kernels();
+  float* const absmax = into->absmax.data() + first_block;
+  uint8_t* const codes = into->codes.data() + first_block * kNf4Block / 2;
   pool.for_chunks(blocks, kGrainBlocks, [&](size_t begin, size_t end, int) {
-    const size_t first = begin * kNf4Block, last = std::min(end * kNf4Block, count);
-    kernels.nf4_blocks(w.data() + first, last - first, into->absmax.data() + begin, into->codes.data() + first / 2);
+    const size_t first = begin * kNf4Block, last = std::min(end * kNf4Block, part.size());
+    kernels.nf4_blocks(part.data() + first, last - first, absmax + begin, codes + first / 2);
   });
+}
+
+void finish_nf4(Nf4Weights* into, ThreadPool& pool, bool double_quantize) {
+  const size_t blocks = into->absmax.size();
   into->offset = 0;
   into->absmax8.resize(double_quantize ? blocks : 0);
   into->nested_absmax.resize(double_quantize ? ceil_div(blocks, kNf4NestedBlock) : 0);
@@ -154,6 +163,13 @@ void quantize_nf4(std::span<const f16> w, int n, int k, Nf4Weights* into, Thread
     quantize_absmax(into->absmax, into->offset, into->absmax8, into->nested_absmax, pool);
     into->absmax.clear();
   }
+}
+
+void quantize_nf4(std::span<const f16> w, int n, int k, Nf4Weights* into, ThreadPool& pool, bool double_quantize) {
+  assert(w.size() == static_cast<size_t>(n) * static_cast<size_t>(k));
+  begin_nf4(n, k, into);
+  quantize_nf4_part(w, 0, into, pool);
+  finish_nf4(into, pool, double_quantize);
 }
 
 float block_scale(const HostNf4& m, size_t block) {

@@ -29,6 +29,12 @@ struct Nf4Weights {
 void quantize_nf4(std::span<const f16> w, int n, int k, Nf4Weights* into, ThreadPool& pool,
                   bool double_quantize = true);
 
+// The same in parts: begin_nf4(), then blocks from first_block on for parts [whole blocks] (the last may end with the
+// matrix), which together are all of them, then finish_nf4().
+void begin_nf4(int n, int k, Nf4Weights* into);
+void quantize_nf4_part(std::span<const f16> part, size_t first_block, Nf4Weights* into, ThreadPool& pool);
+void finish_nf4(Nf4Weights* into, ThreadPool& pool, bool double_quantize = true);
+
 // The mean of the blocks' absmax: what quantize_nf4 subtracts before the second quantisation. From their exact sum (up
 // to 2^30 weights), so that every backend can come to the same.
 float nf4_offset(std::span<const f16> w, ThreadPool& pool);

@@ -30,7 +30,8 @@ class CpuBackend final : public Backend {
     plan.predicted[Use::workspace] += piece_bytes(workspace_bytes(shape_of(plan)));
     return plan;
   }
-  Matrix pack(const HostMatrix& weight, Role role, const Plan&) override {
+  Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) override {
+    memory_.expect(packed_bytes(plan.predicted));
     return cpu::pack(weight, role, memory_, pool_);
   }
   std::unique_ptr<Buffer> allocate(Use use, size_t bytes) override { return memory_.allocate(use, bytes); }

@@ -73,6 +73,19 @@ void Linears::run(Tensor x, const Norm* norm, std::span<const Job> jobs) {
 }
 
 void Linears::run_group(Tensor x, const Norm* norm, std::span<const Job> jobs, bool int8) {
+  if (!int8 && x.rows > kFewRows) {
+    const int most = static_cast<int>(workspace_.dense_floats / static_cast<size_t>(x.cols)) / kTile * kTile;
+    if (x.rows > most) {
+      const int pieces = static_cast<int>(ceil_div(x.rows, most));
+      const int each = static_cast<int>(ceil_div(ceil_div(x.rows, pieces), kTile)) * kTile;
+      for (int first = 0; first < x.rows; first += each) {
+        std::vector<Job> part(jobs.begin(), jobs.end());
+        for (Job& job : part) job.y += static_cast<size_t>(first) * static_cast<size_t>(rows_of(job.w->weight));
+        run_group(x.slice(first, std::min(each, x.rows - first)), norm, part, int8);
+      }
+      return;
+    }
+  }
   const bool nf4 = std::any_of(jobs.begin(), jobs.end(),
                                [](const Job& job) { return std::holds_alternative<Nf4Matrix>(job.w->weight); });
   const Input in = x.rows <= kFewRows ? few_rows(x, norm, int8, nf4)

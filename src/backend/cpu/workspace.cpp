@@ -43,7 +43,13 @@ size_t thread_floats(const WorkspaceShape& s) {
 size_t cut(const WorkspaceShape& s, std::byte* buffer, Workspace* w) {
   Cutter cutter(buffer);
   const size_t rows = padded_rows(s.rows), k = static_cast<size_t>(s.k);
-  cutter.take(&w->dense, rows * k);
+  w->dense_floats = rows * k;
+  if (!s.int8) {
+    const size_t pieces = ceil_div(w->dense_floats, kMostDenseFloats), most = padded_rows(kLeastDenseRows);
+    const size_t each = padded_rows(static_cast<int>(ceil_div(rows, pieces)));
+    w->dense_floats = std::min(rows, std::max(each, most)) * k;
+  }
+  cutter.take(&w->dense, w->dense_floats);
   cutter.take(&w->keys, static_cast<size_t>(s.rows) * s.kv_cols);
   cutter.take(&w->values, static_cast<size_t>(s.rows) * s.kv_cols);
   if (s.int8) {

@@ -25,10 +25,16 @@ struct WorkspaceShape {
 WorkspaceShape workspace_shape(const Plan& plan, int threads, const Kernels& kernels);
 size_t workspace_bytes(const WorkspaceShape& shape);
 
+// Panels of a product without int8 are made for so many rows at a time as are no more than this, and 128 at least; then
+// reading the weights once more is nothing beside the product.
+constexpr size_t kMostDenseFloats = size_t{4} << 20;
+constexpr int kLeastDenseRows = 128;
+
 // Pointers into one buffer. Threads have scratch of their own.
 struct Workspace {
   WorkspaceShape shape;
   float* dense = nullptr;        // normalised rows, packed panels, or (int8) rows rounded to fp16: [padded rows, k]
+  size_t dense_floats = 0;       // of these
   float* keys = nullptr;         // [rows, kv_cols] before they are rotated and stored
   float* values = nullptr;       // [rows, kv_cols]
   void* codes = nullptr;         // int8 codes of all rows: rows or panels

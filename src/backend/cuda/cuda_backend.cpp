@@ -133,10 +133,12 @@ class CudaBackend final : public Backend {
     plan.predicted[Use::workspace] += most;
     return plan;
   }
-  Matrix pack(const HostMatrix& weight, Role role, const Plan&) override {
+  Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) override {
+    memory_.expect(packed_bytes(plan.predicted));
     return std::visit([&](const auto& m) { return keep(m, role); }, weight);
   }
-  std::unique_ptr<WeightQuantizer> weight_quantizer() override {
+  std::unique_ptr<WeightQuantizer> weight_quantizer(const Plan& plan) override {
+    memory_.expect(packed_bytes(plan.predicted));
     return make_weight_quantizer(*runtime_, memory_, pool_, tables_);
   }
   std::unique_ptr<Buffer> allocate(Use use, size_t bytes) override { return memory_.allocate(use, bytes); }
@@ -211,7 +213,7 @@ class CudaBackend final : public Backend {
       if (const auto* const embed = std::get_if<Embed>(&op)) rows = std::max(rows, embed->x.rows);
     }
     return workspace_shape(all, rows, rows > kStreamedRows && ops_->wide().open(),
-                           device_.gpu ? device_.gpu->cache_bytes : 0);
+                           device_.gpu ? device_.gpu->cache_bytes : 0, runtime_->has_tensor_products());
   }
   Matrix keep(const HostF16& m, Role role) { return F16Matrix{m.n, m.k, stream<f16>(m, role)}; }
   Matrix keep(const HostF32& m, Role role) { return F32Matrix{m.n, m.k, stream<float>(m, role)}; }

@@ -31,39 +31,43 @@ void cut_wide(const WideShape& shape, Cutter* cutter, Workspace* w) {
   WideWorkspace& wide = w->wide;
   const size_t rows = static_cast<size_t>(shape.rows);
   wide.rows = shape.rows;
-  wide.raw_cols = shape.raw_cols;
+  wide.raw_numbers = shape.raw_numbers;
   const auto take_ready = [&](int cols, WideWorkspace::Ready* ready) {
     ready->stride = padded_k(cols);
     const size_t stride = static_cast<size_t>(ready->stride);
     cutter->take(&ready->x16, rows * stride);
     if (shape.int8) cutter->take(&ready->marks, stride);
   };
+  cutter->take(&wide.general.x16, rows * static_cast<size_t>(padded_k(shape.general)));
+  wide.general.stride = padded_k(shape.general);
+  wide.general.marks = w->marks;  // of the same size or less
   take_ready(shape.attended, &wide.attended);
   take_ready(shape.inner, &wide.inner);
   float* raw = nullptr;
   std::byte* gemm = nullptr;
   cutter->align(kGemmAlignment);
   if (shape.beyond_batches) cutter->take(&gemm, kGemmWorkspaceBytes);
-  // Fewer rows than eight are multiplied as eight.
-  cutter->take(&raw, std::max<size_t>(rows, 8) * static_cast<size_t>(shape.raw_cols));
-  wide.counters = shape.raw_cols / 4;
-  cutter->take(&wide.arrived, static_cast<size_t>(wide.counters));
+  cutter->take(&raw, shape.raw_numbers);
   wide.raw = raw;
   wide.gemm = gemm;
   wide.scratch_numbers = shape.beyond_batches ? shape.scratch_numbers : 0;
   if (shape.nf4 && shape.beyond_batches) cutter->take(&wide.scratch, shape.scratch_numbers);
-  wide.general = {w->x16, w->marks, padded_k(shape.k)};  // of the same size or less
   wide.codes = w->codes;
   wide.absmax = w->absmax;
   wide.outliers = w->outliers;
 }
 
+// Whether the products that stream their weights put keys and values where they belong.
+bool places_qkv(const Qkv& op) {
+  const Format format = format_of(op.wq->weight);
+  return format == format_of(op.wk->weight) && format == format_of(op.wv->weight) &&
+         has_tiles(view(op.wq->weight).format, op.x.cols) && can_place_qkv(view(op.kv), view(op.rope));
+}
+
 size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
   Cutter cutter(buffer);
   const size_t rows = static_cast<size_t>(shape.rows), k = static_cast<size_t>(shape.k);
-  const size_t stride = static_cast<size_t>(padded_k(shape.k)), kv_cols = static_cast<size_t>(shape.kv_cols);
-  cutter.take(&w->x16, rows * stride);
-  if (shape.dense) cutter.take(&w->x32, rows * k);
+  const size_t stride = static_cast<size_t>(padded_k(shape.k));
   if (shape.int8) {
     cutter.take(&w->codes, rows * stride);
     cutter.take(&w->absmax, rows);
@@ -71,8 +75,9 @@ size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
     cutter.take(&w->outliers, 1 + k);
   }
   cutter.take(&w->ready_row, static_cast<size_t>(padded_k(std::max(shape.k, shape.activated))));
-  cutter.take(&w->keys, rows * kv_cols);
-  cutter.take(&w->values, rows * kv_cols);
+  for (float** const to : {&w->stored_keys, &w->stored_values}) {
+    cutter.take(to, rows * static_cast<size_t>(shape.stored_cols));
+  }
   const size_t attending = static_cast<size_t>(shape.attend_rows), ending = static_cast<size_t>(shape.token_rows);
   w->attend_rows = shape.attend_rows;
   w->token_rows = shape.token_rows;
@@ -84,34 +89,41 @@ size_t cut(const WorkspaceShape& shape, std::byte* buffer, Workspace* w) {
   cutter.take(&w->cut_sums, ending * kCutSums);
   cutter.take(&w->cut_state, ending * 2);
   cutter.take(&w->cut_most, ending);
-  if (shape.wide.rows > 0) cut_wide(shape.wide, &cutter, w);
-  return cutter.bytes();
+  w->wide.counters = shape.wide.raw_cols / 4;
+  cutter.take(&w->wide.arrived, static_cast<size_t>(w->wide.counters));
+  // From here on a product has either of the two.
+  Cutter wide = cutter;
+  if (shape.wide.rows > 0) cut_wide(shape.wide, &wide, w);
+  cutter.take(&w->x16, rows * stride);
+  cutter.take(&w->x32, rows * static_cast<size_t>(shape.normed_k));
+  for (float** const to : {&w->keys, &w->values}) cutter.take(to, rows * static_cast<size_t>(shape.kv_cols));
+  return std::max(cutter.bytes(), wide.bytes());
 }
 
 }  // namespace
 
-WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool beyond_batches, size_t cache_bytes) {
+WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool beyond_batches, size_t cache_bytes, bool tensor) {
   WorkspaceShape shape{.rows = max_rows};
-  shape.wide = wide_shape(step, beyond_batches ? max_rows : std::min(max_rows, kMostBatchRows), cache_bytes);
+  shape.wide = wide_shape(step, beyond_batches ? max_rows : std::min(max_rows, kMostBatchRows), cache_bytes, tensor);
   shape.wide.beyond_batches = beyond_batches;
-  const auto product = [&shape](const Linear* w, int rows) {
+  const auto product = [&shape](const Linear* w, int rows, bool normed) {
     const Format format = format_of(w->weight);
     shape.rows = std::max(shape.rows, rows);
     shape.k = std::max(shape.k, cols_of(w->weight));
     shape.int8 |= format == Format::int8;
-    shape.dense |= format != Format::int8;
+    if (normed && format != Format::int8) shape.normed_k = std::max(shape.normed_k, cols_of(w->weight));
   };
   struct Visitor {
     const decltype(product)& add;
     WorkspaceShape& shape;
     void operator()(const Embed&) const {}
     void operator()(const Qkv& o) const {
-      for (const Linear* w : {o.wq, o.wk, o.wv}) add(w, o.x.rows);
-      shape.kv_cols = std::max(shape.kv_cols, o.kv.heads * o.kv.head_dim);
+      for (const Linear* w : {o.wq, o.wk, o.wv}) add(w, o.x.rows, true);
+      if (!places_qkv(o)) shape.kv_cols = std::max(shape.kv_cols, o.kv.heads * o.kv.head_dim);
     }
     void operator()(const StoreKv& o) const {
-      for (const Linear* w : {o.wk, o.wv}) add(w, o.x.rows);
-      shape.kv_cols = std::max(shape.kv_cols, o.kv.heads * o.kv.head_dim);
+      for (const Linear* w : {o.wk, o.wv}) add(w, o.x.rows, true);
+      shape.stored_cols = std::max(shape.stored_cols, o.kv.heads * o.kv.head_dim);
     }
     void operator()(const Attend& o) const {
       constexpr int kMostRows = 8;  // of these there are enough blocks without sharing out positions
@@ -119,13 +131,13 @@ WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool beyond_batch
       shape.q_heads = std::max(shape.q_heads, o.q.cols / o.kv.head_dim);
       shape.head_dim = std::max(shape.head_dim, o.kv.head_dim);
     }
-    void operator()(const AddLinear& o) const { add(o.w, o.x.rows); }
+    void operator()(const AddLinear& o) const { add(o.w, o.x.rows, false); }
     void operator()(const GatedUp& o) const {
-      for (const Linear* w : {o.gate, o.up}) add(w, o.x.rows);
+      for (const Linear* w : {o.gate, o.up}) add(w, o.x.rows, true);
       shape.activated = std::max(shape.activated, rows_of(o.up->weight));
     }
     void operator()(const Project& o) const {
-      add(o.w, o.x.rows);
+      add(o.w, o.x.rows, o.norm != nullptr);
       if (o.act != Act::none) shape.activated = std::max(shape.activated, rows_of(o.w->weight));
     }
     void operator()(const NextToken& o) const { shape.token_rows = std::max(shape.token_rows, o.logits.rows); }
@@ -260,10 +272,7 @@ void CudaOps::qkv(const Qkv& op) {
   const Rotation rotation = view(op.rope);
   const std::initializer_list<Output> placed = {{op.wq, op.q.f32()}, {op.wk, nullptr}, {op.wv, nullptr}};
   if (multiply_wide(op.x, op.norm, placed, Finish::qkv, Act::none, &op)) return;
-  const auto tiled = [&](const Linear* l) { return has_tiles(view(l->weight).format, op.x.cols); };
-  const bool same =
-      format_of(op.wq->weight) == format_of(op.wk->weight) && format_of(op.wq->weight) == format_of(op.wv->weight);
-  if (same && tiled(op.wq) && can_place_qkv(kv, rotation)) {
+  if (places_qkv(op)) {
     multiply(op.x, op.norm, placed, Finish::qkv, Act::none, &op);
     return;
   }
@@ -290,14 +299,14 @@ void CudaOps::store_kv(const StoreKv& op) {
     if (multiply_wide(op.x, op.norm, placed, Finish::qkv, Act::none, &qkv)) return;
   }
   // One after the other: of several outputs only those of qkv and of a gate are multiplied together everywhere.
-  for (const auto& [linear, to] : {std::pair{op.wk, w.keys}, {op.wv, w.values}}) {
+  for (const auto& [linear, to] : {std::pair{op.wk, w.stored_keys}, {op.wv, w.stored_values}}) {
     if (!multiply_wide(op.x, op.norm, {{linear, to}}, Finish::store, Act::none)) {
       multiply(op.x, op.norm, {{linear, to}}, Finish::store, Act::none);
     }
   }
   rotate_and_store({.q = nullptr,
-                    .k = w.keys,
-                    .v = w.values,
+                    .k = w.stored_keys,
+                    .v = w.stored_values,
                     .rotation = {},
                     .rows = op.rows.count,
                     .q_heads = 0,

@@ -11,28 +11,31 @@ namespace quantbench::QB_CUDA {
 struct WorkspaceShape {
   int rows = 1;         // the most of one call
   int k = 1;            // the largest input of a product
+  int normed_k = 1;     // the largest behind a norm, of products that need it in fp32
   int activated = 1;    // the most outputs of an activation
-  int kv_cols = 0;      // outputs of a key or value projection
+  int kv_cols = 0;      // outputs of a key or value projection that are rotated and stored by a kernel of their own
+  int stored_cols = 0;  // of those that an encoder's outputs are
   bool int8 = false;    // whether any product is LLM.int8
-  bool dense = false;   // whether any product needs its rows in fp32
   int attend_rows = 0;  // of a step's attention, where they are few enough to share out their positions
   int token_rows = 0;   // of a step's next token
   int q_heads = 0, head_dim = 0;
   WideShape wide;
 };
-// beyond_batches: whether there are products of more rows than kMostBatchRows.
-WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool beyond_batches, size_t cache_bytes);
+// beyond_batches: whether there are products of more rows than kMostBatchRows. tensor: as of wide_shape().
+WorkspaceShape workspace_shape(const Tape& step, int max_rows, bool beyond_batches, size_t cache_bytes, bool tensor);
 
-// Pointers into one buffer.
+// Pointers into one buffer. x32, x16, keys and values are of the products that stream their weights and lie where
+// others have what they make ready (`wide`): CudaOps::make_input() has those forget it.
 struct Workspace {
-  float* x32 = nullptr;                      // [rows, k]
-  uint16_t* x16 = nullptr;                   // [rows, padded_k(k)]
-  int8_t* codes = nullptr;                   // [rows, padded_k(k)]
-  float* absmax = nullptr;                   // [rows]
-  uint8_t* marks = nullptr;                  // [padded_k(k)]
-  int32_t* outliers = nullptr;               // [1 + k]
-  uint16_t* ready_row = nullptr;             // the output of a product of one row
-  float *keys = nullptr, *values = nullptr;  // [rows, kv_cols] before they are rotated and stored
+  float* x32 = nullptr;                                    // [rows, normed_k]
+  uint16_t* x16 = nullptr;                                 // [rows, padded_k(k)]
+  int8_t* codes = nullptr;                                 // [rows, padded_k(k)]
+  float* absmax = nullptr;                                 // [rows]
+  uint8_t* marks = nullptr;                                // [padded_k(k)]
+  int32_t* outliers = nullptr;                             // [1 + k]
+  uint16_t* ready_row = nullptr;                           // the output of a product of one row
+  float *keys = nullptr, *values = nullptr;                // [rows, kv_cols] before they are rotated and stored
+  float *stored_keys = nullptr, *stored_values = nullptr;  // [rows, stored_cols]
   // For so many rows at the most (kernels.h); counters are zero between calls.
   int attend_rows = 0, token_rows = 0;
   float *parts = nullptr, *scores = nullptr;

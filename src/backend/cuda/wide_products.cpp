@@ -35,43 +35,88 @@ int chunk_rows(int n, int k, size_t scratch_numbers) {
   return std::min(((n + chunks - 1) / chunks + kWhole - 1) / kWhole * kWhole, n);
 }
 
+// Whether fits_tensor() takes a gate of such weights, rows and scratch aside.
+bool tensor_takes(const Matrix& w) {
+  const int n = rows_of(w), k = cols_of(w);
+  switch (format_of(w)) {
+    case Format::f16: return can_multiply_tensor(WeightFormat::f16, n, k);
+    case Format::int8: return can_gather(k) && can_multiply_tensor(WeightFormat::int8, n, k);
+    case Format::nf4: return k % 64 == 0 && can_multiply_tensor(WeightFormat::f16, n, k);
+    case Format::f32: return false;
+  }
+  return false;
+}
+
 bool is_off() { return os::environment("QUANTBENCH_CUBLASLT") == "off"; }
 
 }  // namespace
 
-WideShape wide_shape(const Tape& step, int max_rows, size_t cache_bytes) {
+WideShape wide_shape(const Tape& step, int max_rows, size_t cache_bytes, bool tensor) {
   WideShape shape;
   if (max_rows <= kStreamedRows) return shape;
   shape.rows = max_rows;
-  const auto add = [&shape](const Linear* w) {
-    shape.k = std::max(shape.k, cols_of(w->weight));
-    shape.int8 |= format_of(w->weight) == Format::int8;
-    shape.nf4 |= format_of(w->weight) == Format::nf4;
-    return rows_of(w->weight);
+  const int padded = std::max(max_rows, 8);  // fewer rows than eight are multiplied as eight
+  int largest = 0, added = 0;                // inputs: of any product, of those that add to the stream
+  size_t together = 0;                       // weights of one op in whole tiles, nf4
+  struct Columns {
+    int sum = 0, most = 0;
+  };
+  const auto add = [&](std::initializer_list<const Linear*> linears) {
+    Columns columns;
+    size_t numbers = 0;
+    for (const Linear* w : linears) {
+      const int n = rows_of(w->weight), k = cols_of(w->weight);
+      largest = std::max(largest, k);
+      columns.sum += n;
+      columns.most = std::max(columns.most, n);
+      shape.int8 |= format_of(w->weight) == Format::int8;
+      if (format_of(w->weight) != Format::nf4) continue;
+      shape.nf4 = true;
+      numbers += static_cast<size_t>((n + kExpandedTile - 1) / kExpandedTile * kExpandedTile) * static_cast<size_t>(k);
+    }
+    together = std::max(together, numbers);
+    return columns;
   };
   const auto raise = [](int* to, int cols) { *to = std::max(*to, cols); };
+  const auto raise_raw = [&](int cols, int rows) {
+    raise(&shape.raw_cols, cols);
+    shape.raw_numbers = std::max(shape.raw_numbers, static_cast<size_t>(rows) * static_cast<size_t>(cols));
+  };
   for (size_t i = 0; i < step.size(); ++i) {
     const Op& op = step[i];
-    if (const auto* const o = std::get_if<Qkv>(&op)) raise(&shape.raw_cols, add(o->wq) + add(o->wk) + add(o->wv));
-    if (const auto* const o = std::get_if<StoreKv>(&op)) raise(&shape.raw_cols, std::max(add(o->wk), add(o->wv)));
+    if (const auto* const o = std::get_if<Qkv>(&op)) {
+      raise_raw(add({o->wq, o->wk, o->wv}).sum, padded);
+      raise(&shape.general, o->x.cols);
+    }
+    if (const auto* const o = std::get_if<StoreKv>(&op)) {
+      raise_raw(add({o->wk, o->wv}).most, padded);
+      raise(&shape.general, o->x.cols);
+    }
     if (const auto* const o = std::get_if<Attend>(&op)) raise(&shape.attended, o->a.cols);
-    if (const auto* const o = std::get_if<AddLinear>(&op)) raise(&shape.raw_cols, add(o->w));
+    if (const auto* const o = std::get_if<AddLinear>(&op)) {
+      raise_raw(add({o->w}).sum, padded);
+      raise(&added, cols_of(o->w->weight));
+    }
     if (const auto* const o = std::get_if<GatedUp>(&op)) {
-      add(o->gate);
-      const int n = add(o->up);
-      raise(&shape.raw_cols, n);
+      const int n = add({o->gate, o->up}).most;
+      // Where our own products take it, they leave no sums, but for so few rows that they would be half empty.
+      const bool by_tensor = tensor && tensor_takes(o->gate->weight) && tensor_takes(o->up->weight);
+      raise_raw(n, by_tensor ? std::min(padded, kFewRows) : padded);
       raise(&shape.inner, n);
+      raise(&shape.general, o->x.cols);
     }
     if (const auto* const o = std::get_if<Project>(&op)) {
+      raise(&shape.general, o->x.cols);
       // The head: its rows are few, and its sums stand where they belong. Known by its place, since a plan made before
       // anything is allocated has no addresses to tell it by.
       if (i + 1 < step.size() && std::holds_alternative<NextToken>(step[i + 1])) continue;
-      const int n = add(o->w);
-      raise(&shape.raw_cols, n);
+      const int n = add({o->w}).sum;
+      raise_raw(n, padded);
       raise(&shape.inner, n);
     }
   }
-  if (shape.nf4) shape.scratch_numbers = expanded_at_once(cache_bytes, shape.k);
+  if (added > std::max(shape.general, shape.inner)) shape.general = added;
+  if (shape.nf4) shape.scratch_numbers = std::min(expanded_at_once(cache_bytes, largest), together);
   return shape;
 }
 
@@ -142,7 +187,8 @@ WideProducts::Slot& WideProducts::ready_rows(const Product& product, bool int8) 
       continue;
     if (int8 ? slot->marked || quantized_ == slot : !slot->gathered) return *slot;
   }
-  const ReadyRows to = produce(general_, x, norm);
+  Slot& slot = room_for(x.cols);
+  const ReadyRows to = produce(slot, x, norm);
   prepare({.x = x.f32(),
            .norm = view(product.norm),
            .rows = x.rows,
@@ -152,12 +198,15 @@ WideProducts::Slot& WideProducts::ready_rows(const Product& product, bool int8) 
            .x16 = to.x16,
            .marks = to.marks},
           runtime_.stream());
-  return general_;
+  return slot;
 }
+
+bool WideProducts::has_room(int k) const { return padded_k(k) <= std::max(w_.general.stride, w_.inner.stride); }
+WideProducts::Slot& WideProducts::room_for(int k) { return padded_k(k) <= w_.general.stride ? general_ : inner_; }
 
 bool WideProducts::fits(const Product& product) const {
   const Tensor& x = product.x;
-  if (!gemm_ || x.rows <= kStreamedRows || x.rows > w_.rows || padded_k(x.cols) > w_.general.stride) return false;
+  if (!gemm_ || x.rows <= kStreamedRows || x.rows > w_.rows || !has_room(x.cols)) return false;
   const WeightFormat format = product.outputs.front().w.format;
   if (format == WeightFormat::nf4 && x.rows <= kStreamedNf4Rows) return false;
   for (const Product::Output& output : product.outputs) {
@@ -172,7 +221,7 @@ bool WideProducts::fits(const Product& product) const {
   }
   if (product.finish == Finish::gate || (product.finish == Finish::add && format == WeightFormat::int8))
     raw = product.outputs.front().w.n;
-  return raw <= w_.raw_cols;
+  return static_cast<size_t>(std::max(x.rows, 8)) * static_cast<size_t>(raw) <= w_.raw_numbers;
 }
 
 bool WideProducts::has_scratch(int k) const {
@@ -239,8 +288,7 @@ std::vector<WideProducts::Call> WideProducts::calls_of(const Product& product, i
 bool WideProducts::fits_batch(const Product& product) const {
   const Tensor& x = product.x;
   const WeightFormat format = product.outputs.front().w.format;
-  if (x.rows > w_.rows || padded_k(x.cols) > w_.general.stride || !can_multiply_batch(format, x.cols, x.rows))
-    return false;
+  if (x.rows > w_.rows || !has_room(x.cols) || !can_multiply_batch(format, x.cols, x.rows)) return false;
   if (format == WeightFormat::int8 && (!w_.codes || !can_gather(x.cols))) return false;
   for (const Product::Output& output : product.outputs) {
     if (output.w.format != format) return false;
@@ -265,7 +313,7 @@ bool WideProducts::multiply_batch(const Product& product, Slot& slot) {
   args.rotation = product.rotation;
   args.places = product.places;
   args.batch.partial = w_.raw;
-  args.batch.most_partial = static_cast<size_t>(std::max(w_.rows, 8)) * static_cast<size_t>(w_.raw_cols);
+  args.batch.most_partial = w_.raw_numbers;
   args.batch.arrived = w_.arrived;
   args.batch.most_counters = w_.counters;
   const bool zeroes = &slot == quantized_ && !slot.clean;
@@ -290,8 +338,7 @@ bool WideProducts::multiply_batch(const Product& product, Slot& slot) {
 
 bool WideProducts::fits_tensor(const Product& product) const {
   const Tensor& x = product.x;
-  if (!runtime_.has_tensor_products() || x.rows <= kFewRows || x.rows > w_.rows || padded_k(x.cols) > w_.general.stride)
-    return false;
+  if (!runtime_.has_tensor_products() || x.rows <= kFewRows || x.rows > w_.rows || !has_room(x.cols)) return false;
   // The library's products are as fast where little is left to be finished.
   if (gemm_ && product.finish != Finish::gate) return false;
   const WeightFormat format = product.outputs.front().w.format;
@@ -304,7 +351,9 @@ bool WideProducts::fits_tensor(const Product& product) const {
     if (output.w.format != format || !can_multiply_tensor(multiplied, output.w.n, x.cols)) return false;
     columns += output.w.n;
   }
-  return product.finish != Finish::qkv || (columns <= w_.raw_cols && can_finish_qkv(product.kv, product.rotation));
+  return product.finish != Finish::qkv ||
+         (static_cast<size_t>(x.rows) * static_cast<size_t>(columns) <= w_.raw_numbers &&
+          can_finish_qkv(product.kv, product.rotation));
 }
 
 void WideProducts::multiply_by_tensor(const FinishArgs& args, const void* rows) {
@@ -447,8 +496,8 @@ void WideProducts::tune(const Tape& step, int rows) {
     if (format == WeightFormat::nf4 && !has_scratch(k)) return;
     for (Call& call : calls_of(product, rows, padded_k(k))) {
       GemmCall& gemm = call.gemm;
-      if (gemm.shape.y_stride > w_.raw_cols) continue;  // no room to try it in
-      gemm.x = gemm.shape.int8 ? static_cast<const void*>(w_.codes) : w_.general.x16;
+      if (static_cast<size_t>(rows) * static_cast<size_t>(gemm.shape.y_stride) > w_.raw_numbers) continue;  // no room
+      gemm.x = gemm.shape.int8 ? static_cast<const void*>(w_.codes) : room_for(k).ready.x16;
       gemm.y = w_.raw;
       calls[gemm.shape].push_back(gemm);
     }
@@ -461,10 +510,13 @@ void WideProducts::tune(const Tape& step, int rows) {
   }
   if (calls.empty()) return;
   // Zeros would be multiplied faster than what comes later.
-  const size_t numbers = static_cast<size_t>(rows) * w_.general.stride;
-  fill({reinterpret_cast<uint32_t*>(w_.general.x16), numbers / 2}, runtime_.multiprocessors(), runtime_.stream());
-  if (w_.codes)
-    fill({reinterpret_cast<uint32_t*>(w_.codes), numbers / 4}, runtime_.multiprocessors(), runtime_.stream());
+  const auto fill_rows = [&](void* x, int stride, size_t bytes_each) {
+    const size_t words = static_cast<size_t>(rows) * static_cast<size_t>(stride) * bytes_each / sizeof(uint32_t);
+    if (words > 0) fill({static_cast<uint32_t*>(x), words}, runtime_.multiprocessors(), runtime_.stream());
+  };
+  for (const WideWorkspace::Ready* ready : {&w_.general, &w_.inner})
+    fill_rows(ready->x16, ready->stride, sizeof(uint16_t));
+  if (w_.codes) fill_rows(w_.codes, std::max(w_.general.stride, w_.inner.stride), sizeof(int8_t));
   tuning_ = gemm_->tune(calls);
   forget();
 }

@@ -19,16 +19,18 @@ constexpr int kStreamedRows = 1, kStreamedNf4Rows = 16, kStreamedAttentionRows =
 
 struct WideShape {  // zero: no product here has many rows
   int rows = 0;
-  int raw_cols = 0;  // sums of a product that cannot stand where its outputs go, numbers a row
-  int k = 0;         // the largest input
-  int attended = 0;  // outputs of an attention
-  int inner = 0;     // outputs of a gated_up or project
+  int raw_cols = 0;        // sums of a product that cannot stand where its outputs go, numbers a row
+  size_t raw_numbers = 0;  // of all rows
+  int general = 0;         // the largest input that is no output of a gated_up or project
+  int attended = 0;        // outputs of an attention
+  int inner = 0;           // outputs of a gated_up or project
   bool int8 = false, nf4 = false;
   bool beyond_batches = true;  // room for products of more rows than those of a batch
   size_t scratch_numbers = 0;  // nf4
 };
-// Of a step's products, were they called with max_rows on a device with a second-level cache of cache_bytes.
-WideShape wide_shape(const Tape& step, int max_rows, size_t cache_bytes);
+// Of a step's products, were they called with max_rows on a device with a second-level cache of cache_bytes. tensor:
+// whether it has products that finish their sums in registers.
+WideShape wide_shape(const Tape& step, int max_rows, size_t cache_bytes, bool tensor);
 
 // How many weights of NF4 are expanded to fp16 at a time: two thirds of the second-level cache, so that the product
 // finds them there, but whole tiles of rows of k numbers, and 32 MiB at the most, which an H100's 50 MiB come to: with
@@ -46,8 +48,8 @@ constexpr size_t expanded_at_once(size_t cache_bytes, int k) {
 // Pointers into the backend's workspace.
 struct WideWorkspace {
   int rows = 0;
-  int raw_cols = 0;
-  void* raw = nullptr;          // [rows, raw_cols] float or int32
+  void* raw = nullptr;  // [raw_numbers] float or int32
+  size_t raw_numbers = 0;
   uint16_t* scratch = nullptr;  // [scratch_numbers] nf4
   size_t scratch_numbers = 0;
   int32_t* arrived = nullptr;  // [counters] zero between calls
@@ -133,6 +135,8 @@ class WideProducts {
   void quantize_rows(const Product& product, Slot& slot);
   ReadyRows produce(Slot& slot, Tensor from, const void* norm);
   Slot& ready_rows(const Product& product, bool int8);
+  bool has_room(int k) const;  // for rows of so many inputs
+  Slot& room_for(int k);       // what is made ready there, where it is nowhere yet
 
   Runtime& runtime_;
   Tables tables_;

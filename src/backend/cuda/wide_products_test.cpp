@@ -32,12 +32,12 @@ TEST(ExpandedNf4, IsWhatAPlanPredictsAndTheWorkspaceTakes) {
   const Linear linear{Nf4Matrix{kN, kK}, nullptr};
   Tape step;
   step.emplace_back(AddLinear{{nullptr, DType::f32, kRows, kN}, {nullptr, DType::f32, kRows, kK}, &linear});
-  const WideShape small = wide_shape(step, kRows, 48 << 10), large = wide_shape(step, kRows, 50 * kMiB);
+  const WideShape small = wide_shape(step, kRows, 48 << 10, false), large = wide_shape(step, kRows, 50 * kMiB, false);
   EXPECT_EQ(small.scratch_numbers, size_t{128} * kK) << "a tile, since two thirds of the cache are less";
-  EXPECT_EQ(large.scratch_numbers * sizeof(uint16_t), 32 * kMiB);
+  EXPECT_EQ(large.scratch_numbers, size_t{kN} * kK) << "all of it";
   const auto turing = make_backend({}), hopper = make_backend({.gpu = kEmulatedHopper});
   const auto predicted = [&](Backend& backend) { return backend.plan(step, kRows).predicted[Use::workspace]; };
-  EXPECT_EQ(predicted(*hopper) - predicted(*turing), 32 * kMiB - size_t{128} * kK * sizeof(uint16_t));
+  EXPECT_EQ(predicted(*hopper) - predicted(*turing), (kN - 128) * kK * sizeof(uint16_t));
 }
 
 }  // namespace

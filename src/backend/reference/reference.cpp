@@ -20,7 +20,8 @@ class ReferenceBackend final : public Backend {
     return {step, before, weight_bytes(step, before), max_rows};
   }
 
-  Matrix pack(const HostMatrix& weight, Role role, const Plan&) override {
+  Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) override {
+    memory_.expect(packed_bytes(plan.predicted));
     return std::visit([&](const auto& w) { return keep(w, role); }, weight);
   }
   std::unique_ptr<Buffer> allocate(Use use, size_t bytes) override { return memory_.allocate(use, bytes); }
