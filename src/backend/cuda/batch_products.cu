@@ -267,6 +267,10 @@ constexpr size_t block_bytes(int depth, int inputs) {
          sizeof(Inputs<kFormat, kColumnTiles>) * static_cast<size_t>(inputs) +
          sizeof(Rest<kFormat, kColumnTiles, kWarps>);
 }
+// Ten warps are taken from nine groups on, which each have an input.
+template <WeightFormat kFormat, int kColumnTiles, int kWarps>
+constexpr bool kFits = blocks_that_fit(block_bytes<kFormat, kColumnTiles, kWarps>(1, kWarps == 8 ? 1 : 9), kRoomHere) >
+                       0;
 
 // Two blocks share long sums where there are multiprocessors for them. fp16 and int8 gain nothing by it.
 template <WeightFormat kFormat>
@@ -283,6 +287,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, (kBlocksByRegisters<kFormat
   constexpr int kTeams = kWarps / kTeamWarps;
   constexpr bool kMaySplit = kSplits<kFormat> && !kGate && kTeams == 1;
   if constexpr (kOfHopperAlone<kWarps, kTeamWarps> && !kForHopper) return trap();
+  if constexpr (!kFits<kFormat, kColumnTiles, kWarps>) return trap();
   let_next_start();
   const BatchPlan& plan = a.batch;
   const int depth = plan.depth, first_row = block_y() * kColumns;
