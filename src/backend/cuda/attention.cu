@@ -216,6 +216,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
   sync_block();
   for (int h = 0; h < heads; ++h) {
     float* const part = shares == 1 ? nullptr : part_of(a, row, first_head + h, share);
+#pragma unroll 1
     for (int dim = thread_index(); dim < d; dim += kThreads) {
       float sum = 0;
       for (int w = 0; w < kWarps; ++w) sum += sums[w][h][dim];
@@ -243,6 +244,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
       const float other = load_fresh(part_of(a, row, first_head + h, s));
       most = other > most ? other : most;
     }
+#pragma unroll 1
     for (int dim = thread_index(); dim < d; dim += kThreads) {
       float sum = 0, total = 0;
       for (int s = 0; s < shares; ++s) {
@@ -262,12 +264,18 @@ int shares_of(const AttendArgs& args) {
   return shares < kMostShares ? shares : kMostShares;
 }
 
+// Blocks of a multiprocessor that registers are kept low for; 0: as the compiler sees fit. For 9.0 it would take three
+// registers more than four blocks of one head of 64 have.
+template <int kPieces, int kHeads>
+constexpr int kBlocksByRegisters = kPieces == 4 && kHeads == 1 ? 4 : 0;
+
 // The same for head sizes of whole lines of 16 numbers, by lanes: four a position, each with every fourth piece of four
 // numbers of the key and of the value, and with a softmax of its own, which are brought together at the end; exponents
 // are of 2. kPieces: of a head, a lane; kHeads: q heads of a block.
 // kBias: whether a bias by distance is added.
 template <int kPieces, int kHeads, bool kBias>
-__global__ void __launch_bounds__(kThreads) attend_by_lanes_kernel(const __grid_constant__ AttendArgs a) {
+__global__ void __launch_bounds__(kThreads, (kBlocksByRegisters<kPieces, kHeads>))
+    attend_by_lanes_kernel(const __grid_constant__ AttendArgs a) {
   constexpr int kLanes = 4, kHeadDim = kPieces * 16, kOwn = kPieces * 4, kAtOnce = kThreads / kLanes;
   constexpr float kLog2OfE = 1.442695041f;
   __shared__ Quad q[kHeads][kHeadDim / 4];
@@ -302,10 +310,10 @@ __global__ void __launch_bounds__(kThreads) attend_by_lanes_kernel(const __grid_
   float most[kHeads], total[kHeads] = {}, sum[kHeads][kOwn] = {};
   for (float& m : most) m = -INFINITY;
   Bytes8 key[kPieces] = {}, value[kPieces] = {}, next_key[kPieces] = {};
-  int position = begin + thread / kLanes;
-  load(a.kv.k, position, key);
+  load(a.kv.k, begin + thread / kLanes, key);
   sync_block();  // q is there
-  for (; begin + (position - begin) / kAtOnce * kAtOnce < end; position += kAtOnce) {
+  for (int first = begin; first < end; first += kAtOnce) {
+    const int position = first + thread / kLanes;
     load(a.kv.v, position, value);
     load(a.kv.k, position + kAtOnce, next_key);
 #pragma unroll
@@ -419,21 +427,37 @@ __global__ void __launch_bounds__(kThreads) attend_by_lanes_kernel(const __grid_
 }
 
 template <int kPieces, int kMostHeads>
-void attend_by_lanes(const AttendArgs& args, const Stream& stream) {
+bool attend_by_lanes(const AttendArgs& args, const Stream& stream) {
+  constexpr bool kMayBeBiased = kPieces == 4 || kPieces == 8;  // T5's head sizes, 64 and 128
   // Where there is little to read, heads are sooner done by a block each than read together.
   constexpr int kShort = 1024;
   const int group = args.kv.positions <= kShort ? 1 : args.q_heads / args.kv.heads;
   const auto run = [&](auto kernel, int heads) {
     launch(kernel, {args.q_heads / heads, args.rows, shares_of(args)}, kThreads, stream, args);
+    return true;
   };
-  if (args.bias.values) return run(attend_by_lanes_kernel<kPieces, 1, true>, 1);
+  if (args.bias.values) {
+    if constexpr (kMayBeBiased) return run(attend_by_lanes_kernel<kPieces, 1, true>, 1);
+    return false;
+  }
   if constexpr (kMostHeads >= 4) {
     if (group % 4 == 0) return run(attend_by_lanes_kernel<kPieces, 4, false>, 4);
   }
   if constexpr (kMostHeads >= 2) {
     if (group % 2 == 0) return run(attend_by_lanes_kernel<kPieces, 2, false>, 2);
   }
-  run(attend_by_lanes_kernel<kPieces, 1, false>, 1);
+  return run(attend_by_lanes_kernel<kPieces, 1, false>, 1);
+}
+bool attend_by_lanes(const AttendArgs& args, const Stream& stream) {
+  switch (args.kv.head_dim) {
+    case 32: return attend_by_lanes<2, 4>(args, stream);
+    case 64: return attend_by_lanes<4, 4>(args, stream);
+    case 80: return attend_by_lanes<5, 2>(args, stream);
+    case 96: return attend_by_lanes<6, 2>(args, stream);
+    case 128: return attend_by_lanes<8, 2>(args, stream);
+    case 256: return attend_by_lanes<16, 1>(args, stream);
+    default: return false;
+  }
 }
 
 }  // namespace
@@ -447,16 +471,8 @@ size_t attend_parts(int q_heads, int head_dim) {
 }
 
 void attend(const AttendArgs& args, const Stream& stream) {
+  if (attend_by_lanes(args, stream)) return;
   const int group = args.q_heads / args.kv.heads, groups = (group + kGroup - 1) / kGroup;
-  switch (args.kv.head_dim) {
-    case 32: return attend_by_lanes<2, 4>(args, stream);
-    case 64: return attend_by_lanes<4, 4>(args, stream);
-    case 80: return attend_by_lanes<5, 2>(args, stream);
-    case 96: return attend_by_lanes<6, 2>(args, stream);
-    case 128: return attend_by_lanes<8, 2>(args, stream);
-    case 256: return attend_by_lanes<16, 1>(args, stream);
-    default: break;
-  }
   launch(attend_kernel, {args.kv.heads * groups, args.rows, shares_of(args)}, kThreads, stream, args);
 }
 

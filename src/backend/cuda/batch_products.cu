@@ -260,6 +260,22 @@ constexpr bool kForHopper = false;
 constexpr bool kForHopper = true;
 #endif
 
+// What a block takes of shared memory, with the inputs of so many groups.
+template <WeightFormat kFormat, int kColumnTiles, int kWarps>
+constexpr size_t block_bytes(int depth, int inputs) {
+  return sizeof(Weights<kFormat>) * static_cast<size_t>(depth * kWarps) +
+         sizeof(Inputs<kFormat, kColumnTiles>) * static_cast<size_t>(inputs) +
+         sizeof(Rest<kFormat, kColumnTiles, kWarps>);
+}
+// Ten warps are taken from nine groups on, which each have an input.
+template <WeightFormat kFormat, int kColumnTiles, int kWarps>
+constexpr bool kFits = blocks_that_fit(block_bytes<kFormat, kColumnTiles, kWarps>(1, kWarps == 8 ? 1 : 9), kRoomHere) >
+                       0;
+
+// Two blocks share long sums where there are multiprocessors for them. fp16 and int8 gain nothing by it.
+template <WeightFormat kFormat>
+constexpr bool kSplits = kFormat == WeightFormat::nf4;
+
 // Rows block_y · 8 · kColumnTiles and those after it; of k the part block_z, whose sums meet in a.partial.
 template <WeightFormat kFormat, bool kGate, int kColumnTiles, int kWarps, int kTeamWarps>
 __global__ void __launch_bounds__(kWarps* kWarpSize, (kBlocksByRegisters<kFormat, kColumnTiles>))
@@ -268,16 +284,19 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, (kBlocksByRegisters<kFormat
   using Sum = typename F::Sum;
   constexpr bool kInt8 = kFormat == WeightFormat::int8, kNf4 = kFormat == WeightFormat::nf4;
   constexpr int kThreads = kWarps * kWarpSize, kColumns = kColumnTiles * kRowsOfTile;
-  constexpr int kTeams = kWarps / kTeamWarps, kOfTile = kGate ? kTileRows / 2 : kTileRows;
+  constexpr int kTeams = kWarps / kTeamWarps;
+  constexpr bool kMaySplit = kSplits<kFormat> && !kGate && kTeams == 1;
   if constexpr (kOfHopperAlone<kWarps, kTeamWarps> && !kForHopper) return trap();
+  if constexpr (!kFits<kFormat, kColumnTiles, kWarps>) return trap();
   let_next_start();
   const BatchPlan& plan = a.batch;
   const int depth = plan.depth, first_row = block_y() * kColumns;
   const int lane = lane_index(), g = lane / 4, t = lane % 4, k = a.x.k, row_blocks = k / kNf4Block;
   // Warps take turns, so that together they read what lies together.
-  const int all_groups = k / F::kGroup, groups = all_groups / plan.splits, own_first = warp_index() % kTeamWarps,
+  const int splits = kMaySplit ? plan.splits : 1, split = kMaySplit ? block_z() : 0;
+  const int all_groups = k / F::kGroup, groups = all_groups / splits, own_first = warp_index() % kTeamWarps,
             own_groups = (groups - own_first + kTeamWarps - 1) / kTeamWarps, team = warp_index() / kTeamWarps;
-  const auto group_of = [&](int turn) { return block_z() * groups + own_first + turn * kTeamWarps; };
+  const auto group_of = [&](int turn) { return split * groups + own_first + turn * kTeamWarps; };
   const int tiles = count_tiles<kGate>(a);
   const size_t row_bytes = static_cast<size_t>(all_groups) * kGroupBytes;
   // The block keeps the inputs of all its groups where there is room, else each warp's come with its weights.
@@ -333,20 +352,29 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, (kBlocksByRegisters<kFormat
   // the i-th of `count`.
   const auto take_inputs = [&](Inputs<kFormat, kColumnTiles>* to, int apart, int count, const auto& which) {
     constexpr int kPieces = kColumnTiles * F::kInputs, kAtOnce = 8;
+    constexpr int kTurns = kPieces < kAtOnce ? kAtOnce / kPieces : 1, kOfTurn = kAtOnce / kTurns;
     for (int first = 0; first < count * kPieces; first += kAtOnce) {
-      Bytes16 piece[kAtOnce];
+      Bytes16 piece[kTurns][kOfTurn];
+      const int first_turn = first / kPieces, first_piece = first % kPieces;
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        const int at = first + j;
-        const void* const from =
-            at < count * kPieces ? input_at(which(at / kPieces), at % kPieces / F::kInputs, at % F::kInputs) : nullptr;
-        piece[j] = from ? load16(from) : Bytes16{};
+      for (int turn = 0; turn < kTurns; ++turn) {
+        const bool is_real = first_turn + turn < count;
+        const int group = is_real ? which(first_turn + turn) : 0;
+#pragma unroll
+        for (int j = 0; j < kOfTurn; ++j) {
+          const int i = first_piece + j;
+          const void* const from = is_real ? input_at(group, i / F::kInputs, i % F::kInputs) : nullptr;
+          piece[turn][j] = from ? load16(from) : Bytes16{};
+        }
       }
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        const int at = first + j;
-        if (at < count * kPieces)
-          *input_in(to + at / kPieces * apart, at % kPieces / F::kInputs, at % F::kInputs) = piece[j];
+      for (int turn = 0; turn < kTurns; ++turn) {
+        if (first_turn + turn >= count) break;
+#pragma unroll
+        for (int j = 0; j < kOfTurn; ++j) {
+          const int i = first_piece + j;
+          *input_in(to + (first_turn + turn) * apart, i / F::kInputs, i % F::kInputs) = piece[turn][j];
+        }
       }
     }
   };
@@ -389,17 +417,21 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, (kBlocksByRegisters<kFormat
   }
   touch(a);
   wait_for_previous();
-  if (keeps) {
-    const int count = (groups - warp_index() + kWarps - 1) / kWarps;
-    take_inputs(all_inputs + warp_index(), kWarps, count,
-                [&](int i) { return block_z() * groups + warp_index() + i * kWarps; });
-    sync_block();
-  } else if (own_groups > 0) {
-    // Turns go on in the next tile with the same inputs.
-    take_inputs(inputs, 1, depth, [&](int i) { return group_of(i % own_groups); });
-    sync_warp();
+  {
+    // Kept are all groups, by all warps; else turns go on in the next tile with the same inputs.
+    const int step = keeps ? kWarps : kTeamWarps, first = split * groups + (keeps ? warp_index() : own_first);
+    const int count = keeps ? (groups - warp_index() + kWarps - 1) / kWarps : own_groups > 0 ? depth : 0;
+    const int period = keeps ? count : own_groups;
+    take_inputs(keeps ? all_inputs + warp_index() : inputs, keeps ? kWarps : 1, count, [&](int i) {
+      while (i >= period) i -= period;
+      return first + i * step;
+    });
   }
-  if (block_y() == 0 && block_z() == 0) {
+  if (keeps)
+    sync_block();
+  else
+    sync_warp();
+  if (block_y() == 0 && split == 0) {
     for (int i = block_x() * kThreads + thread_index(); i < a.used_count; i += blocks_x() * kThreads) a.used[i] = 0;
   }
   const int outliers = kInt8 ? a.x.outliers[0] : 0;
@@ -452,14 +484,14 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, (kBlocksByRegisters<kFormat
     const size_t place = (static_cast<size_t>(block_y()) * tiles + work) * kTileRows * kColumns,
                  apart = static_cast<size_t>(tiles) * blocks_y() * kTileRows * kColumns;
     Sum* const partial = static_cast<Sum*>(plan.partial) + place;
-    if (kTeams == 1 && plan.splits > 1) {
+    if (kMaySplit && splits > 1) {
       for (int o = thread_index(); o < kTileRows * kColumns; o += kThreads)
-        partial[block_z() * apart + o] = sum_of(0, o % kTileRows, o / kTileRows);
+        partial[split * apart + o] = sum_of(0, o % kTileRows, o / kTileRows);
       publish();
       sync_block();
       if (thread_index() == 0) {
         int32_t* const counter = plan.arrived + block_y() * tiles + work;
-        const bool last = arrive(counter) == plan.splits - 1;
+        const bool last = arrive(counter) == splits - 1;
         if (last) *counter = 0;
         rest->is_last[0] = last;
       }
@@ -472,34 +504,37 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, (kBlocksByRegisters<kFormat
         sum_outliers<kThreads, kGate, kColumnTiles>(a, tile_at<kGate>(a, first_work + of_team), first_row, outliers,
                                                     &has_rows, rest, rest->outlier_sums[kTeams == 1 ? 0 : of_team]);
       }
-      for (int output = thread_index(); output < kTeams * kOfTile * kColumns; output += kThreads) {
-        const int i = output % kOfTile, of_team = kTeams == 1 ? 0 : output / kOfTile % kTeams,
-                  column = output / (kOfTile * kTeams), row = first_row + column;
-        if (row >= a.x.rows) break;
-        if (first_work + of_team >= tiles) continue;
-        const Tile finished = kTeams == 1 ? tile : tile_at<kGate>(a, first_work + of_team);
-        const auto value = [&](int of, int n) {
+      for (int output = thread_index(); output < kTeams * kTileRows * kColumns; output += kThreads) {
+        const int i = output % kTileRows, of_team = kTeams == 1 ? 0 : output / kTileRows % kTeams,
+                  column = output / (kTileRows * kTeams), row = first_row + column;
+        const bool is_tile = first_work + of_team < tiles;
+        const Tile finished = kTeams == 1 || !is_tile ? tile : tile_at<kGate>(a, first_work + of_team);
+        const int n = row_of(finished, i);
+        const Job& job = job_of<kGate>(a, finished, i);
+        const bool is_output = is_tile && row < a.x.rows && n < job.w.n;
+        float value = 0;
+        if (is_output) {
           Sum sum = 0;
-          if (kTeams == 1 && plan.splits > 1) {
-            for (int z = 0; z < plan.splits; ++z) sum += load_fresh(partial + z * apart + column * kTileRows + of);
+          if (kMaySplit && splits > 1) {
+            for (int z = 0; z < splits; ++z) sum += load_fresh(partial + z * apart + column * kTileRows + i);
           } else {
-            sum = sum_of(of_team, of, column);
+            sum = sum_of(of_team, i, column);
           }
-          const Job& job = job_of<kGate>(a, finished, of);
           if constexpr (kInt8) {
-            const float out = int8_output(sum, a.x.absmax[row], job.w.absmax[n], job.bias ? job.bias[n] : 0.0f);
-            if (outliers == 0) return out;
-            const float* const added = rest->outlier_sums[kTeams == 1 ? 0 : of_team];
-            return float_of_half(half_of_float(add_rn(out, added[column * kSumStride + of])));
+            value = int8_output(sum, a.x.absmax[row], job.w.absmax[n], job.bias ? job.bias[n] : 0.0f);
+            if (outliers > 0) {
+              const float added = rest->outlier_sums[kTeams == 1 ? 0 : of_team][column * kSumStride + i];
+              value = float_of_half(half_of_float(add_rn(value, added)));
+            }
           } else {
-            return finish_float(sum, job, n);
+            value = finish_float(sum, job, n);
           }
-        };
+        }
         if constexpr (kGate) {
-          const int n = finished.low + i;
-          if (n < a.jobs[0].w.n) put_gated(a, row, n, value(i, n), value(i + 8, n));
+          const float other = from_lane_xor(value, 8);
+          if (is_output && i < 8) put_gated(a, row, n, value, other);
         } else {
-          finish_output<false>(a, finished, i, row, [&](int, int of, int n) { return value(of, n); });
+          finish_output_of_lanes(a, finished, i, row, n, is_output, value);
         }
       }
     }
@@ -515,9 +550,7 @@ bool multiply_by(ProductArgs args, int together, const Room& room, const Stream&
   BatchPlan& plan = args.batch;
   const int tiles = count_tiles<kGate>(args), column_blocks = (args.x.rows + kColumns - 1) / kColumns;
   const int groups = args.x.k / Form<kFormat>::kGroup, blocks = tiles * column_blocks;
-  // Two blocks share long sums where there are multiprocessors for them. fp16 and int8 gain nothing by it.
-  constexpr bool kSplits = kFormat == WeightFormat::nf4;
-  plan.splits = kSplits && args.finish == Finish::add && plan.partial &&
+  plan.splits = kSplits<kFormat> && args.finish == Finish::add && plan.partial &&
                         2 * blocks <= together * room.multiprocessors && groups % 2 == 0 && groups >= 4 * kWarps &&
                         plan.most_counters >= blocks && size_t{2} * blocks * kTileRows * kColumns <= plan.most_partial
                     ? 2
@@ -527,9 +560,7 @@ bool multiply_by(ProductArgs args, int together, const Room& room, const Stream&
       for (const bool keeps : {true, false}) {
         plan.keeps = keeps;
         plan.inputs = keeps ? groups / plan.splits : plan.depth * kWarps;
-        const size_t shared = sizeof(Weights<kFormat>) * static_cast<size_t>(plan.depth) * kWarps +
-                              sizeof(Inputs<kFormat, kColumnTiles>) * static_cast<size_t>(plan.inputs) +
-                              sizeof(Rest<kFormat, kColumnTiles, kWarps>);
+        const size_t shared = block_bytes<kFormat, kColumnTiles, kWarps>(plan.depth, plan.inputs);
         if (blocks_that_fit(shared, room) < together) continue;
         constexpr int kThreads = kWarps * kWarpSize, kTeams = kWarps / kFewWarps;
         const int most = std::max(1, together * room.multiprocessors / column_blocks);

@@ -19,6 +19,7 @@ namespace {
 constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
 constexpr int kColumns = 8;  // activation rows of a tile
 constexpr int kOutputs = kTileRows * kColumns;
+constexpr int kBlocksOfMultiprocessor = 4;
 constexpr int kTableWords =
     256 * kWarpSize;  // nf4: fp16 pairs by byte, a copy a lane, so that no two lanes meet in a bank
 
@@ -156,10 +157,14 @@ QB_DEVICE float finished(const typename SumOf<kFormat>::Type (&parts)[kWarps][kO
 // Asks for the weights of a tile before they are needed, so that they come while the row is made ready.
 QB_DEVICE void prefetch(const Weight& w, const Tile& tile, size_t row_bytes) {
   constexpr size_t kLine = 128;
-  const size_t lines = (row_bytes + kLine - 1) / kLine;
-  for (size_t i = static_cast<size_t>(thread_index()); i < kTileRows * lines; i += kThreads) {
-    const int row = row_of(tile, static_cast<int>(i / lines));
-    if (row < w.n) prefetch_to_l2(static_cast<const std::byte*>(w.w) + row * row_bytes + i % lines * kLine);
+#pragma unroll 1
+  for (int i = warp_index(); i < kTileRows; i += kWarps) {
+    const int row = row_of(tile, i);
+    if (row >= w.n) continue;
+    const auto* const start = static_cast<const std::byte*>(w.w) + row * row_bytes;
+#pragma unroll 1
+    for (size_t at = static_cast<size_t>(lane_index()) * kLine; at < row_bytes; at += kWarpSize * kLine)
+      prefetch_to_l2(start + at);
   }
 }
 
@@ -169,8 +174,19 @@ QB_DEVICE size_t row_bytes(int k) {
   return kFormat == WeightFormat::f16 ? 2 * count : kFormat == WeightFormat::int8 ? count : count / 2;
 }
 
+// Blocks of a multiprocessor that registers are kept low for; 0: as the compiler sees fit, which is as many but for a
+// gate's own rows with int8 weights. For Turing they would not suffice.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kBlocksOfGatedInt8 = 0;
+#else
+constexpr int kBlocksOfGatedInt8 = kBlocksOfMultiprocessor;
+#endif
 template <WeightFormat kFormat, int kMatrices, bool kOwnRows>
-__global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant__ ProductArgs a) {
+constexpr int kBlocksByRegisters = kOwnRows&& kMatrices == 2 && kFormat == WeightFormat::int8 ? kBlocksOfGatedInt8 : 0;
+
+template <WeightFormat kFormat, int kMatrices, bool kOwnRows>
+__global__ void __launch_bounds__(kThreads, (kBlocksByRegisters<kFormat, kMatrices, kOwnRows>))
+    product_kernel(const __grid_constant__ ProductArgs a) {
   using Sum = typename SumOf<kFormat>::Type;
   __shared__ Sum parts[kMatrices][kWarps][kOutputs];
   __shared__ uint32_t table[kFormat == WeightFormat::nf4 ? kTableWords : 1];
@@ -258,7 +274,6 @@ size_t own_row_bytes(WeightFormat format, int k) {
 
 void multiply(const ProductArgs& args, const Room& room, const Stream& stream) {
   const WeightFormat format = args.jobs[0].w.format;
-  constexpr int kBlocksOfMultiprocessor = 4;
   const int blocks = kBlocksOfMultiprocessor * room.multiprocessors;
   if (multiply_f32(args, stream)) return;
   if (!has_tiles(format, args.x.k)) return multiply_plain(args, blocks, stream);

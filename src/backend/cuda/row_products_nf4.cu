@@ -36,6 +36,17 @@ struct Cursor {
   Tile tile{};
 };
 
+// What a block has beside its row and the groups that are on the way.
+template <int kWarps>
+constexpr size_t kOwnStatic = (kTableWords + kCodes) * sizeof(uint32_t) + 4 * kWarps* kTileRows * sizeof(float);
+template <int kWarps>
+constexpr size_t all_shared(size_t row_bytes, int depth) {
+  return row_bytes + sizeof(Group) * static_cast<size_t>(depth * kWarps) + kOwnStatic<kWarps> + kStaticShared;
+}
+template <int kWarps, int kDepth>
+constexpr bool kFits = kDepth == 1 || blocks_that_fit(all_shared<kWarps>(kGroup * sizeof(uint16_t), kDepth),
+                                                      kRoomHere) >= kBlocksByRegisters;
+
 // kDepth: groups of a warp that are on the way.
 template <int kWarps, int kMatrices, int kDepth, bool kHalved>
 __global__ void __launch_bounds__(kWarps* kWarpSize, kBlocksByRegisters)
@@ -47,6 +58,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, kBlocksByRegisters)
   alignas(16) __shared__ uint16_t nothing[kBlock / 2];
   __shared__ float nested_code[kCodes];
   __shared__ float parts[2][kMatrices][kWarps][kTileRows];
+  if constexpr (!kFits<kWarps, kDepth>) return trap();
   let_next_start();
   const int lane = lane_index(), g = lane / 4, t = lane % 4, k = a.x.k, row_blocks = k / kBlock;
   const int groups = k / kGroup / (kHalved ? 2 : 1), share = (groups + kWarps - 1) / kWarps,
@@ -185,9 +197,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, kBlocksByRegisters)
 template <int kWarps, int kDepth>
 bool multiply_by(const ProductArgs& args, bool halved, const Room& room, const Stream& stream) {
   constexpr int kThreads = kWarps * kWarpSize;
-  constexpr size_t kOwnStatic = (kTableWords + kCodes) * sizeof(uint32_t) + 4 * kWarps * kTileRows * sizeof(float);
-  const size_t shared = own_row_bytes(WeightFormat::nf4, args.x.k) + sizeof(Group) * kDepth * kWarps;
-  const size_t all = shared + kOwnStatic + kStaticShared;
+  const size_t row_bytes = own_row_bytes(WeightFormat::nf4, args.x.k);
+  const size_t shared = row_bytes + sizeof(Group) * kDepth * kWarps, all = all_shared<kWarps>(row_bytes, kDepth);
   if (blocks_that_fit(all, room) < kBlocksByRegisters) {
     if constexpr (kDepth > 1) return multiply_by<kWarps, kDepth - 1>(args, halved, room, stream);
     if (all > room.shared_bytes) return false;

@@ -13,6 +13,7 @@
 #include "backend/cuda/nvml.h"
 #include "backend/cuda/persistent/persistent_plan.h"
 #include "backend/cuda/persistent/persistent_program.h"
+#include "backend/cuda/row_products.h"
 #include "backend/cuda/runtime.h"
 #include "backend/cuda/shared_limits.h"
 #include "core/error.h"
@@ -212,11 +213,9 @@ class CudaRuntime final : public Runtime {
              .multiprocessors = gpu.multiprocessors,
              .cache_bytes = static_cast<size_t>(attribute(cudaDevAttrL2CacheSize, gpu_)),
              .is_mig_slice = gpu.is_mig_slice};
-    shared_bytes_ = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, gpu_));
-    // What runs Turing's code on another card shows what Turing does.
-    constexpr int kTuring = 75;
-    constexpr size_t kSharedOfTuring = size_t{64} << 10;
-    if (compiled_for_ == kTuring) shared_bytes_ = std::min(shared_bytes_, kSharedOfTuring);
+    // What runs an older card's code on another one shows what that card does, and has the kernels that it can launch.
+    shared_bytes_ = std::min(static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, gpu_)),
+                             shared_of(compiled_for_));
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     check(cudaEventCreate(&start_), "cudaEventCreate");
     check(cudaEventCreate(&end_), "cudaEventCreate");

@@ -62,4 +62,21 @@ QB_DEVICE void finish_output(const ProductArgs& a, const Tile& tile, int i, int 
   }
 }
 
+// The same of an output that is not a gate's, weight row n, from its value but for the activation. All lanes of a warp
+// take part; lane ^ 8 has output i ^ 8 of that row, so that of a rotated pair each is its own thread's. is_output:
+// whether there is one.
+QB_DEVICE void finish_output_of_lanes(const ProductArgs& a, const Tile& tile, int i, int row, int n, bool is_output,
+                                      float value) {
+  const float other = from_lane_xor(value, 8);
+  if (!is_output) return;
+  if (a.finish != Finish::qkv) return put(a, a.jobs[tile.job], row, n, value);
+  if (tile.rotates) {
+    const int half = a.rotation.dims / 2, low = i < 8 ? n : n - half;
+    const size_t angle = static_cast<size_t>(a.places.position[row]) * half + low % a.kv.head_dim;
+    const float cos = a.rotation.cos[angle], sin = a.rotation.sin[angle];
+    value = i < 8 ? value * cos - other * sin : value * cos + other * sin;
+  }
+  place(a, tile.job, row, n, value);
+}
+
 }  // namespace quantbench::QB_CUDA
