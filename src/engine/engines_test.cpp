@@ -195,6 +195,46 @@ TEST_P(EnginesChosen, GivesWhatTheOneThatWasTakenGives) {
   EXPECT_EQ(again.by, ChosenBy::cache);
 }
 
+// A decoder that reads an encoder: also where the engines are tested before any text has been read.
+class EnginesOfT5 : public Engines {
+ protected:
+  struct Loaded {
+    std::unique_ptr<Backend> backend;
+    std::unique_ptr<Model> model;
+    Plan plan;
+    StateShape run;
+
+    Loaded(const std::string& engine, const Case& c) : backend(make_engine(c.backend, engine)) {
+      ModelConfig config = published_config("google/flan-t5-base");
+      config.generation = nullptr;
+      const std::pair<const char*, int> sizes[] = {{"d_model", 256},          {"d_ff", 256},
+                                                   {"num_heads", 4},          {"num_layers", 1},
+                                                   {"num_decoder_layers", 2}, {"vocab_size", 512}};
+      for (const auto& [key, size] : sizes) config.config[key] = size;
+      model = make_model(config, c.precision);
+      run = session_shape(model->shape(), 1, 0, kText, 64);
+      plan = backend->plan(decode_shapes(*model), run.rows, encode_shapes(*model, run.encoder_rows));
+      load(*model, RandomWeights(42, random_tensors(*model), c.outliers), *backend, plan);
+    }
+  };
+  static constexpr int kText = 7;
+};
+TEST_P(EnginesOfT5, GiveTheSameLogitsAndCanBeTestedFirst) {
+  const std::vector<int32_t> text = ids_below(512, kText), ids = ids_below(512, is_emulated() ? 3 : 40);
+  std::vector<std::vector<float>> found;
+  for (const char* engine : {"graph", "persistent"}) {
+    Loaded loaded(engine, GetParam());
+    Session session(*loaded.backend, *loaded.model, loaded.run);
+    found.push_back(session.logits(text, ids, true));
+  }
+  EXPECT_LT(relative_error(found[1], found[0]), is_int8() ? 5e-2 : 2e-3);
+  Loaded loaded("auto", GetParam());
+  ASSERT_EQ(loaded.plan.engines.size(), 2u);
+  Session session(*loaded.backend, *loaded.model, loaded.run);
+  const std::string taken = session.test_engines().engine;
+  EXPECT_EQ(session.logits(text, ids, true), found[taken == "persistent" ? 1 : 0]) << taken;
+}
+
 // What stands in place of a right number, and where.
 struct Poison {
   const char* what;
@@ -333,6 +373,7 @@ INSTANTIATE_TEST_SUITE_P(cuda, EnginesDeep, testing::ValuesIn(bundled("cuda")), 
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesNotFinite, testing::ValuesIn(small_ones("cuda")), name_of_case);
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesStalled, testing::ValuesIn(small_ones("cuda", 1)), name_of_case);
 INSTANTIATE_TEST_SUITE_P(cuda, EnginesChosen, testing::ValuesIn(bundled("cuda")), name_of_case);
+INSTANTIATE_TEST_SUITE_P(cuda, EnginesOfT5, testing::ValuesIn(bundled("cuda")), name_of_case);
 #if defined(QB_HAS_CUDA_EMULATOR)
 TEST(Engine, ThatIsAskedForAndCannotRunIsRefusedWithTheReason) {
   using testing::HasSubstr;
@@ -351,6 +392,7 @@ INSTANTIATE_TEST_SUITE_P(emulated, EnginesFar, testing::ValuesIn(bundled(kEmulat
 INSTANTIATE_TEST_SUITE_P(emulated, EnginesNotFinite, testing::ValuesIn(small_ones(kEmulatedCuda)), name_of_case);
 INSTANTIATE_TEST_SUITE_P(emulated, EnginesStalled, testing::ValuesIn(small_ones(kEmulatedCuda, 1)), name_of_case);
 INSTANTIATE_TEST_SUITE_P(emulated, EnginesChosen, testing::ValuesIn(bundled(kEmulatedCuda)), name_of_case);
+INSTANTIATE_TEST_SUITE_P(emulated, EnginesOfT5, testing::ValuesIn(bundled(kEmulatedCuda)), name_of_case);
 #endif
 
 }  // namespace

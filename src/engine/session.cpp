@@ -197,8 +197,12 @@ struct Session::Parts {
     for (int first = 0; first < shape.sequences; first += together) {
       encode(prompt, tokens, first, std::min(together, shape.sequences - first));
     }
-    std::fill_n(sees.begin(), decoder_rows, tokens);
-    buffers.upload_lengths(buffers.prefill.cross_lengths, {sees.data(), static_cast<size_t>(decoder_rows)});
+    see_encoder(tokens, decoder_rows);
+  }
+  // How many of the encoder's positions the first rows of later calls of the decoder see, at least 1.
+  void see_encoder(int tokens, int rows) {
+    std::fill_n(sees.begin(), rows, tokens);
+    buffers.upload_lengths(buffers.prefill.cross_lengths, {sees.data(), static_cast<size_t>(rows)});
   }
 
   // The piece's part of ids [sequences, tokens], of which the first stand at position `start`; leaves the stream in
@@ -303,6 +307,7 @@ EngineChoice Session::test_engines() {
   const int first_position = p.context_tokens, most_steps = p.shape.positions - 1 - first_position;
   assert(plan.engines.size() > 1 && most_steps >= 1);
   p.set_stops({});
+  if (p.model.shape().has_cross_attention()) p.see_encoder(p.shape.encoder_positions, p.shape.sequences);
   std::vector<std::unique_ptr<Program>> others(plan.engines.size());  // but for the first, which is p.step
   std::vector<TimedEngine> engines;
   for (size_t i = 0; i < plan.engines.size(); ++i) {

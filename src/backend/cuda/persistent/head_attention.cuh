@@ -261,7 +261,8 @@ QB_DEVICE void join_parts(const Shared& m, const Step& s, const Wait& wait, int 
 template <int kHeadDim, bool kForT5>
 QB_DEVICE void attend(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
   constexpr int kWords = kPartHead + kHeadDim, kAtOnce = kPartPositions<kHeadDim>;
-  const int position = *m.position(), length = s.length ? *s.length : position + 1;
+  const int position = *m.position(), seen = s.length ? *s.length : position + 1;
+  const int length = seen > 0 ? seen : 1;  // with none, blocks would share out nothing and never end
   const Sight sight{position, s.new_k ? position : -1, *m.sequence(), length};
   const int wanted = (length + kAtOnce - 1) / kAtOnce;
   const int parts = wanted < s.most_parts ? wanted : s.most_parts;
