@@ -25,7 +25,7 @@ namespace {
 // 200 µs never sleeps inside a generation, and an idle pool is asleep before anyone notices.
 constexpr auto kSpin = std::chrono::microseconds(200);
 constexpr int kPausesPerClockRead = 64;
-constexpr size_t kRunsLeft = 4;  // a run is at most this fraction of what is left of its share
+constexpr size_t kRunsLeft = 2;  // a run is at most this fraction of what is left of its share
 
 inline void pause_cpu() {
 #if defined(__x86_64__)

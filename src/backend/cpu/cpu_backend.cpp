@@ -20,7 +20,7 @@ class CpuBackend final : public Backend {
         kernels_(isa_ == Isa::avx512 ? avx512::kernels() : avx2::kernels()),
         pool_(options.threads),
         device_(host_device("cpu", std::string(features_of(isa_)), pool_.size())),
-        ops_(kernels_, pool_) {}
+        ops_(kernels_, pool_, detect_features().wants_fetching) {}
 
   const DeviceInfo& device() const override { return device_; }
   ThreadPool& host_pool() override { return pool_; }

@@ -33,6 +33,14 @@ struct Parts {
 };
 constexpr size_t kPartsAtOnce = 8;
 
+// A head's biases by distance, of those distances that occur in the block. bias: [2 · reach + 1]
+void fill_biases(const DistanceBias& of, const AttendBlock& block, size_t heads, size_t head, float* bias) {
+  const auto [first, last] = std::minmax_element(block.position, block.position + block.count);
+  const int length = *std::max_element(block.length, block.length + block.count);
+  const int nearest = std::max(of.reach - *last, 0), furthest = std::min(of.reach + length - 1 - *first, 2 * of.reach);
+  for (int i = nearest; i <= furthest; ++i) bias[i] = of.values[static_cast<size_t>(of.bucket[i]) * heads + head];
+}
+
 template <typename Body>
 void for_rows(ThreadPool& pool, int rows, const Body& body) {
   if (rows < kRowsWorthSharing) {
@@ -95,18 +103,22 @@ void CpuOps::store_row(const KvLayer& kv, const Rows& rows, int r) {
 }
 
 // Work is cut by key/value head and by queries that share its keys: all rows and all q heads of the group, eight at a
-// time, later rows first because they see more positions.
+// time, later rows first because they see more positions. Where that leaves threads without work (one head for all
+// queries and one row), as many at a time as give each thread some.
 void CpuOps::attend(const Attend& op) {
   const Workspace& w = linears_.workspace();
   const KvLayer& kv = op.kv;
   const int d = kv.head_dim, group = op.q.cols / d / kv.heads;
   const int queries = op.rows.count * group;
-  const size_t blocks = ceil_div(static_cast<size_t>(queries), kAttendQueries);
-  pool_.for_chunks(blocks * static_cast<size_t>(kv.heads), 1, [&](size_t begin, size_t end, int thread) {
+  const size_t heads = static_cast<size_t>(op.q.cols / d), kv_heads = static_cast<size_t>(kv.heads);
+  const size_t each = ceil_div(static_cast<size_t>(queries) * kv_heads, static_cast<size_t>(pool_.size()));
+  const int at_once = static_cast<int>(std::min<size_t>(each, kAttendQueries));
+  const size_t blocks = ceil_div(static_cast<size_t>(queries), static_cast<size_t>(at_once));
+  pool_.for_chunks(blocks * kv_heads, 1, [&](size_t begin, size_t end, int thread) {
     for (size_t item = begin; item < end; ++item) {
-      const int head = static_cast<int>(item % static_cast<size_t>(kv.heads));
-      const int first = static_cast<int>(blocks - 1 - item / static_cast<size_t>(kv.heads)) * kAttendQueries;
-      const int last = std::min(first + kAttendQueries, queries);
+      const int head = static_cast<int>(item % kv_heads);
+      const int first = static_cast<int>(blocks - 1 - item / kv_heads) * at_once;
+      const int last = std::min(first + at_once, queries);
       // A thread's scratch begins with the biases of a head by distance.
       float* const bias = w.scratch(thread);
       float* const scratch = op.bias ? bias + bias_scratch(op.bias->reach) : bias;
@@ -116,11 +128,6 @@ void CpuOps::attend(const Attend& op) {
         if (op.bias) {
           block.bias = bias;
           block.reach = op.bias->reach;
-          const size_t heads = static_cast<size_t>(op.q.cols / d);
-          for (int i = 0; i <= 2 * op.bias->reach; ++i) {
-            bias[i] =
-                op.bias->values[static_cast<size_t>(op.bias->bucket[i]) * heads + static_cast<size_t>(first_head)];
-          }
         }
         // With a bias the queries of a block are of one head.
         for (; q < last && op.rows.sequence[q / group] == sequence &&
@@ -132,6 +139,7 @@ void CpuOps::attend(const Attend& op) {
           block.position[block.count] = op.rows.position[row];
           block.length[block.count++] = op.lengths ? op.lengths[row] : op.rows.position[row] + 1;
         }
+        if (op.bias) fill_biases(*op.bias, block, heads, static_cast<size_t>(first_head), bias);
         const size_t at = head_at(kv, sequence, head);
         block.k = bits(kv.k + at);
         block.v = bits(kv.v + at);

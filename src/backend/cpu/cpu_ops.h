@@ -11,7 +11,8 @@ namespace quantbench::cpu {
 
 class CpuOps final : public Ops {
  public:
-  CpuOps(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool), linears_(kernels, pool) {}
+  CpuOps(const Kernels& kernels, ThreadPool& pool, bool fetches)
+      : kernels_(kernels), pool_(pool), linears_(kernels, pool, fetches) {}
   void use(const Workspace& workspace) { linears_.use(workspace); }
 
   void embed(const Embed&) override;

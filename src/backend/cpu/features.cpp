@@ -39,6 +39,11 @@ Features detect_features() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   // F16C uses the registers of AVX, so it is usable where AVX2 is.
   f.f16c = f.avx2 && __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+  const bool is_amd = __builtin_cpu_is("amd") != 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0) {
+    constexpr unsigned kZen5 = 0x1A;
+    f.wants_fetching = is_amd && ((eax >> 8) & 0xF) + ((eax >> 20) & 0xFF) == kZen5;
+  }
   return f;
 }
 

@@ -17,6 +17,10 @@ struct Features {
   bool avx2 = false, fma = false, f16c = false;
   bool avx512 = false;  // F, BW, VL and DQ
   bool vnni = false;    // AVX512_VNNI
+  // Dense products of few rows are faster where software fetches weights ahead. So it is on Zen 5
+  // (docs/performance.md); on Zen 4 they then get half of what memory gives, since a fetch that finds no room in the
+  // first level's queue holds up what is behind it. Not known of others, whose hardware is left alone.
+  bool wants_fetching = false;
 };
 Features detect_features();
 

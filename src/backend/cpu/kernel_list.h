@@ -24,9 +24,9 @@ void finish_gate(float* h, const float* gate, const float* gate_bias, const floa
                  Activation act);
 int arg_max(const float* x, int count, float* value);
 void few_rows_f16(float* y, size_t ldy, const float* x, size_t ldx, int rows, const uint16_t* w, int k, int first,
-                  int last);
+                  int last, bool fetches);
 void few_rows_f32(float* y, size_t ldy, const float* x, size_t ldx, int rows, const float* w, int k, int first,
-                  int last);
+                  int last, bool fetches);
 void few_rows_int8(float* y, size_t ldy, const Int8Rows& x, const Int8Weight& w, const float* bias, int first,
                    int last);
 void few_rows_nf4(float* y, size_t ldy, const Nf4Rows& x, const Nf4Weight& w, int first, int last, float* scratch);

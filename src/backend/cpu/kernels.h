@@ -118,10 +118,11 @@ struct Kernels {
   int (*arg_max)(const float* x, int count, float* value);
 
   // --- products for up to kFewRows rows: y[r][i - first] = Σ x[r]·w[i] for i in [first, last) ------------------------
+  // fetches: weights are asked for ahead of their use (Features::wants_fetching).
   void (*few_rows_f16)(float* y, size_t ldy, const float* x, size_t ldx, int rows, const uint16_t* w, int k, int first,
-                       int last);
+                       int last, bool fetches);
   void (*few_rows_f32)(float* y, size_t ldy, const float* x, size_t ldx, int rows, const float* w, int k, int first,
-                       int last);
+                       int last, bool fetches);
   // Complete: scaled, biased, rounded to fp16, outliers added, rounded again.
   void (*few_rows_int8)(float* y, size_t ldy, const Int8Rows& x, const Int8Weight& w, const float* bias, int first,
                         int last);

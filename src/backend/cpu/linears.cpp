@@ -278,11 +278,11 @@ void Linears::multiply(float* y, size_t ldy, const Input& in, const Linear& w, i
   const bool few = in.rows <= kFewRows;
   const float* panels = few ? nullptr : in.panels + static_cast<size_t>(row) * k;
   if (const auto* m = std::get_if<F16Matrix>(&w.weight)) {
-    if (few) return kernels_.few_rows_f16(y, ldy, in.fp32.x, k, rows, bits(m->w), m->k, first, last);
+    if (few) return kernels_.few_rows_f16(y, ldy, in.fp32.x, k, rows, bits(m->w), m->k, first, last, fetches_);
     return kernels_.gemm_f16(y, ldy, panels, rows, bits(m->w), m->k, first, last, scratch);
   }
   if (const auto* m = std::get_if<F32Matrix>(&w.weight)) {
-    if (few) return kernels_.few_rows_f32(y, ldy, in.fp32.x, k, rows, m->w, m->k, first, last);
+    if (few) return kernels_.few_rows_f32(y, ldy, in.fp32.x, k, rows, m->w, m->k, first, last, fetches_);
     return kernels_.gemm_f32(y, ldy, panels, rows, m->w, m->k, first, last, scratch);
   }
   if (const auto* m = std::get_if<Nf4Matrix>(&w.weight)) {

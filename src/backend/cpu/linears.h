@@ -26,7 +26,7 @@ struct Job {
 
 class Linears {
  public:
-  Linears(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+  Linears(const Kernels& kernels, ThreadPool& pool, bool fetches) : kernels_(kernels), pool_(pool), fetches_(fetches) {}
   void use(const Workspace& workspace) { workspace_ = workspace; }
   const Workspace& workspace() const { return workspace_; }
 
@@ -54,6 +54,7 @@ class Linears {
 
   const Kernels& kernels_;
   ThreadPool& pool_;
+  const bool fetches_;  // as kernels take it
   Workspace workspace_;
 };
 

@@ -54,5 +54,37 @@ TEST(Linears, ManyRowsInPartsAreWhatTheyAreAlone) {
   }
 }
 
+// Threads take weight rows as they come: a sum may not depend on which rows are taken together.
+TEST(Linears, FewRowsAreTheSameForAnyNumberOfThreads) {
+  for (const auto& [n, k] : {std::pair{301, 768}, {143, 2056}, {77, 16384}}) {
+    std::vector<f16> half(static_cast<size_t>(n) * static_cast<size_t>(k));
+    for (size_t i = 0; i < half.size(); ++i) half[i] = to_f16(number(i));
+    const HostF16 halves{n, k, [&, width = k](int first, int count, f16* out) {
+                           std::copy_n(half.begin() + ptrdiff_t{first} * width, ptrdiff_t{count} * width, out);
+                         }};
+    const HostF32 floats{n, k, [&, width = k](int first, int count, float* out) {
+                           for (ptrdiff_t i = 0; i < ptrdiff_t{count} * width; ++i)
+                             out[i] = number(static_cast<size_t>(ptrdiff_t{first} * width + i));
+                         }};
+    for (const HostMatrix& host : {HostMatrix{halves}, HostMatrix{floats}}) {
+      for (int rows = 1; rows <= kFewRows; ++rows) {
+        std::vector<float> x(static_cast<size_t>(rows * k)), first;
+        for (size_t i = 0; i < x.size(); ++i) x[i] = number(i + 3);
+        for (const int threads : {1, 2, 3, 5}) {
+          const auto backend = make_backend("cpu", {.threads = threads});
+          const Linear linear{backend->pack(host, Role::linear, {}), nullptr};
+          std::vector<float> y(static_cast<size_t>(rows * n));
+          Tape step;
+          step.emplace_back(
+              Project{{y.data(), DType::f32, rows, n}, {x.data(), DType::f32, rows, k}, nullptr, &linear});
+          backend->record(backend->plan(step, rows))->run();
+          if (first.empty()) first = y;
+          EXPECT_EQ(y, first) << n << " x " << k << ", " << rows << " rows, " << threads << " threads";
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quantbench::cpu
