@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 import bitsandbytes_cuda as bnb_cuda
 import goldens_paligemma
 import goldens_t5
+from goldens_common import OtherRounding
 from parity_weights import Drawing
 
 CHUNK = 1024  # tokens of a context in one call
@@ -69,15 +70,6 @@ class Nf4Linear(HalfLinear):
 
     def dequantised(self):
         return self.exact
-
-
-class OtherRounding(nn.Module):
-    def __init__(self, linear):
-        super().__init__()
-        self.linear = linear
-
-    def forward(self, x):
-        return self.linear(x.half()).float()
 
 
 LINEARS = {"fp16": HalfLinear, "int8": Int8Linear, "4bit": Nf4Linear}

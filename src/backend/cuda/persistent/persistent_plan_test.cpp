@@ -316,6 +316,11 @@ TEST(PersistentPlan, TakesCrossAttentionAndFp32WeightsOfT5) {
   EXPECT_EQ(down.chunks * (down.halved ? 2 : 1), Decoder::kInner * 4 / 128);
   EXPECT_GE(plan.args.at.codes - plan.args.at.x, Decoder::kInner * sizeof(float));
   EXPECT_GE(plan.args.at.x - plan.args.at.bias, (8 * Decoder::kHeads + 2 * 4 + 1) * sizeof(float));
+  // Its bias lies in shared memory once.
+  const DistanceBias other = bias;
+  Tape two = tape(&bias, 64);
+  std::get<Attend>(two[5]).bias = &other;
+  EXPECT_THAT(persistent_obstacle(two, kShared), testing::HasSubstr("different biases"));
   // There is one kernel for it.
   EXPECT_THAT(persistent_obstacle(tape(&bias, 128), kShared), testing::HasSubstr("heads of 128 dimensions beside"));
   // fp32 weights of something else than what the op before them leaves.
