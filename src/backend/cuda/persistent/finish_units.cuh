@@ -53,7 +53,7 @@ QB_DEVICE void ask_ahead(const Step& s, Ahead& ahead) {
       ahead.old = get_word(ahead.old_at);
   }
 }
-template <WeightFormat kFormat, Finish kFinish>
+template <WeightFormat kFormat, Finish kFinish, bool kForT5>
 QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, int unit) {
   const int lane = lane_index(), i = lane % kUnitRows, segment = find_segment(s, &unit);
   const Tile tile = tile_of(s, segment, unit);
@@ -65,10 +65,11 @@ QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, int unit) {
   ahead.bias_at = own.bias + n;
   if constexpr (kFormat == WeightFormat::int8) ahead.absmax_at = own.w.absmax + n;
   bool leaves = lane < kUnitRows;
+  const bool floats = kForT5 && s.floats;
   int word = n;
   if constexpr (kFinish == Finish::store) {
-    leaves &= s.floats || i % 2 == 0;
-    word = s.floats ? n : n / 2;
+    leaves &= floats || i % 2 == 0;
+    word = floats ? n : n / 2;
   } else if constexpr (kFinish == Finish::add) {
     leaves &= !s.halved || i < 8;
     ahead.from_table = s.old.source == Source::table;
@@ -77,8 +78,8 @@ QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, int unit) {
     else
       ahead.old_at = s.old.words + n;
   } else if constexpr (kFinish == Finish::gate) {
-    leaves &= i < 8 && (s.floats || i % 2 == 0);
-    word = s.floats ? n : n / 2;
+    leaves &= i < 8 && (floats || i % 2 == 0);
+    word = floats ? n : n / 2;
   } else {
     if (tile.rotates) {
       const int half = s.rotation.dims / 2;
@@ -102,7 +103,7 @@ QB_DEVICE Ahead look_ahead(const Shared& m, const Step& s, int unit) {
   return ahead;
 }
 // So many rows of the matrix further on; of any step but qkv, whose units are not alike.
-template <WeightFormat kFormat, Finish kFinish>
+template <WeightFormat kFormat, Finish kFinish, bool kForT5>
 QB_DEVICE void move_ahead(const Step& s, int rows, Ahead& ahead) {
   ahead.n += rows;
   ahead.bias_at += rows;
@@ -111,7 +112,7 @@ QB_DEVICE void move_ahead(const Step& s, int rows, Ahead& ahead) {
     ahead.table_at += rows;
     ahead.old_at += rows;
   }
-  ahead.out += kFinish == Finish::add || s.floats ? rows : rows / 2;
+  ahead.out += kFinish == Finish::add || (kForT5 && s.floats) ? rows : rows / 2;
   ask_ahead<kFormat, kFinish>(s, ahead);
 }
 
@@ -123,13 +124,14 @@ struct StepFacts {
   float* logits;
 };
 // A number of each lane, of neighbours side by side as halves or each as a float.
+template <bool kForT5>
 QB_DEVICE void leave(const PersistentArgs& a, const StepFacts& facts, const Ahead& ahead, float value) {
   const float next = from_lane_down(value, 1);
-  const uint32_t bits = facts.floats ? bits_of_float(value) : halves(value, next);
+  const uint32_t bits = kForT5 && facts.floats ? bits_of_float(value) : halves(value, next);
   if (ahead.leaves) put_word(ahead.out, tagged(bits, a.epoch));
 }
 // By one warp; lanes i and i + 16 have the same sum.
-template <WeightFormat kFormat, Finish kFinish>
+template <WeightFormat kFormat, Finish kFinish, bool kForT5>
 QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const StepFacts& facts, const Wait& wait,
                            const Ahead& ahead, SumOf<kFormat> sum, float outliers, const Int8Row& row, Best* best) {
   float value = 0;
@@ -148,7 +150,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const StepF
       *best = better(*best, {score, ahead.n});
       return;
     }
-    leave(a, facts, ahead, value);
+    leave<kForT5>(a, facts, ahead, value);
   } else if constexpr (kFinish == Finish::add) {
     float old = ahead.first;
     if (!ahead.from_table) {
@@ -159,7 +161,7 @@ QB_DEVICE void finish_unit(const PersistentArgs& a, const Shared& m, const StepF
   } else if constexpr (kFinish == Finish::gate) {
     const float second = from_lane_down(value, 8);
     value = facts.activates_second ? activate(second, facts.act) * value : activate(value, facts.act) * second;
-    leave(a, facts, ahead, value);
+    leave<kForT5>(a, facts, ahead, value);
   } else {
     if (ahead.rotates) {
       const float other = from_lane_xor(value, 8);
@@ -196,7 +198,7 @@ QB_DEVICE Sum sum_of_parts(const Sum* parts, int count) {
 }
 
 // Finisher `own`'s units of a step: those whose number in the block's stream is its own, counted round.
-template <WeightFormat kFormat, Finish kFinish>
+template <WeightFormat kFormat, Finish kFinish, bool kForT5>
 QB_DEVICE void finish_units(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, int own,
                             uint32_t first_number, int own_units, Best* best) {
   const int first = first_unit(s);
@@ -204,7 +206,7 @@ QB_DEVICE void finish_units(const PersistentArgs& a, const Shared& m, const Step
   if (unit >= own_units) return;
   const StepFacts facts{s.walk.parts, s.act, s.halved, s.activates_second, s.floats, s.logits};
   const int rows_on = kFinishers * blocks_x() * rows_of_unit(s);
-  Ahead ahead = look_ahead<kFormat, kFinish>(m, s, first + unit * blocks_x());
+  Ahead ahead = look_ahead<kFormat, kFinish, kForT5>(m, s, first + unit * blocks_x());
   while (true) {
     const uint32_t number = first_number + static_cast<uint32_t>(unit);
     const PartPlace at = part_place(number);
@@ -221,25 +223,29 @@ QB_DEVICE void finish_units(const PersistentArgs& a, const Shared& m, const Step
         outliers += from_lane_xor(outliers, kUnitRows / 2);
       }
     }
-    finish_unit<kFormat, kFinish>(a, m, facts, wait, ahead, sum, outliers, row, best);
+    finish_unit<kFormat, kFinish, kForT5>(a, m, facts, wait, ahead, sum, outliers, row, best);
     sync_warp();
     if (lane_index() == 0) put_count(finished_count(part_barrier(m, at)), at.turn + 1);
     unit += kFinishers;
     if (unit >= own_units) return;
     if constexpr (kFinish == Finish::qkv)
-      ahead = look_ahead<kFormat, kFinish>(m, s, first + unit * blocks_x());
+      ahead = look_ahead<kFormat, kFinish, kForT5>(m, s, first + unit * blocks_x());
     else
-      move_ahead<kFormat, kFinish>(s, rows_on, ahead);
+      move_ahead<kFormat, kFinish, kForT5>(s, rows_on, ahead);
   }
 }
-template <WeightFormat kFormat>
+template <WeightFormat kFormat, bool kForT5>
 QB_DEVICE void finish_step(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait, int own,
                            uint32_t first_number, int own_units, Best* best) {
   switch (s.finish) {
-    case Finish::store: return finish_units<kFormat, Finish::store>(a, m, s, wait, own, first_number, own_units, best);
-    case Finish::add: return finish_units<kFormat, Finish::add>(a, m, s, wait, own, first_number, own_units, best);
-    case Finish::gate: return finish_units<kFormat, Finish::gate>(a, m, s, wait, own, first_number, own_units, best);
-    case Finish::qkv: return finish_units<kFormat, Finish::qkv>(a, m, s, wait, own, first_number, own_units, best);
+    case Finish::store:
+      return finish_units<kFormat, Finish::store, kForT5>(a, m, s, wait, own, first_number, own_units, best);
+    case Finish::add:
+      return finish_units<kFormat, Finish::add, kForT5>(a, m, s, wait, own, first_number, own_units, best);
+    case Finish::gate:
+      return finish_units<kFormat, Finish::gate, kForT5>(a, m, s, wait, own, first_number, own_units, best);
+    case Finish::qkv:
+      return finish_units<kFormat, Finish::qkv, kForT5>(a, m, s, wait, own, first_number, own_units, best);
   }
 }
 
@@ -274,7 +280,7 @@ QB_DEVICE void choose_token(const PersistentArgs& a, const Shared& m, Best best)
 }
 
 // Warp `own` of the finishers.
-template <WeightFormat kFormat>
+template <WeightFormat kFormat, bool kForT5>
 QB_DEVICE void finish(const PersistentArgs& a, const Shared& m, int own) {
   Step* const steps = m.pointer<Step>(m.at.finisher_steps) + 2 * own;
   Best best;
@@ -289,10 +295,10 @@ QB_DEVICE void finish(const PersistentArgs& a, const Shared& m, int own) {
     const Wait wait{a.stuck, a.epoch, &s.index};
     const int own_units = own_unit_count(s, first_unit(s));
     // What products with fp32 weights leave is as of fp16.
-    if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16 || s.format == WeightFormat::f32)
-      finish_step<WeightFormat::f16>(a, m, s, wait, own, number, own_units, &best);
+    if (kFormat == WeightFormat::f16 || s.format == WeightFormat::f16 || (kForT5 && s.format == WeightFormat::f32))
+      finish_step<WeightFormat::f16, kForT5>(a, m, s, wait, own, number, own_units, &best);
     else
-      finish_step<kFormat>(a, m, s, wait, own, number, own_units, &best);
+      finish_step<kFormat, kForT5>(a, m, s, wait, own, number, own_units, &best);
     number += static_cast<uint32_t>(own_units);
   }
   if (!a.chooses) return;

@@ -56,18 +56,18 @@ QB_DEVICE void attend_head(const PersistentArgs& a, const Shared& m, const Step&
   // last token, and memory takes longer to answer than the blocks before this one to do their part. Of large heads they
   // would not fit into the first-level cache, so they come into registers.
   constexpr bool kInRegisters = kLanes > 4;
-  Bytes8 key[kPieces] = {}, value[kPieces] = {};
-  const auto fetch = [&] {
+  Bytes8 asked_key[kInRegisters ? kPieces : 1] = {}, asked_value[kInRegisters ? kPieces : 1] = {};
+  const auto ask = [&] {
     if (p >= last || p == position) return;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
       const size_t at = static_cast<size_t>(p) * kHeadDim + static_cast<size_t>((i * kLanes + t) * 4);
-      key[i] = kInRegisters ? load8_once(keys + at) : load8(keys + at);
-      value[i] = kInRegisters ? load8_once(values + at) : load8(values + at);
+      asked_key[i] = load8_once(keys + at);
+      asked_value[i] = load8_once(values + at);
     }
   };
   if constexpr (kInRegisters) {
-    fetch();
+    ask();
   } else {
     constexpr int kRowBytes = kHeadDim * 2, kLine = 128, kLines = (kRowBytes + kLine - 1) / kLine;
     static_assert(2 * kLines <= kLanes);
@@ -84,7 +84,7 @@ QB_DEVICE void attend_head(const PersistentArgs& a, const Shared& m, const Step&
   float* const q = scratch;
   auto* const new_key = reinterpret_cast<Half2*>(q + kHeadDim);
   Half2* const new_value = new_key + kHeadDim / 2;
-  const int part = thread / (kHeadDim / 2), pair = thread % (kHeadDim / 2), waited = position < 0 ? 1 : 3;
+  const int part = thread / (kHeadDim / 2), pair = thread % (kHeadDim / 2), waited = kForT5 && position < 0 ? 1 : 3;
   TwoValues own_words{};
   if (part < waited) {
     const Tagged* const from = part == 0   ? s.in.words + head * kHeadDim
@@ -100,22 +100,17 @@ QB_DEVICE void attend_head(const PersistentArgs& a, const Shared& m, const Step&
     (part == 1 ? new_key : new_value)[pair] = halves(as_float(own_words.first), as_float(own_words.second));
   }
   sync_consumers();
+  const auto load_row = [&](const Half2* row, Bytes8(&to)[kPieces]) {
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) to[i] = *reinterpret_cast<const Bytes8*>(row + (i * kLanes + t) * 2);
+  };
   constexpr int kStride = kHeadDim + 2, kWarpPositions = kWarpSize / kLanes;
   float* const parts = scratch + 2 * kHeadDim;
   const int positions = last - first < kAtOnce ? last - first : kAtOnce;
   const int warps = (positions + kWarpPositions - 1) / kWarpPositions;  // the others have no position
   if (warp_index() < warps) {
     float most = -INFINITY, total = 0, sum[kPieces * 4] = {};
-#pragma unroll 1
-    for (int begin = first; begin < last; begin += kAtOnce, p += kAtOnce) {
-      if (!kInRegisters || begin != first) fetch();
-      if (p == position) {
-#pragma unroll
-        for (int i = 0; i < kPieces; ++i) {
-          key[i] = *reinterpret_cast<const Bytes8*>(new_key + (i * kLanes + t) * 2);
-          value[i] = *reinterpret_cast<const Bytes8*>(new_value + (i * kLanes + t) * 2);
-        }
-      }
+    const auto take = [&](const Bytes8(&key)[kPieces], const Bytes8(&value)[kPieces]) {
       float score[2] = {};
       if (p < last) {
 #pragma unroll
@@ -146,6 +141,27 @@ QB_DEVICE void attend_head(const PersistentArgs& a, const Shared& m, const Step&
             sum[4 * i + 2 * j + 1] = fmaf(weight, half_high(value[i].word[j]), sum[4 * i + 2 * j + 1] * keep);
           }
         }
+      }
+    };
+#pragma unroll 1
+    for (int begin = first; begin < last; begin += kAtOnce, p += kAtOnce) {
+      if constexpr (kInRegisters) {
+        if (begin != first) ask();
+        if (p == position) {
+          load_row(new_key, asked_key);
+          load_row(new_value, asked_value);
+        }
+        take(asked_key, asked_value);
+      } else {
+        // From either place by the same loads, and of this turn alone: what stays from turn to turn takes registers
+        // that other steps need (NF4 with heads of 80: 4 % of a token's time).
+        Bytes8 key[kPieces], value[kPieces];
+        const size_t row = static_cast<size_t>(p) * kHeadDim;
+        if (p < last) {
+          load_row(p == position ? new_key : reinterpret_cast<const Half2*>(keys + row), key);
+          load_row(p == position ? new_value : reinterpret_cast<const Half2*>(values + row), value);
+        }
+        take(key, value);
       }
     }
     // Of the positions of a warp.
@@ -222,10 +238,13 @@ struct PartSum {
 };
 template <int kHeadDim>
 QB_DEVICE void join_parts(const Shared& m, const Step& s, const Wait& wait, int head, int parts) {
-  constexpr int kWords = kPartHead + kHeadDim, kPairs = kHeadDim / 2, kMostShares = kConsumers / kPairs, kAtOnce = 2;
+  constexpr int kWords = kPartHead + kHeadDim, kPairs = kHeadDim / 2, kAtOnce = 2;
+  // Sharing takes registers that other steps need, so it is for heads that are few and large.
+  constexpr int kMostShares = kHeadDim > 128 ? kConsumers / kPairs : 1;
   const Tagged* const from = s.parts + static_cast<size_t>(head) * s.most_parts * kWords;
   const int thread = thread_index(), pair = thread % kPairs, share = thread / kPairs;
-  const int wanted = (parts + kAtOnce - 1) / kAtOnce, shares = wanted < kMostShares ? wanted : kMostShares;
+  const int wanted = (parts + kAtOnce - 1) / kAtOnce,
+            shares = kMostShares == 1 || wanted > kMostShares ? kMostShares : wanted;
   PartSum sum;
   for (int begin = share; share < shares && begin < parts; begin += kAtOnce * shares) {
     TwoWords heads[kAtOnce], sums[kAtOnce];
@@ -246,7 +265,7 @@ QB_DEVICE void join_parts(const Shared& m, const Step& s, const Wait& wait, int 
                as_float(static_cast<uint32_t>(sums[i].first)), as_float(static_cast<uint32_t>(sums[i].second))});
     }
   }
-  if (shares > 1) {
+  if (kMostShares > 1 && shares > 1) {
     auto* const of_shares = m.pointer<PartSum>(m.at.x);
     of_shares[thread] = sum;
     sync_consumers();
@@ -255,15 +274,15 @@ QB_DEVICE void join_parts(const Shared& m, const Step& s, const Wait& wait, int 
   if (share == 0) {
     put_word(s.out + head * kPairs + pair, tagged(halves(sum.first / sum.total, sum.second / sum.total), wait.epoch));
   }
-  if (shares > 1) sync_consumers();  // the scratch is used up
+  if (kMostShares > 1 && shares > 1) sync_consumers();  // the scratch is used up
 }
 
 template <int kHeadDim, bool kForT5>
 QB_DEVICE void attend(const PersistentArgs& a, const Shared& m, const Step& s, const Wait& wait) {
   constexpr int kWords = kPartHead + kHeadDim, kAtOnce = kPartPositions<kHeadDim>;
-  const int position = *m.position(), seen = s.length ? *s.length : position + 1;
+  const int position = *m.position(), seen = kForT5 && s.length ? *s.length : position + 1;
   const int length = seen > 0 ? seen : 1;  // with none, blocks would share out nothing and never end
-  const Sight sight{position, s.new_k ? position : -1, *m.sequence(), length};
+  const Sight sight{position, !kForT5 || s.new_k ? position : -1, *m.sequence(), length};
   const int wanted = (length + kAtOnce - 1) / kAtOnce;
   const int parts = wanted < s.most_parts ? wanted : s.most_parts;
   const int share = (wanted + parts - 1) / parts * kAtOnce;

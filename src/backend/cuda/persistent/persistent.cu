@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads, 1) persistent_kernel(const __grid_co
   } else {
     leave_registers<kOtherRegisters>();
     if (warp_index() < kConsumerWarps + kFinishers)
-      finish<kFormat>(a, m, warp_index() - kConsumerWarps);
+      finish<kFormat, kForT5>(a, m, warp_index() - kConsumerWarps);
     else if (warp_index() == kConsumerWarps + kFinishers)
       produce(a, m);
   }

@@ -115,6 +115,7 @@ class Builder {
     plan.kind.head_dim = needs.head_dim = o.kv.head_dim;
     s.in = inputs_[o.q.data];
     s.length = o.lengths;
+    if (o.lengths) plan.kind.for_t5 = true;
     if (o.bias) {
       s.biased = plan.kind.for_t5 = true;
       plan.args.bias = view(o.bias);
@@ -386,7 +387,7 @@ std::string part_not_taken(const Tape& tape, size_t shared_bytes) {
     of_op.for_t5 |= has_f32_weights(&op);
     if (const auto* const attend = std::get_if<Attend>(&op)) {
       of_op.head_dim = attend->kv.head_dim;
-      of_op.for_t5 |= attend->bias != nullptr;
+      of_op.for_t5 |= attend->bias != nullptr || attend->lengths != nullptr;
       if (attend->bias) of_op.bias = attend->bias;
     }
   }

@@ -207,7 +207,8 @@ struct PersistentArgs {
 struct KernelKind {
   WeightFormat format = WeightFormat::f16;  // of the products, but the head's, which may be fp16 beside any
   int head_dim = 0;
-  bool for_t5 = false;  // products with fp32 weights beside those, and attention with a bias by distance
+  // Products with fp32 weights beside those, attention with a bias by distance or of other positions than a token's.
+  bool for_t5 = false;
 };
 constexpr bool has_persistent_kernel(int head_dim, bool for_t5) {
   if (for_t5) return head_dim == 64;
