@@ -276,10 +276,13 @@ TEST_F(CardInRecord, WithoutTheCounterEnergyIsEstimatedFromPower) {
 TEST_F(CardInRecord, WithoutEitherThereIsNoEnergyAndTheReason) {
   options_.energy = true;
   for (const char* trace : {"unsupported", ""}) {
+    const int64_t start_ns = clock_ns_;
     const Record r = measured(trace);
     EXPECT_EQ(stamp(r), "VALID");
     EXPECT_TRUE(r["energy"]["source"].is_null() && r["energy"]["joules"].is_null());
     EXPECT_FALSE(r["energy"]["missing"].get<std::string>().empty());
+    EXPECT_EQ(r["energy"]["runs"], 0);
+    EXPECT_EQ(r["cold"]["at_ns"], start_ns) << "and no time is spent on it";
     EXPECT_FALSE(r["metrics"].contains("joules_per_token"));
   }
 }

@@ -7,12 +7,17 @@ EnergyMeter::EnergyMeter(Monitor& monitor, std::optional<Rapl> host, Now now, Pa
 
 double EnergyMeter::seconds() const { return static_cast<double>(now_() - start_ns_) * 1e-9; }
 
-void EnergyMeter::measure_idle() {
-  if (idle_) return;
+bool EnergyMeter::measure_idle() {
+  if (idle_) return false;
+  begin();
+  idle_ = end(0, 0);
+  missing_ = idle_->missing;
+  if (!missing_.empty()) return true;
   pause_(kSettleSeconds);
   begin();
   pause_(kEnergySeconds);
   idle_ = end(0, 0);
+  return true;
 }
 
 void EnergyMeter::begin() {

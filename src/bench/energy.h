@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <optional>
+#include <string>
 
 #include "bench/monitor.h"
 #include "bench/rapl.h"
@@ -20,7 +21,9 @@ class EnergyMeter {
   // Reads the card that the monitor watches; host: its counters, where the device is no card.
   EnergyMeter(Monitor& monitor, std::optional<Rapl> host, Now now, Pause pause);
 
-  void measure_idle();  // the first time it is called; takes a few seconds
+  // The first time it is called, a few seconds of the idle device; then true. Takes no time where nothing can be read.
+  bool measure_idle();
+  const std::string& missing() const { return missing_; }  // why nothing can be read; empty: it can
   void begin();
   // Of what was done since begin().
   EnergyReport end(int runs, int64_t tokens);
@@ -34,6 +37,7 @@ class EnergyMeter {
   int64_t start_ns_ = 0;
   std::optional<double> host_start_j_;
   std::optional<EnergyReport> idle_;
+  std::string missing_;
 };
 
 }  // namespace quantbench

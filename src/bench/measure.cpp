@@ -45,7 +45,9 @@ class Group {
     try {
       if (hooks_.meter) {
         hooks_.progress->status("energy of the idle device");
-        hooks_.meter->measure_idle();
+        if (hooks_.meter->measure_idle() && !hooks_.meter->missing().empty()) {
+          hooks_.progress->line(fmt::format("energy is not measured: {}", hooks_.meter->missing()));
+        }
       }
       last_read_ = probe_.sample();  // first, so that the memory of its buffer is counted as taken
       for (Visit& v : visits_) attempt(v, [&] { start_and_plan(v); });
@@ -273,6 +275,10 @@ class Group {
 
   // Runs back to back, as many as take some seconds: what counts energy does so in steps of up to 0.1 s.
   void measure_energy(Visit& v) {
+    if (const std::string& missing = hooks_.meter->missing(); !missing.empty()) {
+      v.data.energy = EnergyReport{.missing = missing};
+      return;
+    }
     if (!v.worker) {
       load(v);
       generate(v);

@@ -167,8 +167,8 @@ TEST_F(RaplTest, GivesTheEnergyOfRunsOnAHost) {
   };
   EnergyMeter meter(
       monitor, Rapl(root_), [&] { return now_ns; }, pass);
-  meter.measure_idle();
-  meter.measure_idle();
+  EXPECT_TRUE(meter.measure_idle());
+  EXPECT_FALSE(meter.measure_idle());
   EXPECT_EQ(now_ns, 7'000'000'000) << "once, though asked twice";
   meter.begin();
   pass(5);
@@ -187,7 +187,9 @@ TEST(Energy, OfACardThatCannotBeWatchedIsNotTheHosts) {
   Monitor monitor({nullptr, "NVML was not found"}, [&] { return now_ns; });
   EnergyMeter meter(
       monitor, std::nullopt, [&] { return now_ns; }, [&](double s) { now_ns += static_cast<int64_t>(s * 1e9); });
-  meter.measure_idle();
+  EXPECT_TRUE(meter.measure_idle());
+  EXPECT_EQ(meter.missing(), "NVML was not found");
+  EXPECT_EQ(now_ns, 0);
   meter.begin();
   const EnergyReport report = meter.end(3, 100);
   EXPECT_FALSE(report.known());
