@@ -29,11 +29,11 @@ std::string read_share(const RecordView& v) {
   return fmt::format("{:.1f} %", 100 * s->median);
 }
 
-// A figure that was estimated says so.
+// Three digits, since they go from microjoules of small models to joules; a figure that was estimated says so.
 std::string joules_per_token(const RecordView& v) {
   const Summary* s = v.find(kJoulesPerToken);
   if (!s) return "n/a";
-  return (v.energy_estimated ? "≈ " : "") + format_rate(s->median);
+  return fmt::format("{}{:.3g}", v.energy_estimated ? "≈ " : "", s->median);
 }
 
 // Devices and engines, where not all cells ran on the same: else rows need no more words than model, precision and
