@@ -50,7 +50,6 @@ void Monitor::sample() {
 
 void Monitor::look_around() {
   const auto there = telemetry_->processes();
-  if (!there) processes_told_ = false;
   if (!there) return;
   if (!processes_) processes_.emplace();
   for (const uint32_t pid : *there) {
@@ -64,7 +63,6 @@ void Monitor::begin() {
     const std::lock_guard lock(mutex_);
     run_ = {};
     processes_.reset();
-    processes_told_ = true;
     look_around();
     before_ = telemetry_->state();
     start_ns_ = now_();
@@ -91,7 +89,7 @@ std::optional<RunTelemetry> Monitor::end(std::span<const uint32_t> own) {
   run_.ecc_uncorrected_before = before_.ecc_uncorrected;
   run_.ecc_uncorrected_after = after.ecc_uncorrected;
   run_.mig_mode = after.mig_mode;
-  if (processes_told_) run_.other_processes = other_processes(processes_, own);
+  run_.other_processes = other_processes(processes_, own);
   return std::move(run_);
 }
 

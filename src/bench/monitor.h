@@ -46,8 +46,7 @@ class Monitor {
   CardState before_;
   RunTelemetry run_;
   std::optional<std::vector<uint32_t>> processes_;  // seen since begin()
-  bool processes_told_ = true;
-  std::thread thread_;  // last: it uses the others
+  std::thread thread_;                              // last: it uses the others
 };
 
 }  // namespace quantbench
