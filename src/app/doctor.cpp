@@ -3,8 +3,10 @@
 #include "app/commands.h"
 #include "app/flags.h"
 #include "backend/backend.h"
+#include "backend/telemetry.h"
 #include "bench/engine_worker.h"
 #include "bench/environment.h"
+#include "bench/rapl.h"
 #include "core/os.h"
 #include "hub/hub.h"
 #include "report/format.h"
@@ -103,6 +105,13 @@ class Doctor {
     } else {
       say("engine",
           fmt::format("{} backend, {}, {} thread{}", d.backend, d.features, d.threads, d.threads == 1 ? "" : "s"));
+    }
+    if (d.gpu) {
+      const OpenedTelemetry watched = open_telemetry(d);
+      say("telemetry", watched.telemetry ? "clocks, throttling, power and errors, through NVML" : watched.missing);
+    } else {
+      Rapl counters;
+      say("energy", counters.joules() ? "counted by the CPU (RAPL)" : "not measured: " + counters.missing());
     }
     if (const auto library = backend->matrix_library()) {
       say("cuBLASLt", described(*library));

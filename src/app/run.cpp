@@ -2,12 +2,17 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "app/commands.h"
 #include "app/flags.h"
 #include "app/progress.h"
 #include "app/run_plan.h"
 #include "backend/host_memory.h"
+#include "backend/telemetry.h"
+#include "bench/energy.h"
+#include "bench/monitor.h"
 #include "bench/record_builder.h"
 #include "bench/worker_process.h"
 #include "core/os.h"
@@ -41,6 +46,15 @@ CsvSchema parse_schema(const std::string& text, Output output) {
 std::string compact_utc(std::string utc) {
   std::erase_if(utc, [](char c) { return c == '-' || c == ':'; });
   return utc;
+}
+
+// In small parts, so that a request to stop is heard.
+void pause(double seconds) {
+  const int64_t end_ns = os::steady_now_ns() + static_cast<int64_t>(seconds * 1e9);
+  while (os::steady_now_ns() < end_ns) {
+    if (os::stop_requested()) fail(ErrorKind::interrupted, "interrupted while measuring the idle device");
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
 }
 
 // One sweep: what it has measured so far, and where it goes.
@@ -159,10 +173,25 @@ class Sweep {
     }
     device_ = chosen.device.id;
     facts_.device = chosen.device;
+    watch(chosen.device);
     for (PlannedGroup& group : plan_.groups) {
       for (Cell& cell : group.cells) cell.engine.device = device_;
       for (RefusedCell& refused : group.refused) refused.cell.engine.device = device_;
     }
+  }
+
+  void watch(const DeviceInfo& device) {
+    OpenedTelemetry opened = open_telemetry(device);
+    if (device.gpu && !opened.telemetry) {
+      progress_.line(fmt::format("clocks, throttling and other processes are not watched: {}", opened.missing));
+    }
+    facts_.telemetry_missing = opened.missing;
+    monitor_ = std::make_unique<Monitor>(std::move(opened), hooks_.now);
+    hooks_.monitor = monitor_.get();
+    if (!plan_.options.energy) return;
+    meter_ =
+        std::make_unique<EnergyMeter>(*monitor_, device.gpu ? std::nullopt : std::optional(Rapl()), hooks_.now, pause);
+    hooks_.meter = meter_.get();
   }
 
   static std::unique_ptr<Worker> start_worker(const RunFlags& flags, const std::string& device) {
@@ -240,6 +269,8 @@ class Sweep {
   TerminalProgress progress_;
   int64_t zero_ns_;
   BandwidthProbe probe_;
+  std::unique_ptr<Monitor> monitor_;    // of the card, in this process, which opens no context there
+  std::unique_ptr<EnergyMeter> meter_;  // with --energy
   const PlannedGroup* group_ = nullptr;
   std::vector<Record> records_;
   size_t group_begin_ = 0;             // of the group's records
@@ -354,6 +385,10 @@ void add_run(CLI::App& app, Action* action) {
                                        "S"),
                                   kHow);
   max_time->default_str("120");
+  grouped(command->add_flag("--energy", flags->energy,
+                            "measure joules per token: some seconds of the idle device first, and after the timed runs "
+                            "at least 5 s more of each cell"),
+          kHow);
   grouped(
       text("--cell-timeout", &flags->cell_timeout, "end a worker process that says nothing for so many seconds", "S"),
       kHow)

@@ -273,6 +273,7 @@ MeasureOptions measure_options(const RunFlags& flags) {
   options.target_ci = parse_share("--target-ci", flags.target_ci, 1e-4, 1);
   options.max_time_s = parse_number("--max-time", flags.max_time, 0.001, 1e7);
   options.seed = parse_seed("--seed", flags.seed);
+  options.energy = flags.energy;
   return options;
 }
 

@@ -4,9 +4,11 @@
 #include "backend/cpu/cpu.h"
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/gpu_choice.h"
+#include "backend/cuda/nvml_telemetry.h"
 #include "backend/cuda_absence.h"
 #include "backend/device_choice.h"
 #include "backend/reference/reference.h"
+#include "backend/telemetry.h"
 
 namespace quantbench {
 namespace {
@@ -52,6 +54,15 @@ std::vector<std::string> describe_gpus() {
     lines.push_back(fmt::format("{}: not used: {}", name, sources().without_cuda));
   if (lines.empty()) lines.push_back("no NVIDIA driver was found, and " + sources().without_cuda);
   return lines;
+#endif
+}
+
+OpenedTelemetry open_telemetry(const DeviceInfo& device) {
+  if (device.gpu) return cuda::open_nvml_telemetry(device.gpu->uuid);
+#if defined(QB_CUDA_BACKEND)
+  return {nullptr, "the device is no GPU"};
+#else
+  return {nullptr, "the device is no GPU, and this program has no CUDA backend"};
 #endif
 }
 

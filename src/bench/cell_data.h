@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "bench/telemetry.h"
 #include "core/error.h"
 #include "engine/session.h"
 #include "model/model.h"
@@ -94,6 +95,7 @@ struct RunSample {  // one generation, and what stood around it
   int64_t at_ns = 0;                              // since the sweep began
   int block = -1, place = -1;                     // place within the block; −1 outside blocks
   std::optional<double> read_before, read_after;  // neighbouring bandwidth samples, bytes per second
+  std::optional<RunTelemetry> telemetry;          // of timed runs on a card that can be watched
 };
 
 enum class Status : uint8_t { ok, failed, interrupted };
@@ -112,6 +114,8 @@ struct CellData {
   std::optional<MemoryReport> memory;
   std::optional<RunSample> cold;
   std::vector<RunSample> warmup, runs;
+  std::vector<RunSample> throttled;  // timed runs that do not count, since the card was slowed down; each was repeated
+  std::optional<EnergyReport> energy;  // nothing: not asked for, or the cell did not get so far
   bool warmup_settled = false;
   bool tuning_varied = false;      // from one of its processes to another; `load` has that of the first
   bool resident_together = false;  // all cells' processes were alive at once; else one process a visit

@@ -14,6 +14,14 @@ constexpr int64_t kSpareBytes = int64_t{512} << 20;
 // A worker's process before the model: code, allocator, stacks (seen: 5 to 10 MB).
 constexpr int64_t kProcessBytes = int64_t{16} << 20;
 
+// Nothing is watched any longer, however the run ends.
+struct WatchEnds {
+  Monitor* monitor;
+  ~WatchEnds() {
+    if (monitor) monitor->cancel();
+  }
+};
+
 // A cell being measured.
 struct Visit {
   const Cell* cell = nullptr;
@@ -35,6 +43,12 @@ class Group {
 
   void run() {
     try {
+      if (hooks_.meter) {
+        hooks_.progress->status("energy of the idle device");
+        if (hooks_.meter->measure_idle() && !hooks_.meter->missing().empty()) {
+          hooks_.progress->line(fmt::format("energy is not measured: {}", hooks_.meter->missing()));
+        }
+      }
       last_read_ = probe_.sample();  // first, so that the memory of its buffer is counted as taken
       for (Visit& v : visits_) attempt(v, [&] { start_and_plan(v); });
       together_ = fits_together();
@@ -213,10 +227,13 @@ class Group {
       generate(v);  // the first run of a process is never timed
     }
     hooks_.progress->status(fmt::format("block {}: {}", block + 1, v.cell->label()));
-    RunSample sample = generate(v);
-    sample.block = block;
-    sample.place = place;
-    if (last_read_) sample.read_before = last_read_->bytes_per_second;
+    RunSample sample = timed_run(v, block, place);
+    while (sample.telemetry && sample.telemetry->throttled() && may_repeat(v)) {
+      v.data.throttled.push_back(sample);
+      last_read_ = probe_.sample();
+      if (last_read_) v.data.throttled.back().read_after = last_read_->bytes_per_second;
+      sample = timed_run(v, block, place);
+    }
     v.data.runs.push_back(sample);
     if (!together_) {
       v.data.memory = v.worker->memory();
@@ -224,6 +241,60 @@ class Group {
     }
     last_read_ = probe_.sample();
     if (last_read_) v.data.runs.back().read_after = last_read_->bytes_per_second;
+  }
+
+  RunSample timed_run(Visit& v, int block, int place) {
+    const bool watched = hooks_.monitor && v.data.plan->device.gpu;
+    const WatchEnds ends{hooks_.monitor};
+    if (watched) hooks_.monitor->begin();
+    RunSample sample = generate(v);
+    if (watched) sample.telemetry = hooks_.monitor->end(own_processes());
+    sample.block = block;
+    sample.place = place;
+    if (last_read_) sample.read_before = last_read_->bytes_per_second;
+    return sample;
+  }
+
+  // A card that stays hot must cost neither for ever nor the cell its runs.
+  bool may_repeat(const Visit& v) const {
+    return static_cast<int>(v.data.throttled.size()) < kMaxRepeats && v.spent_s < options_.max_time_s;
+  }
+
+  // Of this sweep, on the device. Without one's number none can be told from others.
+  std::vector<uint32_t> own_processes() const {
+    std::vector<uint32_t> own;
+    if (const auto process = probe_.process()) own.push_back(*process);
+    for (const Visit& v : visits_) {
+      if (!v.worker) continue;
+      const auto process = v.worker->process();
+      if (!process) return {};
+      own.push_back(*process);
+    }
+    return own;
+  }
+
+  // Runs back to back, as many as take some seconds: what counts energy does so in steps of up to 0.1 s.
+  void measure_energy(Visit& v) {
+    if (const std::string& missing = hooks_.meter->missing(); !missing.empty()) {
+      v.data.energy = EnergyReport{.missing = missing};
+      return;
+    }
+    if (!v.worker) {
+      load(v);
+      generate(v);
+    }
+    hooks_.progress->status(v.cell->label() + ": energy");
+    int runs = 0;
+    int64_t tokens = 0;
+    const WatchEnds ends{hooks_.monitor};
+    hooks_.meter->begin();
+    do {
+      const Run run = generate(v).report.run;
+      ++runs;
+      tokens +=
+          int64_t{run.sequences} * (v.cell->test.kind == TestKind::prefill ? run.prompt_tokens : run.new_tokens());
+    } while (hooks_.meter->seconds() < kEnergySeconds);
+    v.data.energy = hooks_.meter->end(runs, tokens);
   }
 
   // One timed run is made in any case, or what was spent before it would be lost.
@@ -269,8 +340,9 @@ class Group {
 
   void finish(Visit& v) {
     if (v.worker) v.data.memory = v.worker->memory();
-    v.worker.reset();
     v.data.stop_reason = satisfied(v);
+    if (hooks_.meter) measure_energy(v);
+    v.worker.reset();
     report(v);
   }
 
@@ -290,6 +362,11 @@ Worker& BandwidthProbe::worker() {
     worker_ = hooks_.start(nullptr);
   }
   return *worker_;
+}
+
+std::optional<uint32_t> BandwidthProbe::process() const {
+  if (!worker_ || failed_) return std::nullopt;
+  return worker_->process();
 }
 
 DeviceReport BandwidthProbe::device() { return worker().device(); }

@@ -10,12 +10,15 @@
 
 #include "bench/cell.h"
 #include "bench/cell_data.h"
+#include "bench/energy.h"
 #include "bench/protocol.h"
 
 namespace quantbench {
 
 constexpr int kMinRuns = 10, kMaxRuns = 30;
 constexpr int kMinWarmups = 3, kMaxWarmups = 10;
+// Of a cell, in all; a run that is throttled after so many stays among the timed ones, and the cell is INVALID.
+constexpr int kMaxRepeats = 10;
 constexpr double kWarmupTolerance = 0.02;  // two successive medians of three runs
 
 struct MeasureOptions {
@@ -23,6 +26,7 @@ struct MeasureOptions {
   double target_ci = 0.01;  // half-width of the 95 % interval of the median latency, relative to it
   double max_time_s = 120;  // of generating, a cell, warm-up included
   uint64_t seed = 42;       // of the order of visits
+  bool energy = false;      // runs for it, after the timed blocks
 };
 
 // Where progress goes. Lines stay; the status is replaced by the next one.
@@ -49,6 +53,8 @@ struct MeasureHooks {
   Now now;                                                   // since the sweep began
   std::function<std::optional<int64_t>()> available_memory;  // of the host, bytes; nothing: unknown, assume plenty
   ChosenEngines* engines = nullptr;
+  Monitor* monitor = nullptr;    // of the card, or null
+  EnergyMeter* meter = nullptr;  // null unless MeasureOptions::energy
   Progress* progress = nullptr;
 };
 
@@ -60,6 +66,7 @@ class BandwidthProbe {
   DeviceReport device();
   // One sample, or nothing where it cannot be measured; says why once.
   std::optional<ReadSample> sample();
+  std::optional<uint32_t> process() const;  // that it runs in; nothing: in none, or not told
 
  private:
   Worker& worker();

@@ -127,6 +127,16 @@ constexpr std::array kCellMetrics{
                }},
     CellMetric{"memory_end", Unit::bytes, Better::lower,
                [](const CellData& d) { return of_memory(d, &MemoryReport::end_bytes); }},
+    CellMetric{kJoulesPerToken, Unit::joules, Better::lower,
+               [](const CellData& d) -> std::optional<double> {
+                 if (!d.energy || !d.energy->known()) return std::nullopt;
+                 return d.energy->joules_per_token();
+               }},
+    CellMetric{"net_joules_per_token", Unit::joules, Better::lower,
+               [](const CellData& d) -> std::optional<double> {
+                 if (!d.energy || !d.energy->known()) return std::nullopt;
+                 return d.energy->net_joules_per_token();
+               }},
 };
 
 }  // namespace
@@ -137,6 +147,7 @@ std::string_view name_of(Unit unit) {
     case Unit::bytes: return "bytes";
     case Unit::per_second: return "1/s";
     case Unit::fraction: return "1";
+    case Unit::joules: return "J";
   }
   return "?";
 }

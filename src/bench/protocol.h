@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -32,6 +33,8 @@ class Worker {
                                   std::span<const int32_t> stop_at) = 0;
   virtual MemoryReport memory() = 0;
   virtual ReadSample probe() = 0;  // needs no plan; at_ns is left to the caller
+  // That it runs in, as this machine numbers them; nothing where it is none of its own.
+  virtual std::optional<uint32_t> process() const { return std::nullopt; }
 };
 
 // Serves requests from standard input until "quit" or its end. Returns the exit code.

@@ -42,7 +42,7 @@ void write(const Record& j, int indent, std::string* out) {
 }
 
 Unit unit_from(const std::string& name) {
-  for (Unit unit : {Unit::nanoseconds, Unit::bytes, Unit::per_second}) {
+  for (Unit unit : {Unit::nanoseconds, Unit::bytes, Unit::per_second, Unit::joules}) {
     if (name == name_of(unit)) return unit;
   }
   return Unit::fraction;
@@ -123,6 +123,8 @@ RecordView view_of(const Record& record) {
   if (response.at("text").is_string()) v.response_text = response.at("text").get<std::string>();
   v.response_ids = response.at("ids").get<std::vector<int32_t>>();
   v.in_cache = record.at("cost").is_object() && record.at("cost").at("in_last_level_cache").get<bool>();
+  // Fields that older records lack.
+  if (record.contains("energy") && record["energy"].is_object()) v.energy_estimated = record["energy"].at("estimated");
   v.seed = record.at("protocol").at("seed");
   for (const auto& [name, metric] : record.at("metrics").items()) v.metrics.push_back(summary_from(name, metric));
   return v;

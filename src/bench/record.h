@@ -37,6 +37,7 @@ struct RecordView {
   bool random_weights = false;
   int outlier_channels = 0;
   bool in_cache = false;  // what a token reads fits into the last-level cache: a share of DRAM bandwidth says nothing
+  bool energy_estimated = false;  // from samples of power
   std::vector<Summary> metrics;
   uint64_t seed = 0;
   const Summary* find(std::string_view metric) const;

@@ -3,6 +3,7 @@
 #include "bench/metrics.h"
 #include "bench/stamp.h"
 #include "bench/statistics.h"
+#include "bench/telemetry_record.h"
 
 namespace quantbench {
 namespace {
@@ -176,6 +177,7 @@ Record run_part(const RunSample& sample, Outlier outlier) {
           {"read_before_bytes_per_second", or_null(sample.read_before)},
           {"read_after_bytes_per_second", or_null(sample.read_after)},
           {"other_cpu_share", or_null(sample.report.other_cpu)},
+          {"telemetry", run_telemetry_part(sample.telemetry)},
           {"spans", spans}};
 }
 
@@ -310,10 +312,13 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
           {"load", load_part(data.load)},
           {"memory", memory_part(data)},
           {"cost", cost_part(cell, data, sweep.environment)},
+          {"telemetry", telemetry_part(data, sweep.telemetry_missing)},
+          {"energy", energy_part(data.energy)},
           {"metrics", metrics_part(summarize(data), in_cache(data, sweep.environment))},
           {"cold", data.cold ? run_part(*data.cold, Outlier::none) : Record(nullptr)},
           {"warmup", runs_part(data.warmup, false)},
-          {"runs", runs_part(data.runs, true)}};
+          {"runs", runs_part(data.runs, true)},
+          {"repeated_runs", runs_part(data.throttled, false)}};
 }
 
 }  // namespace quantbench

@@ -19,6 +19,7 @@ struct SweepFacts {
   BuildInfo build;
   MeasureOptions options;
   std::optional<DeviceInfo> device;  // what --device stood for; nothing: no cell got so far
+  std::string telemetry_missing;     // why no card is watched; empty: one is
 };
 // What the parent knows of a cell beside the cell itself.
 struct CellFacts {

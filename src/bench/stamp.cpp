@@ -1,5 +1,7 @@
 #include "bench/stamp.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "bench/statistics.h"
@@ -64,6 +66,43 @@ void judge_others(const CellData& data, Judge& judge) {
   if (mean > kOtherCpuLimit) judge.flag(fmt::format("other processes used {:.0f} % of the CPU", 100 * mean));
 }
 
+// What the card said of itself while the runs were timed.
+void judge_card(const CellData& data, Judge& judge) {
+  const auto count_of = [](const std::vector<RunSample>& runs, auto test) {
+    return std::count_if(runs.begin(), runs.end(),
+                         [&](const RunSample& s) { return s.telemetry && test(*s.telemetry); });
+  };
+  const auto throttled = [](const RunTelemetry& t) { return t.throttled(); };
+  const auto reasons_of = [](const std::vector<RunSample>& runs) {
+    uint64_t reasons = 0;
+    for (const RunSample& s : runs) reasons |= s.telemetry ? s.telemetry->reasons().value_or(0) : 0;
+    return fmt::format("{}", fmt::join(names_of_reasons(reasons & kThrottleReasons), ", "));
+  };
+  if (const auto bad = count_of(data.runs, throttled); bad > 0) {
+    judge.invalid(fmt::format("throttled: {} of {} runs ({})", bad, data.runs.size(), reasons_of(data.runs)));
+  }
+  if (!data.throttled.empty()) {
+    judge.flag(fmt::format("throttled runs were repeated: {} ({})", data.throttled.size(), reasons_of(data.throttled)));
+  }
+  std::optional<int64_t> first_errors, last_errors;
+  int others = 0;
+  for (const RunSample& s : data.runs) {
+    if (!s.telemetry) continue;
+    if (!first_errors) first_errors = s.telemetry->ecc_uncorrected_before;
+    if (s.telemetry->ecc_uncorrected_after) last_errors = s.telemetry->ecc_uncorrected_after;
+    others = std::max(others, s.telemetry->other_processes.value_or(0));
+  }
+  if (first_errors && last_errors && *last_errors > *first_errors) {
+    judge.invalid(fmt::format("ECC errors: {} that were not corrected, during the runs", *last_errors - *first_errors));
+  } else if (last_errors.value_or(0) > 0) {
+    judge.flag(fmt::format("ECC errors: {} that were not corrected since the driver was loaded", *last_errors));
+  }
+  if (others > 0) {
+    const auto runs = count_of(data.runs, [](const RunTelemetry& t) { return t.other_processes.value_or(0) > 0; });
+    judge.flag(fmt::format("other processes on the GPU: up to {}, in {} of {} runs", others, runs, data.runs.size()));
+  }
+}
+
 }  // namespace
 
 std::string_view name_of(StampKind kind) {
@@ -101,6 +140,7 @@ Stamp judge(const Cell& cell, const CellData& data, const MeasureOptions& option
   if (!build.optimized) judge.flag("debug build: assertions, sanitizers or no optimisation");
   if (data.tuning_varied) judge.flag("its processes did not choose the same tuning");
   judge_others(data, judge);
+  judge_card(data, judge);
   return std::move(judge).stamp();
 }
 

@@ -30,6 +30,7 @@ class WorkerProcess final : public Worker {
   GenerateReport generate(std::span<const int32_t> prompt, int new_tokens, std::span<const int32_t> stop_at) override;
   MemoryReport memory() override;
   ReadSample probe() override;
+  std::optional<uint32_t> process() const override { return static_cast<uint32_t>(process_.pid()); }
 
  private:
   protocol::json ask(const protocol::json& request, const char* doing, const OnProgress& progress = {});

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "bench/fake_worker.h"
+#include "core/os.h"
 
 namespace quantbench {
 namespace {
@@ -112,6 +113,12 @@ TEST(WorkerProcess, AnswersEveryRequest) {
   EXPECT_EQ(run.spans.back().end_ns, run.total_ns);
   EXPECT_EQ(worker.memory().other_bytes(), 200'000);
   EXPECT_EQ(worker.probe().bytes_per_second, 40e9);
+}
+
+TEST(WorkerProcess, IsKnownByItsNumber) {
+  WorkerProcess worker({QB_FAKE_WORKER, {"healthy"}, 60});
+  worker.device();  // it has started
+  EXPECT_EQ(os::read_small_file(fmt::format("/proc/{}/comm", worker.process().value())), "fake_worker");
 }
 
 TEST(WorkerProcess, DeathBySignalSaysWhichAndWhen) {

@@ -31,7 +31,7 @@ std::string number(const std::optional<double>& value) { return value ? number(*
 
 std::string column(const MetricInfo& m) {
   const std::string name(m.name);
-  if (m.unit == Unit::nanoseconds) return name + "_ns";
+  if (m.unit == Unit::nanoseconds) return name + "_ns";  // of joules the name says it
   return m.unit == Unit::bytes && !name.ends_with("_bytes") ? name + "_bytes" : name;
 }
 

@@ -111,6 +111,17 @@ TEST(Table, ModelsInTheCacheShowNoShare) {
   EXPECT_THAT(table_text(views), HasSubstr("in cache"));
 }
 
+TEST(Table, JoulesAreThereEstimatedOrNotKnown) {
+  auto views = three();
+  views[1].metrics.push_back({"joules_per_token", Unit::joules, Better::lower, 0, 0.01234});
+  views[2].metrics.push_back({"joules_per_token", Unit::joules, Better::lower, 0, 1.5678});
+  views[2].energy_estimated = true;
+  const std::string text = table_markdown(views);
+  EXPECT_THAT(text, HasSubstr("| % read peak | J/token | stamp |"));
+  EXPECT_THAT(text,
+              AllOf(HasSubstr("| n/a | VALID |"), HasSubstr("| 0.0123 | VALID |"), HasSubstr("| ≈ 1.57 | VALID |")));
+}
+
 TEST(Table, FailedCellsAreRowsWithTheirReason) {
   auto views = three();
   views[1].status = "failed";

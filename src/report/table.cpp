@@ -29,6 +29,13 @@ std::string read_share(const RecordView& v) {
   return fmt::format("{:.1f} %", 100 * s->median);
 }
 
+// Three digits, since they go from microjoules of small models to joules; a figure that was estimated says so.
+std::string joules_per_token(const RecordView& v) {
+  const Summary* s = v.find(kJoulesPerToken);
+  if (!s) return "n/a";
+  return fmt::format("{}{:.3g}", v.energy_estimated ? "≈ " : "", s->median);
+}
+
 // Devices and engines, where not all cells ran on the same: else rows need no more words than model, precision and
 // test.
 class Places {
@@ -66,15 +73,15 @@ Grid grid(std::span<const RecordView> views) {
   using Row = std::vector<std::string>;
   const Row headings = places.headings();
   Grid g(with_places(Row{"model", "precision", "size", "test"}, headings,
-                     Row{"t/s", "TTFT", "inter-token p50", "mem peak", "% read peak", "stamp"}),
+                     Row{"t/s", "TTFT", "inter-token p50", "mem peak", "% read peak", "J/token", "stamp"}),
          with_places(std::vector{left, left, right, left}, std::vector(headings.size(), left),
-                     std::vector{right, right, right, right, right, left}));
+                     std::vector{right, right, right, right, right, right, left}));
   for (const RecordView& v : views) {
     g.add(with_places(Row{one_line(v.shown_model()), v.precision, of(v, "weight_bytes", format_bytes), v.test},
                       places.of(v),
                       Row{with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
                           of(v, "inter_token_median", format_ns), of(v, "memory_peak", format_bytes), read_share(v),
-                          v.status == "ok" ? std::string(name_of(v.stamp.kind)) : v.status}));
+                          joules_per_token(v), v.status == "ok" ? std::string(name_of(v.stamp.kind)) : v.status}));
   }
   return g;
 }

@@ -2,24 +2,13 @@
 
 #include <array>
 
+#include "backend/cuda/nvml_api.h"
 #include "core/os.h"
 
 namespace quantbench::cuda {
 namespace {
 
-// The part of nvml.h that is used here: its types have not changed since driver 470.
-using Device = struct nvmlDevice_st*;
-using Status = int;  // 0: done
-struct MemoryInfo {
-  unsigned long long total, free, used;
-};
-struct ProcessInfo {
-  unsigned pid;
-  unsigned long long used;
-  unsigned gpu_instance, compute_instance;
-};
-constexpr Status kDone = 0, kTooShort = 7;
-constexpr unsigned long long kNotTold = ~0ULL;
+using namespace nvml;
 
 class Library final : public Nvml {
  public:
@@ -70,9 +59,8 @@ class Library final : public Nvml {
   }
 
   std::optional<int64_t> process_bytes(const std::string& uuid, uint32_t process) const override {
-    using Get = Status(Device, unsigned*, ProcessInfo*);
-    auto* get = library_.find<Get>("nvmlDeviceGetComputeRunningProcesses_v3");
-    if (!get) get = library_.find<Get>("nvmlDeviceGetComputeRunningProcesses_v2");
+    auto* get = library_.find<GetProcesses>("nvmlDeviceGetComputeRunningProcesses_v3");
+    if (!get) get = library_.find<GetProcesses>("nvmlDeviceGetComputeRunningProcesses_v2");
     const Device device = find(uuid);
     if (!get || !device) return std::nullopt;
     std::vector<ProcessInfo> processes(16);
