@@ -1,5 +1,6 @@
 #include "report/report.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -187,12 +188,34 @@ TEST(Verdict, NamesFastestSmallestAndWhoBeatsWhom) {
   EXPECT_THAT(lines[3], HasSubstr("not quality"));
 }
 
-TEST(Verdict, OverlappingIntervalsAreUndecided) {
+TEST(Verdict, WhatNoiseMayMakeIsUndecided) {
   auto views = three();
-  views[1] = view("int8", 34.7, 0.2, 1.5);
+  views[1] = view("int8", 34, 2, 1.5);
   const auto lines = verdict(views);
-  EXPECT_THAT(lines[1], HasSubstr("fastest: undecided between 4bit and int8: their intervals overlap"));
+  EXPECT_THAT(lines[1], HasSubstr("fastest: undecided between 4bit and int8: too close for their noise (4bit is "));
+  EXPECT_THAT(lines[3], AllOf(Not(HasSubstr("4bit beats int8")), HasSubstr("4bit beats fp16")));
+}
+
+TEST(Verdict, ADifferenceBelowTheThresholdIsNoneHoweverSureItIs) {
+  auto views = three();
+  views[1] = view("int8", 34.7, 0.02, 1.5);
+  views[2] = view("4bit", 35, 0.02, 1.1);
+  const auto lines = verdict(views);
+  EXPECT_THAT(lines[1], HasSubstr("fastest: 4bit and int8, the same within 2 % (4bit is 2.45 × fp16"));
+  EXPECT_THAT(lines[1], HasSubstr("1.01 × int8 [1.01, 1.01]"));
   EXPECT_THAT(lines[3], Not(HasSubstr("4bit beats int8")));
+}
+
+TEST(Verdict, ClaimsLessOfManyCellsThanOfFew) {
+  std::vector<RecordView> views{view("fp16", 100, 7, 2.5), view("int8", 107, 7, 1.5)};
+  EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: int8"));
+  for (int i = 0; i < 60; ++i) {
+    for (RecordView v : {view("fp16", 100, 1, 2.5), view("int8", 100, 1, 1.5)}) {
+      v.test = fmt::format("p8+n{}", i);
+      views.push_back(v);
+    }
+  }
+  EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: undecided between int8 and fp16"));
 }
 
 TEST(Verdict, InvalidCellsDoNotEnter) {
