@@ -86,7 +86,10 @@ class Sweep {
         }
         if (group.cells.empty()) continue;
         std::string precisions;
-        for (const Cell& cell : group.cells) precisions += fmt::format(" {}", name_of(cell.precision));
+        for (const Cell& cell : group.cells) {
+          if (cell.half == "B") continue;
+          precisions += fmt::format(" {}{}", name_of(cell.precision), cell.half.empty() ? "" : " twice");
+        }
         const Cell& first = group.cells.front();
         progress_.line(fmt::format("measuring {}, {}:{}", first.model.shown(), first.test.name(), precisions));
         measure(group.cells, plan_.options, hooks_, probe_);
@@ -199,7 +202,8 @@ class Sweep {
   // In the order that was asked for, whichever cell of a group ends first.
   const Record& add(const Cell& cell, Record record) {
     const auto& [first, last] = std::pair{group_->cells.begin(), group_->cells.end()};
-    const auto planned = std::find_if(first, last, [&](const Cell& c) { return c.precision == cell.precision; });
+    const auto planned =
+        std::find_if(first, last, [&](const Cell& c) { return c.precision == cell.precision && c.half == cell.half; });
     const auto rank = planned == last ? -1 : planned - first;  // those that were refused come first
     const auto at = std::upper_bound(ranks_.begin(), ranks_.end(), rank);
     const auto place = static_cast<std::ptrdiff_t>(group_begin_) + (at - ranks_.begin());
@@ -226,7 +230,12 @@ class Sweep {
       text += said.empty() ? "\nVerdict\n" : "Verdict\n";
       add_lines(lines);
     }
-    if (said.empty() || !lines.empty()) text += "\n";
+    const std::vector<std::string> floor = noise_floor(views);
+    if (!floor.empty()) {
+      text += said.empty() ? "\nNoise floor\n" : "Noise floor\n";
+      add_lines(floor);
+    }
+    if (said.empty() || !lines.empty() || !floor.empty()) text += "\n";
     return text + records_line() + "\n";
   }
 
@@ -354,6 +363,10 @@ void add_run(CLI::App& app, Action* action) {
                                        "S"),
                                   kHow);
   max_time->default_str("120");
+  grouped(command->add_flag("--aa", flags->aa,
+                            "measure each cell twice, as if it were two, and print how far apart the two come out: the "
+                            "noise floor of this machine"),
+          kHow);
   grouped(
       text("--cell-timeout", &flags->cell_timeout, "end a worker process that says nothing for so many seconds", "S"),
       kHow)

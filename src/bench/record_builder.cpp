@@ -131,6 +131,7 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
           {"batch", cell.test.batch},
           {"picture", text_or_null(cell.picture)},
           {"stop_at_eos", !cell.stop_at.empty()},
+          {"aa_half", text_or_null(cell.half)},
           {"engine", engine_of(cell, data)},
           {"tuning", text_or_null(data.load ? data.load->tuning : "")},
           {"engine_choice", data.load ? engine_choice_part(data.load->engine) : Record(nullptr)},

@@ -357,6 +357,20 @@ TEST_F(RecordFile, OnAFullDiskLeavesNothingBehind) {
   EXPECT_THAT(os::list_directory(folder_), IsEmpty());
 }
 
+TEST_F(RecordFile, SaysWhichHalfOfAnAaRunItIs) {
+  Made m = measured();
+  EXPECT_TRUE(m.record()["cell"]["aa_half"].is_null());
+  const RecordView whole = view_of(m.record());
+  m.cell.half = "B";
+  EXPECT_THAT(JsonSchema(schema_file()).check(json::parse(to_text(m.record()))), IsEmpty());
+  const RecordView v = view_of(m.record());
+  EXPECT_EQ(v.half, "B");
+  EXPECT_EQ(v.shown_precision(), "int8 B");
+  EXPECT_TRUE(are_alike(v, whole)) << "it is the same cell";
+  EXPECT_EQ(m.cell.label(), "org/Some-Model 1B int8 B p3+n6");
+  EXPECT_EQ(write_record(m.record(), folder_), folder_ + "/some-model_1b_int8_p3+n6_b.json");
+}
+
 TEST(RecordFileName, IsSafe) {
   EXPECT_EQ(file_name_part("meta-llama/Llama-3.2-1B"), "llama-3.2-1b");
   EXPECT_EQ(file_name_part("/a/b c/"), "b_c");

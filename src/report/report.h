@@ -21,8 +21,16 @@ std::string responses_text(std::span<const RecordView> views);
 std::string responses_markdown(std::span<const RecordView> views);
 
 // Fastest, smallest, and which precision beats another in everything, for each model and test with more than one
-// precision. "undecided" where intervals overlap.
+// precision; halves of an A/A run are left to noise_floor(). Claims are those of bench/comparison.h, adjusted over all
+// of them; else "undecided", or "the same".
 std::vector<std::string> verdict(std::span<const RecordView> views);
+
+// What the two halves of each cell of an A/A run differ by, and what threshold a comparison here can have; empty where
+// there are no halves.
+std::vector<std::string> noise_floor(std::span<const RecordView> views);
+
+// Why a cell cannot be compared with others; empty if it can.
+std::string obstacle(const RecordView& view);
 
 enum class CsvSchema { own, predecessor, predecessor_full };
 std::string csv(std::span<const RecordView> views, CsvSchema schema);

@@ -283,6 +283,55 @@ TEST(Verdict, OfACellThatWasMeasuredTwiceThereIsNone) {
 
 TEST(Verdict, OnePrecisionAloneHasNone) { EXPECT_THAT(verdict(std::vector{three()[0]}), SizeIs(0)); }
 
+// Each cell twice, the second time so many per cent slower.
+std::vector<RecordView> halves(double half_width, double slower_percent) {
+  std::vector<RecordView> views;
+  for (const char* precision : {"fp16", "int8"}) {
+    for (const char* half : {"A", "B"}) {
+      const double rate = *half == 'A' ? 1000 : 1000 * (1 - slower_percent / 100);
+      views.push_back(view(precision, rate, half_width, 1));
+      views.back().half = half;
+    }
+  }
+  return views;
+}
+
+TEST(NoiseFloor, IsOfTheHalvesOfEachCell) {
+  const auto lines = noise_floor(halves(2, 0.5));
+  ASSERT_THAT(lines, SizeIs(4));
+  EXPECT_THAT(lines[0], AllOf(HasSubstr("org/model fp16 p8+n64: B is 0.9950 × A [0.99"), HasSubstr("same within 2 %")));
+  EXPECT_THAT(lines[1], HasSubstr("org/model int8 p8+n64: B is 0.9950 × A"));
+  EXPECT_THAT(lines[2], HasSubstr("measurements of the same cell: 0.5 %; their intervals reach 0."));
+  EXPECT_THAT(lines[3], HasSubstr("; the usual 2 % will do"));
+  EXPECT_THAT(noise_floor(three()), SizeIs(0)) << "there are no halves";
+}
+
+TEST(NoiseFloor, OfARestlessMachineSaysThatTheUsualThresholdIsTooFine) {
+  const auto lines = noise_floor(halves(60, 1));
+  EXPECT_THAT(lines[0], HasSubstr(": ambiguous"));
+  EXPECT_THAT(lines[3], HasSubstr("at the usual 2 % some cells that are the same would be called ambiguous"));
+}
+
+TEST(NoiseFloor, LeavesOutWhatCannotBeComparedAndSaysSo) {
+  auto views = halves(2, 0);
+  views[1].stamp.kind = StampKind::invalid;
+  views[3].response_ids.back() = 8;
+  const auto lines = noise_floor(views);
+  EXPECT_EQ(lines[0], "org/model fp16 p8+n64: not compared: B: INVALID");
+  EXPECT_THAT(lines[1], HasSubstr("int8 p8+n64: B is 1.0000 × A"));
+  EXPECT_EQ(lines[2], "org/model int8 p8+n64: its halves generated different tokens");
+  views[2].status = "failed";
+  EXPECT_THAT(noise_floor(views), ElementsAre(HasSubstr("B: INVALID"), HasSubstr("A: INVALID, failed")));
+}
+
+TEST(NoiseFloor, HalvesAreNamedInTheTableAndHaveNoOtherVerdict) {
+  const auto views = halves(2, 0);
+  EXPECT_THAT(table_text(views), AllOf(HasSubstr("fp16 A"), HasSubstr("int8 B")));
+  EXPECT_THAT(verdict(views), SizeIs(0));
+  EXPECT_THAT(responses_text(views), testing::IsEmpty());
+  EXPECT_THAT(csv(views, CsvSchema::own), AllOf(HasSubstr(",runs,aa_half,"), HasSubstr(",10,B,")));
+}
+
 TEST(Csv, PredecessorsColumnsAndUnits) {
   auto views = three();
   views[1].status = "failed";

@@ -70,7 +70,7 @@ Grid grid(std::span<const RecordView> views) {
          with_places(std::vector{left, left, right, left}, std::vector(headings.size(), left),
                      std::vector{right, right, right, right, right, left}));
   for (const RecordView& v : views) {
-    g.add(with_places(Row{one_line(v.shown_model()), v.precision, of(v, "weight_bytes", format_bytes), v.test},
+    g.add(with_places(Row{one_line(v.shown_model()), v.shown_precision(), of(v, "weight_bytes", format_bytes), v.test},
                       places.of(v),
                       Row{with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
                           of(v, "inter_token_median", format_ns), of(v, "memory_peak", format_bytes), read_share(v),
@@ -92,7 +92,7 @@ std::vector<std::string> notes(std::span<const RecordView> views) {
   const Places places(views);
   std::vector<std::string> lines;
   for (const RecordView& v : views) {
-    std::string cell = fmt::format("{} {} {}", one_line(v.shown_model()), v.precision, v.test);
+    std::string cell = fmt::format("{} {} {}", one_line(v.shown_model()), v.shown_precision(), v.test);
     for (const std::string& place : places.of(v)) cell += " " + place;
     if (v.status != "ok") {
       lines.push_back(fmt::format("{}: {}: {}", cell, v.status, one_line(v.error)));
@@ -133,7 +133,7 @@ template <typename Format>
 std::string each_response(std::span<const RecordView> views, Format format) {
   std::string out;
   for (const RecordView& v : views) {
-    if (v.kind != "generation" || v.response_ids.empty()) continue;
+    if (v.kind != "generation" || v.response_ids.empty() || !v.half.empty()) continue;
     const std::string test = v.depth > 0 || v.batch > 1 ? fmt::format(" {}", v.test) : "";
     out += fmt::format("{} {}{}:\n", one_line(v.shown_model()), v.precision, test) + format(response(v));
   }

@@ -150,18 +150,9 @@ std::string domination(const Group& group, const Comparisons& comparisons) {
   return found + " (speed, time to first token, memory; not quality)";
 }
 
-// Why a cell cannot be compared with others; empty if it can.
-std::string obstacle(const RecordView& v) {
-  if (v.status != "ok") return fmt::format("{}, {}", name_of(StampKind::invalid), v.status);
-  if (v.stamp.kind == StampKind::invalid) return std::string(name_of(v.stamp.kind));
-  const Summary* headline = v.find(headline_metric(v));
-  if (!headline) return "no figure";
-  return headline->low ? "" : fmt::format("no interval from {} run{}", headline->runs, headline->runs == 1 ? "" : "s");
-}
-
 // Whose precisions are compared: of one model and test, on one device.
 bool are_of_one_group(const RecordView& a, const RecordView& b) {
-  return a.shown_model() == b.shown_model() && a.test == b.test && a.device == b.device;
+  return a.shown_model() == b.shown_model() && a.test == b.test && a.device == b.device && a.half == b.half;
 }
 
 // The group, with the engine behind the name of a precision that is there on more than one: "fp16 on graph".
@@ -230,6 +221,14 @@ std::optional<Group> group_of(const RecordView& first, std::span<const RecordVie
 
 }  // namespace
 
+std::string obstacle(const RecordView& v) {
+  if (v.status != "ok") return fmt::format("{}, {}", name_of(StampKind::invalid), v.status);
+  if (v.stamp.kind == StampKind::invalid) return std::string(name_of(v.stamp.kind));
+  const Summary* headline = v.find(headline_metric(v));
+  if (!headline) return "no figure";
+  return headline->low ? "" : fmt::format("no interval from {} run{}", headline->runs, headline->runs == 1 ? "" : "s");
+}
+
 std::vector<std::string> verdict(std::span<const RecordView> views) {
   std::vector<Group> groups;
   std::vector<const RecordView*> done;  // one of each group
@@ -238,7 +237,7 @@ std::vector<std::string> verdict(std::span<const RecordView> views) {
   });
   for (const RecordView& first : views) {
     const auto is_of_first = [&](const RecordView* v) { return are_of_one_group(*v, first); };
-    if (std::any_of(done.begin(), done.end(), is_of_first)) continue;
+    if (!first.half.empty() || std::any_of(done.begin(), done.end(), is_of_first)) continue;
     done.push_back(&first);
     if (auto group = group_of(first, views, one_device)) groups.push_back(*std::move(group));
   }
