@@ -129,7 +129,9 @@ RecordView view_of(const Record& record) {
   v.response_ids = response.at("ids").get<std::vector<int32_t>>();
   v.in_cache = record.at("cost").is_object() && record.at("cost").at("in_last_level_cache").get<bool>();
   v.seed = record.at("protocol").at("seed");
-  for (const auto& [name, metric] : record.at("metrics").items()) v.metrics.push_back(summary_from(name, metric));
+  for (const auto& [name, metric] : record.at("metrics").items()) {
+    if (!metric.is_null()) v.metrics.push_back(summary_from(name, metric));
+  }
   return v;
 }
 

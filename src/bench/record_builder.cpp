@@ -243,9 +243,11 @@ Record cost_part(const Cell& cell, const CellData& data, const Environment& e) {
           {"in_last_level_cache", in_cache(data, e)}};
 }
 
-// A share of the read rate says nothing of a model that is read from the cache, so it is left out there.
+// All metrics there are, null where the cell has none. A share of the read rate says nothing of a model that is read
+// from the cache, so it is left out there.
 Record metrics_part(const std::vector<Summary>& summaries, bool from_cache) {
   Record part = Record::object();
+  for (const MetricInfo& m : metric_infos()) part[std::string(m.name)] = nullptr;
   for (const Summary& s : summaries) {
     if (from_cache && s.name == kReadShare) continue;
     Record metric{{"unit", name_of(s.unit)},

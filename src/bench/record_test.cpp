@@ -300,6 +300,15 @@ TEST(Record, OfACellThatEndedInItsWarmUpHasTheTextOfItsIds) {
   EXPECT_FALSE(view_of(m.record()).response_text) << "nothing was said";
 }
 
+TEST(Record, HasEveryMetricAndNullWhereThereIsNoFigure) {
+  const Record record = measured().record();
+  for (const MetricInfo& m : metric_infos()) EXPECT_TRUE(record["metrics"].contains(m.name)) << m.name;
+  EXPECT_EQ(record["metrics"].size(), metric_infos().size());
+  EXPECT_TRUE(record["metrics"]["host_overhead"].is_null()) << "no device told its times";
+  EXPECT_FALSE(record["metrics"]["prefill_time"].is_null());
+  EXPECT_EQ(view_of(record).find("host_overhead"), nullptr);
+}
+
 TEST(Record, SmallModelsAreMarkedAsLivingInTheCache) {
   Made m = measured();
   m.sweep.environment.last_level_cache_bytes = 32 << 20;

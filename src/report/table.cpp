@@ -9,7 +9,7 @@
 namespace quantbench {
 namespace {
 
-constexpr const char* kNothing = "–";
+constexpr const char* kNothing = "n/a";
 
 std::string with_interval(const Summary* s) {
   if (!s) return kNothing;
