@@ -223,6 +223,7 @@ class Sweep {
       for (const std::string& line : lines) text += (markdown ? "- " : "") + line + "\n";
     };
     add_lines(notes(views));
+    add_lines(memory_notes(views));
     const std::string said = markdown ? responses_markdown(views) : responses_text(views);
     if (!said.empty()) text += "\nResponses\n\n" + said;
     const std::vector<std::string> lines = verdict(views);

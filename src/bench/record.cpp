@@ -5,6 +5,7 @@
 #include <cctype>
 #include <tuple>
 
+#include "bench/cell_data.h"
 #include "core/os.h"
 
 namespace quantbench {
@@ -57,6 +58,20 @@ StampKind stamp_from(const std::string& name) {
 
 std::string text_or(const Record& j, const char* key) {
   return j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : std::string();
+}
+
+std::optional<int64_t> bytes_or_nothing(const Record& j, const char* key) {
+  if (!j.contains(key) || j[key].is_null()) return std::nullopt;
+  return j[key].get<int64_t>();
+}
+
+MemoryView memory_from(const Record& j) {
+  return {j.at("counted_by"),
+          j.at("end_bytes"),
+          j.at("reconciliation").at("accounted_bytes"),
+          j.at("counted_by") != name_of(MemoryCount::resident),
+          bytes_or_nothing(j, "driver_process_bytes"),
+          bytes_or_nothing(j, "driver_device_bytes")};
 }
 
 Summary summary_from(const std::string& name, const Record& j) {
@@ -129,6 +144,9 @@ RecordView view_of(const Record& record) {
   v.response_ids = response.at("ids").get<std::vector<int32_t>>();
   v.in_cache = record.at("cost").is_object() && record.at("cost").at("in_last_level_cache").get<bool>();
   v.seed = record.at("protocol").at("seed");
+  for (const Record& device : record.at("memory")) {
+    if (device.contains("reconciliation")) v.memory.push_back(memory_from(device));
+  }
   for (const auto& [name, metric] : record.at("metrics").items()) {
     if (!metric.is_null()) v.metrics.push_back(summary_from(name, metric));
   }

@@ -26,6 +26,14 @@ std::string shown_name(const std::string& model, bool random_weights);
 // "int8 A": of a precision, which half of an A/A run it is, or the precision alone.
 std::string with_half(const std::string& precision, const std::string& half);
 
+// A cell's memory at the end, as it was booked and as others count it.
+struct MemoryView {
+  std::string counted_by;
+  int64_t end_bytes = 0, accounted_bytes = 0;
+  bool on_gpu = false;
+  std::optional<int64_t> driver_process_bytes, driver_device_bytes;
+};
+
 // What reports need of a record, typed. Members that a record lacks stay empty.
 struct RecordView {
   std::string model, precision, precision_long, test, kind;
@@ -41,6 +49,7 @@ struct RecordView {
   bool random_weights = false;
   int outlier_channels = 0;
   bool in_cache = false;  // what a token reads fits into the last-level cache: a share of DRAM bandwidth says nothing
+  std::vector<MemoryView> memory;  // of each device; empty of records that were not reconciled
   std::vector<Summary> metrics;
   uint64_t seed = 0;
   const Summary* find(std::string_view metric) const;

@@ -196,6 +196,17 @@ Record ledger_part(int64_t total, const MemoryReport& m, const MemoryUse& use) {
   return ledger;
 }
 
+// What was booked against what others count at the end, each difference with its sign.
+Record reconciliation_part(const MemoryReport& m) {
+  const auto difference = [&](const std::optional<int64_t>& counted) {
+    return counted ? Record(*counted - m.accounted_bytes()) : Record(nullptr);
+  };
+  return {{"accounted_bytes", m.accounted_bytes()},
+          {"counted_difference_bytes", m.other_bytes()},
+          {"driver_process_difference_bytes", difference(m.driver_process_bytes)},
+          {"driver_device_difference_bytes", difference(m.driver_device_bytes)}};
+}
+
 // One entry a device; on a CPU the process's resident memory is the device's, and the last three are null.
 Record memory_part(const CellData& data) {
   Record part = Record::array();
@@ -216,7 +227,8 @@ Record memory_part(const CellData& data) {
                   {"predicted", data.plan ? use_part(data.plan->predicted) : Record(nullptr)},
                   {"host_peak_bytes", or_null(m.host_peak_bytes)},
                   {"driver_process_bytes", or_null(m.driver_process_bytes)},
-                  {"driver_device_bytes", or_null(m.driver_device_bytes)}});
+                  {"driver_device_bytes", or_null(m.driver_device_bytes)},
+                  {"reconciliation", reconciliation_part(m)}});
   return part;
 }
 

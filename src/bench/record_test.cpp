@@ -131,13 +131,6 @@ TEST(Record, TellsThePartsOfLoading) {
   EXPECT_EQ(load["session_ns"], 1'000'000);
 }
 
-TEST(Record, TheLedgerAddsUpToTheProcessExactly) {
-  const Record memory = measured().record()["memory"][0];
-  int64_t sum = 0;
-  for (const auto& [use, bytes] : memory["end_ledger"].items()) sum += bytes.get<int64_t>();
-  EXPECT_EQ(sum, memory["end_bytes"].get<int64_t>());
-}
-
 // A cell that ran on a GPU of this name and UUID.
 Made measured_on_a_gpu() {
   Made m = measured();
@@ -145,11 +138,51 @@ Made measured_on_a_gpu() {
   worker.be_a_gpu(size_t{70} << 30);
   m.data.plan = worker.plan(m.cell);
   m.data.load = worker.load({});
-  m.data.memory->count = MemoryCount::driver;
-  m.data.memory->host_peak_bytes = 400'000'000;
-  m.data.memory->driver_process_bytes = m.data.memory->end_bytes;
+  m.data.memory = worker.memory();
   m.sweep.device = worker.device_;
   return m;
+}
+
+TEST(Record, TheLedgerAddsUpAtEveryMomentOnEveryDevice) {
+  for (const Made& m : {measured(), measured_on_a_gpu()}) {
+    const Record memory = m.record()["memory"][0];
+    for (const std::string when : {"start", "load_peak", "run_peak", "end"}) {
+      const Record& ledger = memory[when + "_ledger"];
+      EXPECT_EQ(ledger.size(), static_cast<size_t>(kUses) + 2) << "each use, what was before, and what is left";
+      int64_t sum = 0;
+      for (const auto& [use, bytes] : ledger.items()) sum += bytes.get<int64_t>();
+      EXPECT_EQ(sum, memory[when + "_bytes"].get<int64_t>()) << when;
+    }
+    // Not by what is left over alone: each part is the backend's own figure.
+    EXPECT_EQ(memory["end_ledger"]["process"], 6'000'000);
+    EXPECT_EQ(memory["end_ledger"]["weights"], 2'000'000);
+    EXPECT_EQ(memory["end_ledger"]["kv_cache"], 500'000);
+    EXPECT_EQ(memory["end_ledger"]["other"], 200'000);
+  }
+}
+
+TEST(Record, MemoryIsReconciledWithEveryCountAndTheDifferenceIsShown) {
+  JsonSchema schema(schema_file());
+  Made m = measured_on_a_gpu();
+  m.data.memory->driver_process_bytes = 9'100'000;
+  const Record gpu = m.record()["memory"][0]["reconciliation"];
+  EXPECT_EQ(gpu["accounted_bytes"], 8'500'000);
+  EXPECT_EQ(gpu["counted_difference_bytes"], 200'000);
+  EXPECT_EQ(gpu["driver_process_difference_bytes"], 600'000);
+  EXPECT_EQ(gpu["driver_device_difference_bytes"], 11'500'000);
+  m.data.memory->driver_process_bytes.reset();
+  m.data.memory->driver_device_bytes = 8'000'000;
+  const Record untold = m.record()["memory"][0]["reconciliation"];
+  EXPECT_TRUE(untold["driver_process_difference_bytes"].is_null());
+  EXPECT_EQ(untold["driver_device_difference_bytes"], -500'000) << "less than was booked is told as well";
+  EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
+  const RecordView on_cpu = view_of(measured().record()), on_gpu = view_of(m.record());
+  ASSERT_EQ(on_cpu.memory.size(), 1u);
+  EXPECT_FALSE(on_cpu.memory[0].on_gpu);
+  EXPECT_EQ(on_cpu.memory[0].counted_by, "resident pages");
+  EXPECT_EQ(on_cpu.memory[0].accounted_bytes, 8'500'000);
+  EXPECT_TRUE(on_gpu.memory[0].on_gpu);
+  EXPECT_FALSE(on_gpu.memory[0].driver_process_bytes);
 }
 
 TEST(Record, NamesTheCardByNameUuidAndDriver) {
@@ -167,7 +200,7 @@ TEST(Record, NamesTheCardByNameUuidAndDriver) {
   EXPECT_EQ(record["cell"]["engine_choice"]["by"], "only one possible");
   EXPECT_EQ(record["memory"][0]["counted_by"], "driver");
   EXPECT_EQ(record["memory"][0]["host_peak_bytes"], 400'000'000);
-  EXPECT_TRUE(record["memory"][0]["driver_device_bytes"].is_null());
+  EXPECT_EQ(record["memory"][0]["driver_device_bytes"], 20'000'000);
 }
 
 TEST(Record, SaysWhetherCublasLtWasThereAndWhich) {

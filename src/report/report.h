@@ -16,6 +16,9 @@ std::string table_text(std::span<const RecordView> views);
 std::string table_markdown(std::span<const RecordView> views);
 // Why cells are flagged, invalid or failed; empty if none is.
 std::vector<std::string> notes(std::span<const RecordView> views);
+// How a cell's memory at the end agrees with what others count of it, a line a cell and device; a difference is never
+// hidden.
+std::vector<std::string> memory_notes(std::span<const RecordView> views);
 // The generated text of each precision; in Markdown as code, whatever is in it.
 std::string responses_text(std::span<const RecordView> views);
 std::string responses_markdown(std::span<const RecordView> views);

@@ -130,6 +130,22 @@ TEST(Table, OfAnInvalidCellOnlyWhatMakesItSoIsSaidTo) {
                                         "org/model fp16 p8+n64: FLAGGED: 9 runs, fewer than 10"));
 }
 
+TEST(MemoryNotes, ShowEveryDifference) {
+  auto views = three();
+  EXPECT_THAT(memory_notes(views), SizeIs(0)) << "of records without";
+  constexpr int64_t kMiB = 1 << 20;
+  views[0].memory = {{"resident pages", 24 * kMiB, 23 * kMiB}};
+  views[1].memory = {{"driver", 100 * kMiB, 101 * kMiB, true, 100 * kMiB, 300 * kMiB}};
+  views[2].memory = {{"allocations", 100 * kMiB, 99 * kMiB, true}};
+  EXPECT_THAT(
+      memory_notes(views),
+      ElementsAre("org/model fp16 p8+n64: memory at the end: 23.0 MiB by use, 24.0 MiB by resident pages (+1.0 MiB)",
+                  "org/model int8 p8+n64: memory at the end: 101.0 MiB by use, 100.0 MiB by driver (-1.0 MiB); the "
+                  "driver counts 100.0 MiB (-1.0 MiB) of the process, 300.0 MiB (+199.0 MiB) of all on the device",
+                  "org/model 4bit p8+n64: memory at the end: 99.0 MiB by use, 100.0 MiB by allocations (+1.0 MiB); the "
+                  "driver counts n/a of the process, n/a of all on the device"));
+}
+
 TEST(Table, ANameStaysInItsLine) {
   auto views = three();
   for (RecordView& v : views) v.model = "two\nlines\tand a tab";
