@@ -100,7 +100,10 @@ class Sweep {
         }
         if (group.cells.empty()) continue;
         std::string precisions;
-        for (const Cell& cell : group.cells) precisions += fmt::format(" {}", name_of(cell.precision));
+        for (const Cell& cell : group.cells) {
+          if (cell.half == "B") continue;
+          precisions += fmt::format(" {}{}", name_of(cell.precision), cell.half.empty() ? "" : " twice");
+        }
         const Cell& first = group.cells.front();
         progress_.line(fmt::format("measuring {}, {}:{}", first.model.shown(), first.test.name(), precisions));
         measure(group.cells, plan_.options, hooks_, probe_);
@@ -228,7 +231,8 @@ class Sweep {
   // In the order that was asked for, whichever cell of a group ends first.
   const Record& add(const Cell& cell, Record record) {
     const auto& [first, last] = std::pair{group_->cells.begin(), group_->cells.end()};
-    const auto planned = std::find_if(first, last, [&](const Cell& c) { return c.precision == cell.precision; });
+    const auto planned =
+        std::find_if(first, last, [&](const Cell& c) { return c.precision == cell.precision && c.half == cell.half; });
     const auto rank = planned == last ? -1 : planned - first;  // those that were refused come first
     const auto at = std::upper_bound(ranks_.begin(), ranks_.end(), rank);
     const auto place = static_cast<std::ptrdiff_t>(group_begin_) + (at - ranks_.begin());
@@ -248,6 +252,7 @@ class Sweep {
       for (const std::string& line : lines) text += (markdown ? "- " : "") + line + "\n";
     };
     add_lines(notes(views));
+    add_lines(memory_notes(views));
     const std::string said = markdown ? responses_markdown(views) : responses_text(views);
     if (!said.empty()) text += "\nResponses\n\n" + said;
     const std::vector<std::string> lines = verdict(views);
@@ -255,7 +260,12 @@ class Sweep {
       text += said.empty() ? "\nVerdict\n" : "Verdict\n";
       add_lines(lines);
     }
-    if (said.empty() || !lines.empty()) text += "\n";
+    const std::vector<std::string> floor = noise_floor(views);
+    if (!floor.empty()) {
+      text += said.empty() ? "\nNoise floor\n" : "Noise floor\n";
+      add_lines(floor);
+    }
+    if (said.empty() || !lines.empty() || !floor.empty()) text += "\n";
     return text + records_line() + "\n";
   }
 
@@ -385,6 +395,10 @@ void add_run(CLI::App& app, Action* action) {
                                        "S"),
                                   kHow);
   max_time->default_str("120");
+  grouped(command->add_flag("--aa", flags->aa,
+                            "measure each cell twice, as if it were two, and print how far apart the two come out: the "
+                            "noise floor of this machine"),
+          kHow);
   grouped(command->add_flag("--energy", flags->energy,
                             "measure joules per token: some seconds of the idle device first, and after the timed runs "
                             "at least 5 s more of each cell"),

@@ -439,7 +439,12 @@ void plan_model(const std::string& id, const RunFlags& flags, const EngineOption
       cell.picture = model.picture;
       return cell;
     };
-    for (const Precision precision : fine) group.cells.push_back(cell_of(precision));
+    for (const Precision precision : fine) {
+      for (const char* const half : flags.aa ? std::vector{"A", "B"} : std::vector{""}) {
+        group.cells.push_back(cell_of(precision));
+        group.cells.back().half = half;
+      }
+    }
     for (const auto& [precision, error] : refused) group.refused.push_back({cell_of(precision), error});
     plan->groups.push_back(std::move(group));
   }

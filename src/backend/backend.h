@@ -125,6 +125,16 @@ class Lookout {
   virtual const void* next() = 0;   // waits for it; valid until the look after it is asked for `most` looks later
 };
 
+// Times of a device by its own clock: a mark is made when all that was asked for before it is done, in order with what
+// is asked for after it, and nobody waits for it. What it takes of its own is there after as many marks as it ever had.
+class Timeline {
+ public:
+  virtual ~Timeline() = default;
+  virtual void restart() = 0;                   // forgets all marks
+  virtual int mark() = 0;                       // its number, from 0 on
+  virtual std::vector<int64_t> times_ns() = 0;  // of every mark, since the first; waits for them
+};
+
 // How fast the device's memory can be read, for shares of that. Owns the memory that it reads, outside the ledger.
 class ReadProbe {
  public:
@@ -182,6 +192,8 @@ class Backend {
   // bytes: the most of one look; most: looks pending at the same time. Takes memory of the host, none of the device's.
   // Unless overridden, looks by download(): right where ops are done when they return.
   virtual std::unique_ptr<Lookout> lookout(size_t bytes, int most);
+  // Null, unless overridden: a backend whose ops are done when they return, so that the host's clock is its own.
+  virtual std::unique_ptr<Timeline> timeline() { return nullptr; }
   virtual MemoryUse memory() const = 0;
   // Nothing where the device's memory is the host's: there the kernel counts.
   virtual std::optional<DeviceUse> device_use() const { return std::nullopt; }

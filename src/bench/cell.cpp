@@ -33,6 +33,8 @@ std::string Test::name() const {
 
 std::string ModelSource::shown() const { return shown_name(name, random_weights); }
 
-std::string Cell::label() const { return fmt::format("{} {} {}", model.shown(), name_of(precision), test.name()); }
+std::string Cell::label() const {
+  return fmt::format("{} {} {}", model.shown(), with_half(std::string(name_of(precision)), half), test.name());
+}
 
 }  // namespace quantbench

@@ -55,7 +55,8 @@ struct Cell {
   std::string picture = {};      // a file, of a model that takes pictures; each sequence has the same one
   // What 4bit is in this model, for the record; nothing: it could not be opened.
   std::optional<bool> nf4_double_quantized = {};
-  std::string label() const;  // "Llama-3.2-1B int8 p8+n64", for messages
+  std::string half = {};      // "A" or "B" of an A/A run, which measures each cell as if it were two
+  std::string label() const;  // "Llama-3.2-1B int8 p8+n64", of a half "… int8 A p8+n64", for messages
 };
 
 }  // namespace quantbench

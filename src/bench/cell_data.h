@@ -75,7 +75,9 @@ struct MemoryReport {
   // Beside a GPU's memory: the host's that the process had at the most, and what the GPU's driver counts now.
   std::optional<int64_t> host_peak_bytes, driver_process_bytes, driver_device_bytes;
   int64_t peak_bytes() const { return std::max(load_peak_bytes, run_peak_bytes); }
-  int64_t other_bytes() const { return end_bytes - start_bytes - static_cast<int64_t>(end_use.total()); }
+  // At the end: the baseline and everything that was booked by use.
+  int64_t accounted_bytes() const { return start_bytes + static_cast<int64_t>(end_use.total()); }
+  int64_t other_bytes() const { return end_bytes - accounted_bytes(); }
 };
 
 struct GenerateReport {

@@ -3,10 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
 #include "backend/test_backends.h"
+#include "bench/metrics.h"
 #include "testing/test_folder.h"
 
 namespace quantbench {
@@ -142,6 +144,28 @@ TEST(EngineWorker, TheLedgerOfAGpuAddsUpAndIsWholeBeforeTheFirstToken) {
     EXPECT_EQ(after.run_peak_bytes, before.run_peak_bytes);
     EXPECT_EQ(after.end_use.bytes, before.end_use.bytes);
   }
+}
+
+TEST(EngineWorker, OfAGpuTellsEveryStepAndWhatTheHostAdds) {
+  EngineWorker worker({"auto", 1}, [](std::string_view, const BackendOptions&) {
+    return ChosenDevice{make_test_backend(kEmulatedCuda), ""};
+  });
+  const Cell cell = tiny_cell(Precision::fp16);
+  worker.plan(cell);
+  worker.load({});
+  CellData data;
+  data.runs.resize(1);
+  data.runs[0].report = worker.generate(cell.prompt, cell.test.new_tokens, {});
+  const std::vector<Summary> all = summarize(data);
+  const auto figure = [&](std::string_view name) {
+    const auto found = std::find_if(all.begin(), all.end(), [&](const Summary& s) { return s.name == name; });
+    return found == all.end() ? -1 : found->median;
+  };
+  EXPECT_EQ(decode_steps_ns(data.runs[0].report.run).size(), 3u) << "of four tokens, which the host sees as one";
+  EXPECT_GT(figure("inter_token_median"), 0);
+  EXPECT_GT(figure("host_overhead"), 0);
+  EXPECT_EQ(figure("device_time") + figure("host_overhead"), figure("total_latency"));
+  EXPECT_EQ(figure("device_time"), figure("prefill_time") + figure("decode_time"));
 }
 
 TEST(EngineWorker, TheLedgerHoldsWhateverEngineIsTakenAndAnotherProcessTakesTheSame) {

@@ -89,6 +89,12 @@ class FakeWorker : public Worker {
     r.peaks_separate = true;
     r.load_use = use_;
     r.end_use = use_;
+    if (device_.gpu) {
+      r.count = MemoryCount::driver;
+      r.host_peak_bytes = 400'000'000;
+      r.driver_process_bytes = r.end_bytes;
+      r.driver_device_bytes = 20'000'000;
+    }
     return r;
   }
   ReadSample probe() override { return {0, 40e9, "fake"}; }

@@ -158,6 +158,28 @@ TEST_F(Measure, TheOrderIsShuffledAnewEachBlockAndRepeatsWithTheSeed) {
   EXPECT_NE(orders(), first);
 }
 
+TEST_F(Measure, HalvesOfACellAreProcessesOfTheirOwnInTheSameBlocks) {
+  cells_.resize(1);
+  cells_.push_back(cells_[0]);
+  cells_[0].half = "A";
+  cells_[1].half = "B";
+  std::map<std::string, CellData> halves;
+  hooks_.finished = [&](const Cell& cell, const CellData& data) { halves[cell.half] = data; };
+  run();
+  EXPECT_EQ(most_alive_, 3) << "two processes and the probe";
+  EXPECT_EQ(std::count(log_.begin(), log_.end(), "load fp16"), 2);
+  ASSERT_EQ(halves["A"].runs.size(), 10u);
+  ASSERT_EQ(halves["B"].runs.size(), 10u);
+  std::set<int> places_of_a;
+  for (size_t i = 0; i < 10; ++i) {
+    const RunSample &a = halves["A"].runs[i], &b = halves["B"].runs[i];
+    EXPECT_EQ(a.block, b.block);
+    EXPECT_EQ(a.place + b.place, 1) << "one after the other";
+    places_of_a.insert(a.place);
+  }
+  EXPECT_EQ(places_of_a.size(), 2u) << "in an order drawn anew";
+}
+
 TEST_F(Measure, EveryRunHasItsNeighbouringBandwidth) {
   run();
   for (const auto& [name, data] : done_) {

@@ -3,35 +3,47 @@
 #include <algorithm>
 #include <array>
 
+#include "bench/inter_token.h"
 #include "bench/statistics.h"
 
 namespace quantbench {
 namespace {
 
-// The one that ends with the first tokens; null where there is none.
-const Span* last_prefill(const Run& run) {
-  const auto found =
-      std::find_if(run.spans.rbegin(), run.spans.rend(), [](const Span& s) { return s.phase == Phase::prefill; });
+double length_ns(const Span& s) { return static_cast<double>(s.end_ns - s.start_ns); }
+
+// The last of a phase by this clock; null where there is none.
+const Span* last_of(const Run& run, Phase phase, Clock clock) {
+  const auto found = std::find_if(run.spans.rbegin(), run.spans.rend(),
+                                  [&](const Span& s) { return s.phase == phase && s.clock == clock; });
   return found == run.spans.rend() ? nullptr : &*found;
 }
 
-// All spans of a phase together; nothing where there is none.
+bool has(const Run& run, Phase phase, Clock clock) { return last_of(run, phase, clock) != nullptr; }
+
+// All spans of a phase together, by the device's clock where it has told any; nothing where there is none.
 std::optional<double> phase_ns(const Run& run, Phase phase) {
+  const Clock clock = has(run, phase, Clock::device) ? Clock::device : Clock::host;
   std::optional<double> sum;
   for (const Span& s : run.spans) {
-    if (s.phase == phase) sum = sum.value_or(0) + static_cast<double>(s.end_ns - s.start_ns);
+    if (s.phase == phase && s.clock == clock) sum = sum.value_or(0) + length_ns(s);
   }
   return sum;
 }
 
-// Empty where one span stands for several steps.
-std::vector<double> decode_steps_ns(const Run& run) {
-  std::vector<double> steps;
+// What the device was at work, by its own clock; nothing where it has not told every phase that the host has seen.
+std::optional<double> device_ns(const Run& run) {
+  std::optional<double> sum;
   for (const Span& s : run.spans) {
-    if (s.phase == Phase::decode) steps.push_back(static_cast<double>(s.end_ns - s.start_ns));
+    if (s.clock == Clock::device) sum = sum.value_or(0) + length_ns(s);
+    if (!has(run, s.phase, Clock::device)) return std::nullopt;
   }
-  if (static_cast<int>(steps.size()) != run.new_tokens() - 1) steps.clear();
-  return steps;
+  return sum;
+}
+
+std::optional<double> host_overhead_ns(const Run& run) {
+  const auto device = device_ns(run);
+  if (!device) return std::nullopt;
+  return static_cast<double>(run.total_ns) - *device;
 }
 
 std::optional<double> per_second(double count, std::optional<double> ns) {
@@ -40,9 +52,11 @@ std::optional<double> per_second(double count, std::optional<double> ns) {
 }
 
 std::optional<double> first_token_ns(const Run& run) {
-  const Span* prefill = last_prefill(run);
-  if (!prefill) return std::nullopt;
-  return static_cast<double>(prefill->end_ns);  // from the start of the run
+  for (const Clock clock : {Clock::host, Clock::device}) {
+    // The one that ends with the first tokens; from the start of the run.
+    if (const Span* prefill = last_of(run, Phase::prefill, clock)) return static_cast<double>(prefill->end_ns);
+  }
+  return std::nullopt;
 }
 
 double total_ns(const RunSample& s) { return static_cast<double>(s.report.run.total_ns); }
@@ -72,6 +86,14 @@ constexpr std::array kRunMetrics{
               [](const RunSample& s, const CellData&) { return phase_ns(s.report.run, Phase::encode); }},
     RunMetric{"vision_time", Unit::nanoseconds, Better::lower,
               [](const RunSample& s, const CellData&) { return phase_ns(s.report.run, Phase::vision); }},
+    RunMetric{"prefill_time", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) { return phase_ns(s.report.run, Phase::prefill); }},
+    RunMetric{"decode_time", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) { return phase_ns(s.report.run, Phase::decode); }},
+    RunMetric{"device_time", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) { return device_ns(s.report.run); }},
+    RunMetric{"host_overhead", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) { return host_overhead_ns(s.report.run); }},
     RunMetric{"inter_token_median", Unit::nanoseconds, Better::lower,
               [](const RunSample& s, const CellData&) -> std::optional<double> {
                 const auto steps = decode_steps_ns(s.report.run);
@@ -155,6 +177,7 @@ std::string_view name_of(Unit unit) {
 std::vector<MetricInfo> metric_infos() {
   std::vector<MetricInfo> infos;
   for (const RunMetric& m : kRunMetrics) infos.push_back({m.name, m.unit, true});
+  for (const InterTokenPercentile& p : kInterTokenPercentiles) infos.push_back({p.name, Unit::nanoseconds, true});
   for (const CellMetric& m : kCellMetrics) infos.push_back({m.name, m.unit, false});
   return infos;
 }
@@ -163,9 +186,23 @@ std::span<const RunMetric> run_metrics() { return kRunMetrics; }
 std::span<const CellMetric> cell_metrics() { return kCellMetrics; }
 
 std::optional<double> decode_step_ns(const Run& run) {
-  const Span* prefill = last_prefill(run);
-  if (!prefill || run.new_tokens() < 2 || run.spans.back().phase != Phase::decode) return std::nullopt;
-  return static_cast<double>(run.spans.back().end_ns - prefill->end_ns) / (run.new_tokens() - 1);
+  for (const Clock clock : {Clock::host, Clock::device}) {
+    const Span *prefill = last_of(run, Phase::prefill, clock), *decode = last_of(run, Phase::decode, clock);
+    if (!prefill || !decode || run.new_tokens() < 2) continue;
+    return static_cast<double>(decode->end_ns - prefill->end_ns) / (run.new_tokens() - 1);
+  }
+  return std::nullopt;
+}
+
+std::vector<double> decode_steps_ns(const Run& run) {
+  for (const Clock clock : {Clock::device, Clock::host}) {
+    std::vector<double> steps;
+    for (const Span& s : run.spans) {
+      if (s.phase == Phase::decode && s.clock == clock) steps.push_back(length_ns(s));
+    }
+    if (!steps.empty() && static_cast<int>(steps.size()) == run.new_tokens() - 1) return steps;
+  }
+  return {};
 }
 
 std::optional<double> bytes_per_step(const RunSample& sample, const CellData& data) {
@@ -202,6 +239,9 @@ std::vector<Summary> summarize(const CellData& data) {
     }
     result.push_back(std::move(s));
   }
+  std::vector<std::vector<double>> steps;
+  for (const RunSample& sample : data.runs) steps.push_back(decode_steps_ns(sample.report.run));
+  for (Summary& s : inter_token_percentiles(steps, data.order_seed)) result.push_back(std::move(s));
   for (const CellMetric& metric : kCellMetrics) {
     const auto value = metric.of(data);
     if (!value) continue;

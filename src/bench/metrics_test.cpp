@@ -68,6 +68,59 @@ TEST(Metrics, KnowNoSingleStepWhereOneSpanStandsForAll) {
   EXPECT_DOUBLE_EQ(find(all, "decode_tokens_per_second")->median, 50);
 }
 
+// The device's own times beside the host's: 90 ms of prefill, 18 ms a step, from the start of the run on.
+CellData with_device_times(int runs) {
+  CellData data = some_data(runs);
+  for (RunSample& sample : data.runs) {
+    auto& spans = sample.report.run.spans;
+    spans = {spans.front(), {Phase::decode, Clock::host, spans.front().end_ns, spans.back().end_ns}};
+    spans.push_back({Phase::prefill, Clock::device, 5'000'000, 95'000'000});
+    for (int64_t i = 0; i < 4; ++i) {
+      spans.push_back({Phase::decode, Clock::device, 101'000'000 + i * 20'000'000, 119'000'000 + i * 20'000'000});
+    }
+  }
+  return data;
+}
+
+TEST(Metrics, HaveEveryPhaseAndWithoutADevicesClockNoOverhead) {
+  CellData data = some_data(10);
+  for (RunSample& s : data.runs)
+    s.report.run.spans.insert(s.report.run.spans.begin(), {Phase::vision, Clock::host, 0, 0});
+  const auto all = summarize(data);
+  EXPECT_DOUBLE_EQ(find(all, "vision_time")->median, 0);
+  EXPECT_DOUBLE_EQ(find(all, "prefill_time")->median, 100e6);
+  EXPECT_DOUBLE_EQ(find(all, "decode_time")->median, 80e6);
+  EXPECT_EQ(find(all, "encode_time"), nullptr);
+  EXPECT_EQ(find(all, "device_time"), nullptr);
+  EXPECT_EQ(find(all, "host_overhead"), nullptr);
+}
+
+TEST(Metrics, PhasesAreTheDevicesWhereItTellsThemAndTheRestIsTheHosts) {
+  const auto all = summarize(with_device_times(10));
+  EXPECT_DOUBLE_EQ(find(all, "prefill_time")->median, 90e6);
+  EXPECT_DOUBLE_EQ(find(all, "decode_time")->median, 4 * 18e6);
+  EXPECT_DOUBLE_EQ(find(all, "device_time")->median, 162e6);
+  EXPECT_DOUBLE_EQ(find(all, "host_overhead")->median, 18e6);
+  EXPECT_DOUBLE_EQ(find(all, "inter_token_median")->median, 18e6) << "steps that the host does not see";
+  // What a user waits for is the host's.
+  EXPECT_DOUBLE_EQ(find(all, "time_to_first_token")->median, 100e6);
+  EXPECT_DOUBLE_EQ(find(all, "decode_tokens_per_second")->median, 50);
+}
+
+TEST(Metrics, AnOverheadNeedsEveryPhaseOfTheDevice) {
+  CellData data = with_device_times(10);
+  for (RunSample& s : data.runs) s.report.run.spans.erase(s.report.run.spans.begin() + 2);  // its prefill
+  const auto all = summarize(data);
+  EXPECT_EQ(find(all, "host_overhead"), nullptr);
+  EXPECT_DOUBLE_EQ(find(all, "prefill_time")->median, 100e6);
+}
+
+TEST(Metrics, PoolTheStepsOfAllRunsForPercentiles) {
+  const auto all = summarize(some_data(10));  // 40 steps
+  EXPECT_DOUBLE_EQ(find(all, "inter_token_pooled_p90")->median, 20e6);
+  EXPECT_EQ(find(all, "inter_token_pooled_p95"), nullptr);
+}
+
 TEST(Metrics, ShareOfReadPeakIsWeightsAndMeanContextOverTheNeighbouringRate) {
   const auto all = summarize(some_data(10));
   // Steps 1 … 4 attend to 5 … 8 positions: 6.5 on average.

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <tuple>
 
+#include "bench/cell_data.h"
 #include "core/os.h"
 
 namespace quantbench {
@@ -59,6 +60,20 @@ std::string text_or(const Record& j, const char* key) {
   return j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : std::string();
 }
 
+std::optional<int64_t> bytes_or_nothing(const Record& j, const char* key) {
+  if (!j.contains(key) || j[key].is_null()) return std::nullopt;
+  return j[key].get<int64_t>();
+}
+
+MemoryView memory_from(const Record& j) {
+  return {j.at("counted_by"),
+          j.at("end_bytes"),
+          j.at("reconciliation").at("accounted_bytes"),
+          j.at("counted_by") != name_of(MemoryCount::resident),
+          bytes_or_nothing(j, "driver_process_bytes"),
+          bytes_or_nothing(j, "driver_device_bytes")};
+}
+
 Summary summary_from(const std::string& name, const Record& j) {
   Summary s;
   s.name = name;
@@ -89,6 +104,10 @@ std::string shown_name(const std::string& model, bool random_weights) {
   return model + (random_weights ? " (random)" : "");
 }
 
+std::string with_half(const std::string& precision, const std::string& half) {
+  return half.empty() ? precision : precision + " " + half;
+}
+
 const Summary* RecordView::find(std::string_view metric) const {
   const auto found = std::find_if(metrics.begin(), metrics.end(), [&](const Summary& s) { return s.name == metric; });
   return found == metrics.end() ? nullptr : &*found;
@@ -108,6 +127,7 @@ RecordView view_of(const Record& record) {
   v.depth = cell.at("depth");
   v.batch = cell.at("batch");
   v.stop_at_eos = cell.at("stop_at_eos");
+  v.half = text_or(cell, "aa_half");
   if (cell.at("model").contains("outlier_channels")) v.outlier_channels = cell.at("model").at("outlier_channels");
   if (!record.at("devices").empty()) v.device = record.at("devices").at(0).at("name");
   v.engine = text_or(cell, "engine");
@@ -126,7 +146,12 @@ RecordView view_of(const Record& record) {
   // Fields that older records lack.
   if (record.contains("energy") && record["energy"].is_object()) v.energy_estimated = record["energy"].at("estimated");
   v.seed = record.at("protocol").at("seed");
-  for (const auto& [name, metric] : record.at("metrics").items()) v.metrics.push_back(summary_from(name, metric));
+  for (const Record& device : record.at("memory")) {
+    if (device.contains("reconciliation")) v.memory.push_back(memory_from(device));
+  }
+  for (const auto& [name, metric] : record.at("metrics").items()) {
+    if (!metric.is_null()) v.metrics.push_back(summary_from(name, metric));
+  }
   return v;
 }
 
@@ -170,10 +195,11 @@ std::string write_record(const Record& record, const std::string& folder) {
     if (c == ' ' && !test.ends_with('_')) test.push_back('_');
   }
   const std::string engine = is_one_of_several(v.engine) ? fmt::format("_{}", file_name_part(v.engine)) : "";
+  const std::string half = v.half.empty() ? "" : fmt::format("_{}", file_name_part(v.half));
   // Two models of a sweep may share the last part of their names: a number keeps the files apart.
   for (int copy = 1;; ++copy) {
-    std::string path = fmt::format("{}/{}_{}_{}{}{}.json", folder, file_name_part(v.model), v.precision, test, engine,
-                                   copy == 1 ? "" : fmt::format("_{}", copy));
+    std::string path = fmt::format("{}/{}_{}_{}{}{}{}.json", folder, file_name_part(v.model), v.precision, test, engine,
+                                   half, copy == 1 ? "" : fmt::format("_{}", copy));
     // Another process may take the name in between.
     if (!os::exists(path) && os::write_new_file_atomically(path, to_text(record))) return path;
   }

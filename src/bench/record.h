@@ -23,11 +23,23 @@ std::string to_text(const Record& record);
 // A model as people read it: never without the word that its text means nothing.
 std::string shown_name(const std::string& model, bool random_weights);
 
+// "int8 A": of a precision, which half of an A/A run it is, or the precision alone.
+std::string with_half(const std::string& precision, const std::string& half);
+
+// A cell's memory at the end, as it was booked and as others count it.
+struct MemoryView {
+  std::string counted_by;
+  int64_t end_bytes = 0, accounted_bytes = 0;
+  bool on_gpu = false;
+  std::optional<int64_t> driver_process_bytes, driver_device_bytes;
+};
+
 // What reports need of a record, typed. Members that a record lacks stay empty.
 struct RecordView {
   std::string model, precision, precision_long, test, kind;
   int prompt_tokens = 0, new_tokens = 0, depth = 0, batch = 1;
   bool stop_at_eos = false;
+  std::string half;            // "A" or "B" of an A/A run, else empty
   std::string device;          // by name; empty: none was opened
   std::string engine, tuning;  // empty, "none" or "auto": it was not loaded, or has none
   std::string status, error, stop_reason;
@@ -38,10 +50,12 @@ struct RecordView {
   int outlier_channels = 0;
   bool in_cache = false;  // what a token reads fits into the last-level cache: a share of DRAM bandwidth says nothing
   bool energy_estimated = false;  // from samples of power
+  std::vector<MemoryView> memory;  // of each device; empty of records that were not reconciled
   std::vector<Summary> metrics;
   uint64_t seed = 0;
   const Summary* find(std::string_view metric) const;
   std::string shown_model() const { return shown_name(model, random_weights); }
+  std::string shown_precision() const { return with_half(precision, half); }
 };
 RecordView view_of(const Record& record);
 
@@ -51,8 +65,8 @@ bool are_alike(const RecordView& a, const RecordView& b);
 // Whether this names an engine that a backend of several ran a cell on.
 bool is_one_of_several(std::string_view engine);
 
-// Writes to `folder` (created if need be), atomically, one file a record, named after model, precision, test and, on a
-// GPU, engine; returns the path. Error disk.
+// Writes to `folder` (created if need be), atomically, one file a record, named after model, precision, test, on a
+// GPU engine, and half of an A/A run; returns the path. Error disk.
 std::string write_record(const Record& record, const std::string& folder);
 // "llama-3.2-1b" of "meta-llama/Llama-3.2-1B": for file names.
 std::string file_name_part(const std::string& name);

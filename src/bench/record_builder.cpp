@@ -132,6 +132,7 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
           {"batch", cell.test.batch},
           {"picture", text_or_null(cell.picture)},
           {"stop_at_eos", !cell.stop_at.empty()},
+          {"aa_half", text_or_null(cell.half)},
           {"engine", engine_of(cell, data)},
           {"tuning", text_or_null(data.load ? data.load->tuning : "")},
           {"engine_choice", data.load ? engine_choice_part(data.load->engine) : Record(nullptr)},
@@ -197,6 +198,17 @@ Record ledger_part(int64_t total, const MemoryReport& m, const MemoryUse& use) {
   return ledger;
 }
 
+// What was booked against what others count at the end, each difference with its sign.
+Record reconciliation_part(const MemoryReport& m) {
+  const auto difference = [&](const std::optional<int64_t>& counted) {
+    return counted ? Record(*counted - m.accounted_bytes()) : Record(nullptr);
+  };
+  return {{"accounted_bytes", m.accounted_bytes()},
+          {"counted_difference_bytes", m.other_bytes()},
+          {"driver_process_difference_bytes", difference(m.driver_process_bytes)},
+          {"driver_device_difference_bytes", difference(m.driver_device_bytes)}};
+}
+
 // One entry a device; on a CPU the process's resident memory is the device's, and the last three are null.
 Record memory_part(const CellData& data) {
   Record part = Record::array();
@@ -217,7 +229,8 @@ Record memory_part(const CellData& data) {
                   {"predicted", data.plan ? use_part(data.plan->predicted) : Record(nullptr)},
                   {"host_peak_bytes", or_null(m.host_peak_bytes)},
                   {"driver_process_bytes", or_null(m.driver_process_bytes)},
-                  {"driver_device_bytes", or_null(m.driver_device_bytes)}});
+                  {"driver_device_bytes", or_null(m.driver_device_bytes)},
+                  {"reconciliation", reconciliation_part(m)}});
   return part;
 }
 
@@ -244,9 +257,11 @@ Record cost_part(const Cell& cell, const CellData& data, const Environment& e) {
           {"in_last_level_cache", in_cache(data, e)}};
 }
 
-// A share of the read rate says nothing of a model that is read from the cache, so it is left out there.
+// All metrics there are, null where the cell has none. A share of the read rate says nothing of a model that is read
+// from the cache, so it is left out there.
 Record metrics_part(const std::vector<Summary>& summaries, bool from_cache) {
   Record part = Record::object();
+  for (const MetricInfo& m : metric_infos()) part[std::string(m.name)] = nullptr;
   for (const Summary& s : summaries) {
     if (from_cache && s.name == kReadShare) continue;
     Record metric{{"unit", name_of(s.unit)},

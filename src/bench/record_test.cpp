@@ -131,13 +131,6 @@ TEST(Record, TellsThePartsOfLoading) {
   EXPECT_EQ(load["session_ns"], 1'000'000);
 }
 
-TEST(Record, TheLedgerAddsUpToTheProcessExactly) {
-  const Record memory = measured().record()["memory"][0];
-  int64_t sum = 0;
-  for (const auto& [use, bytes] : memory["end_ledger"].items()) sum += bytes.get<int64_t>();
-  EXPECT_EQ(sum, memory["end_bytes"].get<int64_t>());
-}
-
 // A cell that ran on a GPU of this name and UUID.
 Made measured_on_a_gpu() {
   Made m = measured();
@@ -145,11 +138,51 @@ Made measured_on_a_gpu() {
   worker.be_a_gpu(size_t{70} << 30);
   m.data.plan = worker.plan(m.cell);
   m.data.load = worker.load({});
-  m.data.memory->count = MemoryCount::driver;
-  m.data.memory->host_peak_bytes = 400'000'000;
-  m.data.memory->driver_process_bytes = m.data.memory->end_bytes;
+  m.data.memory = worker.memory();
   m.sweep.device = worker.device_;
   return m;
+}
+
+TEST(Record, TheLedgerAddsUpAtEveryMomentOnEveryDevice) {
+  for (const Made& m : {measured(), measured_on_a_gpu()}) {
+    const Record memory = m.record()["memory"][0];
+    for (const std::string when : {"start", "load_peak", "run_peak", "end"}) {
+      const Record& ledger = memory[when + "_ledger"];
+      EXPECT_EQ(ledger.size(), static_cast<size_t>(kUses) + 2) << "each use, what was before, and what is left";
+      int64_t sum = 0;
+      for (const auto& [use, bytes] : ledger.items()) sum += bytes.get<int64_t>();
+      EXPECT_EQ(sum, memory[when + "_bytes"].get<int64_t>()) << when;
+    }
+    // Not by what is left over alone: each part is the backend's own figure.
+    EXPECT_EQ(memory["end_ledger"]["process"], 6'000'000);
+    EXPECT_EQ(memory["end_ledger"]["weights"], 2'000'000);
+    EXPECT_EQ(memory["end_ledger"]["kv_cache"], 500'000);
+    EXPECT_EQ(memory["end_ledger"]["other"], 200'000);
+  }
+}
+
+TEST(Record, MemoryIsReconciledWithEveryCountAndTheDifferenceIsShown) {
+  JsonSchema schema(schema_file());
+  Made m = measured_on_a_gpu();
+  m.data.memory->driver_process_bytes = 9'100'000;
+  const Record gpu = m.record()["memory"][0]["reconciliation"];
+  EXPECT_EQ(gpu["accounted_bytes"], 8'500'000);
+  EXPECT_EQ(gpu["counted_difference_bytes"], 200'000);
+  EXPECT_EQ(gpu["driver_process_difference_bytes"], 600'000);
+  EXPECT_EQ(gpu["driver_device_difference_bytes"], 11'500'000);
+  m.data.memory->driver_process_bytes.reset();
+  m.data.memory->driver_device_bytes = 8'000'000;
+  const Record untold = m.record()["memory"][0]["reconciliation"];
+  EXPECT_TRUE(untold["driver_process_difference_bytes"].is_null());
+  EXPECT_EQ(untold["driver_device_difference_bytes"], -500'000) << "less than was booked is told as well";
+  EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
+  const RecordView on_cpu = view_of(measured().record()), on_gpu = view_of(m.record());
+  ASSERT_EQ(on_cpu.memory.size(), 1u);
+  EXPECT_FALSE(on_cpu.memory[0].on_gpu);
+  EXPECT_EQ(on_cpu.memory[0].counted_by, "resident pages");
+  EXPECT_EQ(on_cpu.memory[0].accounted_bytes, 8'500'000);
+  EXPECT_TRUE(on_gpu.memory[0].on_gpu);
+  EXPECT_FALSE(on_gpu.memory[0].driver_process_bytes);
 }
 
 TEST(Record, NamesTheCardByNameUuidAndDriver) {
@@ -167,7 +200,7 @@ TEST(Record, NamesTheCardByNameUuidAndDriver) {
   EXPECT_EQ(record["cell"]["engine_choice"]["by"], "only one possible");
   EXPECT_EQ(record["memory"][0]["counted_by"], "driver");
   EXPECT_EQ(record["memory"][0]["host_peak_bytes"], 400'000'000);
-  EXPECT_TRUE(record["memory"][0]["driver_device_bytes"].is_null());
+  EXPECT_EQ(record["memory"][0]["driver_device_bytes"], 20'000'000);
 }
 
 TEST(Record, SaysWhetherCublasLtWasThereAndWhich) {
@@ -300,6 +333,15 @@ TEST(Record, OfACellThatEndedInItsWarmUpHasTheTextOfItsIds) {
   EXPECT_FALSE(view_of(m.record()).response_text) << "nothing was said";
 }
 
+TEST(Record, HasEveryMetricAndNullWhereThereIsNoFigure) {
+  const Record record = measured().record();
+  for (const MetricInfo& m : metric_infos()) EXPECT_TRUE(record["metrics"].contains(m.name)) << m.name;
+  EXPECT_EQ(record["metrics"].size(), metric_infos().size());
+  EXPECT_TRUE(record["metrics"]["host_overhead"].is_null()) << "no device told its times";
+  EXPECT_FALSE(record["metrics"]["prefill_time"].is_null());
+  EXPECT_EQ(view_of(record).find("host_overhead"), nullptr);
+}
+
 TEST(Record, SmallModelsAreMarkedAsLivingInTheCache) {
   Made m = measured();
   m.sweep.environment.last_level_cache_bytes = 32 << 20;
@@ -355,6 +397,20 @@ TEST_F(RecordFile, OnAFullDiskLeavesNothingBehind) {
     EXPECT_THAT(error.what(), HasSubstr("No space left"));
   }
   EXPECT_THAT(os::list_directory(folder_), IsEmpty());
+}
+
+TEST_F(RecordFile, SaysWhichHalfOfAnAaRunItIs) {
+  Made m = measured();
+  EXPECT_TRUE(m.record()["cell"]["aa_half"].is_null());
+  const RecordView whole = view_of(m.record());
+  m.cell.half = "B";
+  EXPECT_THAT(JsonSchema(schema_file()).check(json::parse(to_text(m.record()))), IsEmpty());
+  const RecordView v = view_of(m.record());
+  EXPECT_EQ(v.half, "B");
+  EXPECT_EQ(v.shown_precision(), "int8 B");
+  EXPECT_TRUE(are_alike(v, whole)) << "it is the same cell";
+  EXPECT_EQ(m.cell.label(), "org/Some-Model 1B int8 B p3+n6");
+  EXPECT_EQ(write_record(m.record(), folder_), folder_ + "/some-model_1b_int8_p3+n6_b.json");
 }
 
 TEST(RecordFileName, IsSafe) {

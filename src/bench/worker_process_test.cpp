@@ -90,6 +90,7 @@ TEST(Protocol, CarriesADeviceAndItsMemoryUnchanged) {
   MemoryReport memory = gpu.memory();
   memory.count = MemoryCount::driver;
   memory.host_peak_bytes = 1;
+  memory.driver_process_bytes.reset();
   memory.driver_device_bytes = 2;
   const MemoryReport memory_back = protocol::memory_from(protocol::to_json(memory));
   EXPECT_EQ(memory_back.count, MemoryCount::driver);

@@ -57,12 +57,21 @@ void require_finite(const Loaded& loaded, const Run& run) {
 int64_t first_token_ns(const Run& run) {
   int64_t end_ns = 0;
   for (const Span& span : run.spans) {
-    if (span.phase != Phase::decode) end_ns = span.end_ns;
+    if (span.phase != Phase::decode && span.clock == Clock::host) end_ns = span.end_ns;
   }
   return end_ns;
 }
 
 nlohmann::json picture_tokens(const Loaded& loaded) { return prompt_tokens(loaded.shape(), 0); }
+
+// The end of its last, as the host saw it.
+int64_t last_token_ns(const Run& run) {
+  int64_t end_ns = 0;
+  for (const Span& span : run.spans) {
+    if (span.clock == Clock::host) end_ns = span.end_ns;
+  }
+  return end_ns;
+}
 
 // Rounds of read, decode, read.
 void measure_decode(const Loaded& loaded, const std::string& asked_for, int depth, int batch, ReadProbe* probe,
@@ -84,7 +93,7 @@ void measure_decode(const Loaded& loaded, const std::string& asked_for, int dept
   const auto steps_per_second = [&] {
     const Run run = session.generate(input, {.max_new_tokens = o.new_tokens});
     require_finite(loaded, run);
-    return static_cast<double>(steps) * 1e9 / static_cast<double>(run.spans.back().end_ns - first_token_ns(run));
+    return static_cast<double>(steps) * 1e9 / static_cast<double>(last_token_ns(run) - first_token_ns(run));
   };
   steps_per_second();  // the first of a size
   std::vector<double> rates, shares, reads;

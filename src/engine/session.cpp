@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/os.h"
 #include "engine/buffers.h"
+#include "engine/device_phases.h"
 
 namespace quantbench {
 
@@ -71,8 +72,9 @@ struct Session::Parts {
   std::string engine;                              // empty: the first of the plan's
   std::unique_ptr<Program> step;
   Sampling step_sampling;
-  std::unique_ptr<Lookout> lookout;  // made with the first generation that is watched
-  bool has_stops = false;            // on the device
+  std::unique_ptr<Lookout> lookout;    // made with the first generation that is watched
+  std::unique_ptr<Timeline> timeline;  // null where the host's clock is the device's
+  bool has_stops = false;              // on the device
   int context_tokens = 0;
 
   Parts(Backend& b, Model& m, const StateShape& s, std::string_view of_engine)
@@ -90,6 +92,7 @@ struct Session::Parts {
     assert(s.sequences >= 1 && s.rows >= s.sequences && s.logit_rows >= s.sequences);
     model.make_tables(backend, shape.positions);
     record({});
+    timeline = backend.timeline();
   }
 
   // The same step as was planned for packing, now with these buffers.
@@ -365,20 +368,23 @@ Run Session::generate(const Prompt& prompt, const GenerateOptions& options) {
   run.sequences = p.shape.sequences;
   run.context_tokens = p.context_tokens;
   run.prompt_tokens = length;
-  run.spans.reserve(static_cast<size_t>(options.max_new_tokens));
+  run.spans.reserve(2 * static_cast<size_t>(options.max_new_tokens) + 2);
   run.tokens.reserve(static_cast<size_t>(run.sequences) * static_cast<size_t>(options.max_new_tokens));
   if (is_watched) p.open_lookout();
 
   p.backend.synchronize();
   int64_t zero_ns = os::steady_now_ns();
+  DevicePhases on_device(p.timeline.get());
   const auto now_ns = [&zero_ns] { return os::steady_now_ns() - zero_ns; };
   const State& decode = p.buffers.decode;
   int64_t last_ns = 0;
   const auto end_phase = [&](Phase phase) {
+    on_device.end(phase);
     p.backend.synchronize();
     const int64_t end_ns = now_ns();
     run.spans.push_back({phase, Clock::host, last_ns, end_ns});
     last_ns = end_ns;
+    on_device.begin();
   };
   const bool has_cross = p.model.shape().has_cross_attention();
   const int first_position = p.context_tokens + (has_cross ? 1 : length);  // of the new tokens
@@ -407,7 +413,10 @@ Run Session::generate(const Prompt& prompt, const GenerateOptions& options) {
 
   const int64_t before_look_ns = now_ns();
   run.finite = p.logits_are_finite();
-  zero_ns += now_ns() - before_look_ns;
+  const int64_t look_ns = now_ns() - before_look_ns;
+  zero_ns += look_ns;
+  on_device.leave_out(look_ns);
+  on_device.begin();
 
   const int32_t* const new_tokens = decode.history + first_position;  // of the first sequence
   const auto end_step = [&] {
@@ -433,6 +442,7 @@ Run Session::generate(const Prompt& prompt, const GenerateOptions& options) {
   if (is_watched) watch(1, 0);
   for (int made = 2; made <= options.max_new_tokens && !stop; ++made) {
     p.step->run();
+    on_device.end(Phase::decode);
     if (is_watched)
       watch(made, made == options.max_new_tokens ? 0 : kRunAhead);
     else if (!only_asked_for)
@@ -451,6 +461,7 @@ Run Session::generate(const Prompt& prompt, const GenerateOptions& options) {
   }
   run.total_ns = now_ns();
   run.finite = p.logits_are_finite() && run.finite;
+  on_device.add_to(&run);
   return run;
 }
 

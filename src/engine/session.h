@@ -27,7 +27,7 @@ struct Span {
 struct Run {  // one generation, of all sequences side by side
   // Encode or vision where there is an encoder, prefill (up to and with the first tokens), then one a further token;
   // see generate(). Where the prompts of a batch are several calls, those with a picture have a vision and a prefill
-  // each.
+  // each. First all by the host's clock; then, of a device with a clock of its own, all by that, its steps one by one.
   std::vector<Span> spans;
   std::vector<int32_t> tokens;  // [sequences, new tokens] the new ones
   int prompt_tokens = 0;        // of each sequence

@@ -68,6 +68,11 @@ TEST_P(SessionTest, GreedyTokensAreTheBestOfTheTeacherForcedLogits) {
   }
 }
 
+size_t spans_by_host(const Run& run) {
+  const auto by_host = [](const Span& span) { return span.clock == Clock::host; };
+  return static_cast<size_t>(std::count_if(run.spans.begin(), run.spans.end(), by_host));
+}
+
 TEST_P(SessionTest, ARunIsRepeatable) {
   Session s = session();
   const GenerateOptions options{.max_new_tokens = 20};
@@ -76,7 +81,8 @@ TEST_P(SessionTest, ARunIsRepeatable) {
 
 TEST_P(SessionTest, SpansFollowOneAnotherAndAreOneATokenWithinTheTotal) {
   Session s = session();
-  const auto run = s.generate(kPrompt, {.max_new_tokens = 6});
+  auto run = s.generate(kPrompt, {.max_new_tokens = 6});
+  std::erase_if(run.spans, [](const Span& span) { return span.clock == Clock::device; });
   // The host does not see each step of a GPU end.
   ASSERT_EQ(run.spans.size(), backend->device().gpu ? 2u : 6u);
   EXPECT_EQ(run.spans[0].phase, Phase::prefill);
@@ -87,6 +93,35 @@ TEST_P(SessionTest, SpansFollowOneAnotherAndAreOneATokenWithinTheTotal) {
     EXPECT_GT(run.spans[i].end_ns, run.spans[i].start_ns);
   }
   EXPECT_GE(run.total_ns, run.spans.back().end_ns);
+}
+
+TEST_P(SessionTest, ADeviceWithAClockOfItsOwnTellsEachStepByIt) {
+  Session s = session();
+  for (const bool stops : {false, true}) {
+    GenerateOptions options{.max_new_tokens = 6};
+    const auto all = s.generate(kPrompt, options);
+    if (stops) options.stop_at = {all.tokens[3]};
+    auto run = stops ? s.generate(kPrompt, options) : all;
+    std::erase_if(run.spans, [](const Span& span) { return span.clock == Clock::host; });
+    if (!backend->device().gpu) {
+      EXPECT_TRUE(run.spans.empty()) << "the host's clock is its own";
+      continue;
+    }
+    ASSERT_EQ(run.spans.size(), run.tokens.size()) << "none for a step behind the end";
+    EXPECT_EQ(run.spans[0].phase, Phase::prefill);
+    EXPECT_EQ(run.spans[0].start_ns, 0);
+    int64_t sum = 0;
+    for (size_t i = 0; i < run.spans.size(); ++i) {
+      const Span& span = run.spans[i];
+      if (i > 0) {
+        EXPECT_EQ(span.phase, Phase::decode);
+        EXPECT_GE(span.start_ns, run.spans[i - 1].end_ns);
+      }
+      EXPECT_GT(span.end_ns, span.start_ns);
+      sum += span.end_ns - span.start_ns;
+    }
+    EXPECT_LE(sum, run.total_ns) << "what is left is the host's";
+  }
 }
 
 TEST_P(SessionTest, SamplingDependsOnTheSeedAlone) {
@@ -128,7 +163,7 @@ TEST_P(SessionTest, StopsAfterAnEndOfSequenceIdAndShowsTokensAsTheyCome) {
                            }});
   EXPECT_EQ(run.tokens, std::vector<int32_t>(all.begin(), first + 1));
   EXPECT_EQ(shown, run.tokens);
-  EXPECT_EQ(run.spans.size(), run.tokens.size());
+  EXPECT_EQ(spans_by_host(run), run.tokens.size());
   EXPECT_EQ(s.generate(kPrompt, {.max_new_tokens = 12}).tokens, all);
 }
 
@@ -233,7 +268,7 @@ TEST(SessionRunAhead, ShowsAllTokensUpToTheStopAndNoneBehindIt) {
     const auto first = std::find(all.begin(), all.end(), all[at]);
     EXPECT_EQ(run.tokens, std::vector<int32_t>(all.begin(), first + 1));
     EXPECT_EQ(shown, run.tokens);
-    EXPECT_EQ(run.spans.size(), run.tokens.size());
+    EXPECT_EQ(spans_by_host(run), run.tokens.size());
   }
   EXPECT_EQ(backend.most_pending, kRunAhead + 1);
   // Broken off with looks pending, which the next generation does not take for its own.

@@ -40,7 +40,7 @@ std::string own(std::span<const RecordView> views) {
   const std::vector<MetricInfo> metrics = metric_infos();
   std::vector<std::string> heading{"model",      "precision", "precision_long", "test",   "kind",   "prompt_tokens",
                                    "new_tokens", "depth",     "batch",          "device", "engine", "tuning",
-                                   "status",     "stamp",     "reasons",        "error",  "runs"};
+                                   "status",     "stamp",     "reasons",        "error",  "runs",   "aa_half"};
   for (const MetricInfo& m : metrics) {
     heading.push_back(column(m));
     if (m.of_run) heading.insert(heading.end(), {column(m) + "_low", column(m) + "_high"});
@@ -66,7 +66,8 @@ std::string own(std::span<const RecordView> views) {
                                  std::string(name_of(v.stamp.kind)),
                                  reasons,
                                  v.error,
-                                 std::to_string(latency ? latency->runs : 0)};
+                                 std::to_string(latency ? latency->runs : 0),
+                                 v.half};
     for (const MetricInfo& m : metrics) {
       const Summary* s = v.find(m.name);
       row.push_back(s ? number(s->median) : "");

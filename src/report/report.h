@@ -16,13 +16,24 @@ std::string table_text(std::span<const RecordView> views);
 std::string table_markdown(std::span<const RecordView> views);
 // Why cells are flagged, invalid or failed; empty if none is.
 std::vector<std::string> notes(std::span<const RecordView> views);
+// How a cell's memory at the end agrees with what others count of it, a line a cell and device; a difference is never
+// hidden.
+std::vector<std::string> memory_notes(std::span<const RecordView> views);
 // The generated text of each precision; in Markdown as code, whatever is in it.
 std::string responses_text(std::span<const RecordView> views);
 std::string responses_markdown(std::span<const RecordView> views);
 
 // Fastest, smallest, and which precision beats another in everything, for each model and test with more than one
-// precision. "undecided" where intervals overlap.
+// precision; halves of an A/A run are left to noise_floor(). Claims are those of bench/comparison.h, adjusted over all
+// of them; else "undecided", or "the same".
 std::vector<std::string> verdict(std::span<const RecordView> views);
+
+// What the two halves of each cell of an A/A run differ by, and what threshold a comparison here can have; empty where
+// there are no halves.
+std::vector<std::string> noise_floor(std::span<const RecordView> views);
+
+// Why a cell cannot be compared with others; empty if it can.
+std::string obstacle(const RecordView& view);
 
 enum class CsvSchema { own, predecessor, predecessor_full };
 std::string csv(std::span<const RecordView> views, CsvSchema schema);

@@ -1,5 +1,6 @@
 #include "report/report.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -140,6 +141,22 @@ TEST(Table, OfAnInvalidCellOnlyWhatMakesItSoIsSaidTo) {
                                         "org/model fp16 p8+n64: FLAGGED: 9 runs, fewer than 10"));
 }
 
+TEST(MemoryNotes, ShowEveryDifference) {
+  auto views = three();
+  EXPECT_THAT(memory_notes(views), SizeIs(0)) << "of records without";
+  constexpr int64_t kMiB = 1 << 20;
+  views[0].memory = {{"resident pages", 24 * kMiB, 23 * kMiB}};
+  views[1].memory = {{"driver", 100 * kMiB, 101 * kMiB, true, 100 * kMiB, 300 * kMiB}};
+  views[2].memory = {{"allocations", 100 * kMiB, 99 * kMiB, true}};
+  EXPECT_THAT(
+      memory_notes(views),
+      ElementsAre("org/model fp16 p8+n64: memory at the end: 23.0 MiB by use, 24.0 MiB by resident pages (+1.0 MiB)",
+                  "org/model int8 p8+n64: memory at the end: 101.0 MiB by use, 100.0 MiB by driver (-1.0 MiB); the "
+                  "driver counts 100.0 MiB (-1.0 MiB) of the process, 300.0 MiB (+199.0 MiB) of all on the device",
+                  "org/model 4bit p8+n64: memory at the end: 99.0 MiB by use, 100.0 MiB by allocations (+1.0 MiB); the "
+                  "driver counts n/a of the process, n/a of all on the device"));
+}
+
 TEST(Table, ANameStaysInItsLine) {
   auto views = three();
   for (RecordView& v : views) v.model = "two\nlines\tand a tab";
@@ -198,12 +215,34 @@ TEST(Verdict, NamesFastestSmallestAndWhoBeatsWhom) {
   EXPECT_THAT(lines[3], HasSubstr("not quality"));
 }
 
-TEST(Verdict, OverlappingIntervalsAreUndecided) {
+TEST(Verdict, WhatNoiseMayMakeIsUndecided) {
   auto views = three();
-  views[1] = view("int8", 34.7, 0.2, 1.5);
+  views[1] = view("int8", 34, 2, 1.5);
   const auto lines = verdict(views);
-  EXPECT_THAT(lines[1], HasSubstr("fastest: undecided between 4bit and int8: their intervals overlap"));
+  EXPECT_THAT(lines[1], HasSubstr("fastest: undecided between 4bit and int8: too close for their noise (4bit is "));
+  EXPECT_THAT(lines[3], AllOf(Not(HasSubstr("4bit beats int8")), HasSubstr("4bit beats fp16")));
+}
+
+TEST(Verdict, ADifferenceBelowTheThresholdIsNoneHoweverSureItIs) {
+  auto views = three();
+  views[1] = view("int8", 34.7, 0.02, 1.5);
+  views[2] = view("4bit", 35, 0.02, 1.1);
+  const auto lines = verdict(views);
+  EXPECT_THAT(lines[1], HasSubstr("fastest: 4bit and int8, the same within 2 % (4bit is 2.45 × fp16"));
+  EXPECT_THAT(lines[1], HasSubstr("1.01 × int8 [1.01, 1.01]"));
   EXPECT_THAT(lines[3], Not(HasSubstr("4bit beats int8")));
+}
+
+TEST(Verdict, ClaimsLessOfManyCellsThanOfFew) {
+  std::vector<RecordView> views{view("fp16", 100, 7, 2.5), view("int8", 107, 7, 1.5)};
+  EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: int8"));
+  for (int i = 0; i < 60; ++i) {
+    for (RecordView v : {view("fp16", 100, 1, 2.5), view("int8", 100, 1, 1.5)}) {
+      v.test = fmt::format("p8+n{}", i);
+      views.push_back(v);
+    }
+  }
+  EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: undecided between int8 and fp16"));
 }
 
 TEST(Verdict, InvalidCellsDoNotEnter) {
@@ -270,6 +309,55 @@ TEST(Verdict, OfACellThatWasMeasuredTwiceThereIsNone) {
 }
 
 TEST(Verdict, OnePrecisionAloneHasNone) { EXPECT_THAT(verdict(std::vector{three()[0]}), SizeIs(0)); }
+
+// Each cell twice, the second time so many per cent slower.
+std::vector<RecordView> halves(double half_width, double slower_percent) {
+  std::vector<RecordView> views;
+  for (const char* precision : {"fp16", "int8"}) {
+    for (const char* half : {"A", "B"}) {
+      const double rate = *half == 'A' ? 1000 : 1000 * (1 - slower_percent / 100);
+      views.push_back(view(precision, rate, half_width, 1));
+      views.back().half = half;
+    }
+  }
+  return views;
+}
+
+TEST(NoiseFloor, IsOfTheHalvesOfEachCell) {
+  const auto lines = noise_floor(halves(2, 0.5));
+  ASSERT_THAT(lines, SizeIs(4));
+  EXPECT_THAT(lines[0], AllOf(HasSubstr("org/model fp16 p8+n64: B is 0.9950 × A [0.99"), HasSubstr("same within 2 %")));
+  EXPECT_THAT(lines[1], HasSubstr("org/model int8 p8+n64: B is 0.9950 × A"));
+  EXPECT_THAT(lines[2], HasSubstr("measurements of the same cell: 0.5 %; their intervals reach 0."));
+  EXPECT_THAT(lines[3], HasSubstr("; the usual 2 % will do"));
+  EXPECT_THAT(noise_floor(three()), SizeIs(0)) << "there are no halves";
+}
+
+TEST(NoiseFloor, OfARestlessMachineSaysThatTheUsualThresholdIsTooFine) {
+  const auto lines = noise_floor(halves(60, 1));
+  EXPECT_THAT(lines[0], HasSubstr(": ambiguous"));
+  EXPECT_THAT(lines[3], HasSubstr("at the usual 2 % some cells that are the same would be called ambiguous"));
+}
+
+TEST(NoiseFloor, LeavesOutWhatCannotBeComparedAndSaysSo) {
+  auto views = halves(2, 0);
+  views[1].stamp.kind = StampKind::invalid;
+  views[3].response_ids.back() = 8;
+  const auto lines = noise_floor(views);
+  EXPECT_EQ(lines[0], "org/model fp16 p8+n64: not compared: B: INVALID");
+  EXPECT_THAT(lines[1], HasSubstr("int8 p8+n64: B is 1.0000 × A"));
+  EXPECT_EQ(lines[2], "org/model int8 p8+n64: its halves generated different tokens");
+  views[2].status = "failed";
+  EXPECT_THAT(noise_floor(views), ElementsAre(HasSubstr("B: INVALID"), HasSubstr("A: INVALID, failed")));
+}
+
+TEST(NoiseFloor, HalvesAreNamedInTheTableAndHaveNoOtherVerdict) {
+  const auto views = halves(2, 0);
+  EXPECT_THAT(table_text(views), AllOf(HasSubstr("fp16 A"), HasSubstr("int8 B")));
+  EXPECT_THAT(verdict(views), SizeIs(0));
+  EXPECT_THAT(responses_text(views), testing::IsEmpty());
+  EXPECT_THAT(csv(views, CsvSchema::own), AllOf(HasSubstr(",runs,aa_half,"), HasSubstr(",10,B,")));
+}
 
 TEST(Csv, PredecessorsColumnsAndUnits) {
   auto views = three();

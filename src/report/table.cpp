@@ -9,7 +9,7 @@
 namespace quantbench {
 namespace {
 
-constexpr const char* kNothing = "–";
+constexpr const char* kNothing = "n/a";
 
 std::string with_interval(const Summary* s) {
   if (!s) return kNothing;
@@ -77,7 +77,7 @@ Grid grid(std::span<const RecordView> views) {
          with_places(std::vector{left, left, right, left}, std::vector(headings.size(), left),
                      std::vector{right, right, right, right, right, right, left}));
   for (const RecordView& v : views) {
-    g.add(with_places(Row{one_line(v.shown_model()), v.precision, of(v, "weight_bytes", format_bytes), v.test},
+    g.add(with_places(Row{one_line(v.shown_model()), v.shown_precision(), of(v, "weight_bytes", format_bytes), v.test},
                       places.of(v),
                       Row{with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
                           of(v, "inter_token_median", format_ns), of(v, "memory_peak", format_bytes), read_share(v),
@@ -95,12 +95,51 @@ std::string_view headline_metric(const RecordView& view) {
 std::string table_text(std::span<const RecordView> views) { return grid(views).text(); }
 std::string table_markdown(std::span<const RecordView> views) { return grid(views).markdown(); }
 
+namespace {
+
+std::string cell_name(const RecordView& v, const Places& places) {
+  std::string cell = fmt::format("{} {} {}", one_line(v.shown_model()), v.shown_precision(), v.test);
+  for (const std::string& place : places.of(v)) cell += " " + place;
+  return cell;
+}
+
+// "+1.2 MiB"
+std::string signed_bytes(int64_t bytes) {
+  return fmt::format("{}{}", bytes < 0 ? "" : "+", format_bytes(static_cast<double>(bytes)));
+}
+
+std::string of_driver(const std::optional<int64_t>& bytes, int64_t accounted) {
+  if (!bytes) return "n/a";
+  return fmt::format("{} ({})", format_bytes(static_cast<double>(*bytes)), signed_bytes(*bytes - accounted));
+}
+
+}  // namespace
+
+std::vector<std::string> memory_notes(std::span<const RecordView> views) {
+  const Places places(views);
+  std::vector<std::string> lines;
+  for (const RecordView& v : views) {
+    for (const MemoryView& m : v.memory) {
+      std::string line = fmt::format("{}: memory at the end: {} by use, {} by {} ({})", cell_name(v, places),
+                                     format_bytes(static_cast<double>(m.accounted_bytes)),
+                                     format_bytes(static_cast<double>(m.end_bytes)), m.counted_by,
+                                     signed_bytes(m.end_bytes - m.accounted_bytes));
+      if (m.on_gpu) {
+        line += fmt::format("; the driver counts {} of the process, {} of all on the device",
+                            of_driver(m.driver_process_bytes, m.accounted_bytes),
+                            of_driver(m.driver_device_bytes, m.accounted_bytes));
+      }
+      lines.push_back(std::move(line));
+    }
+  }
+  return lines;
+}
+
 std::vector<std::string> notes(std::span<const RecordView> views) {
   const Places places(views);
   std::vector<std::string> lines;
   for (const RecordView& v : views) {
-    std::string cell = fmt::format("{} {} {}", one_line(v.shown_model()), v.precision, v.test);
-    for (const std::string& place : places.of(v)) cell += " " + place;
+    const std::string cell = cell_name(v, places);
     if (v.status != "ok") {
       lines.push_back(fmt::format("{}: {}: {}", cell, v.status, one_line(v.error)));
       continue;
@@ -140,7 +179,7 @@ template <typename Format>
 std::string each_response(std::span<const RecordView> views, Format format) {
   std::string out;
   for (const RecordView& v : views) {
-    if (v.kind != "generation" || v.response_ids.empty()) continue;
+    if (v.kind != "generation" || v.response_ids.empty() || !v.half.empty()) continue;
     const std::string test = v.depth > 0 || v.batch > 1 ? fmt::format(" {}", v.test) : "";
     out += fmt::format("{} {}{}:\n", one_line(v.shown_model()), v.precision, test) + format(response(v));
   }

@@ -1,8 +1,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
+#include <optional>
+#include <tuple>
 
-#include "bench/statistics.h"
+#include "bench/comparison.h"
 #include "report/format.h"
 #include "report/report.h"
 
@@ -11,20 +14,7 @@ namespace {
 
 // Peaks this close are the same: pages, not precisions, make such differences.
 constexpr double kSameMemory = 0.01;
-
-enum class Order { better, worse, undecided };
-
-Order compare(const Summary* a, const Summary* b) {
-  if (!a || !b) return Order::undecided;
-  if (a->runs == 0) {  // a single figure
-    if (std::abs(a->median - b->median) <= kSameMemory * std::max(a->median, b->median)) return Order::undecided;
-    return (a->median < b->median) == (a->better == Better::lower) ? Order::better : Order::worse;
-  }
-  if (!a->low || !b->low) return Order::undecided;
-  const bool below = *a->high<*b->low, above = *a->low> * b->high;
-  if (!below && !above) return Order::undecided;
-  return below == (a->better == Better::lower) ? Order::better : Order::worse;
-}
+constexpr std::string_view kPeak = "memory_peak";
 
 std::string listed(const std::vector<const RecordView*>& views) {
   std::string text;
@@ -35,88 +25,134 @@ std::string listed(const std::vector<const RecordView*>& views) {
   return text;
 }
 
-// The best of a group by one metric, or those that cannot be told apart from it.
-std::vector<const RecordView*> best_by(const std::vector<const RecordView*>& group, std::string_view metric) {
-  const auto key = [&](const RecordView* v) {
-    const Summary* s = v->find(metric);
-    return s->better == Better::lower ? s->median : -s->median;
-  };
-  std::vector<const RecordView*> sorted = group;
-  std::stable_sort(sorted.begin(), sorted.end(), [&](auto* a, auto* b) { return key(a) < key(b); });
-  std::vector<const RecordView*> best;
-  for (const RecordView* v : sorted) {
-    if (v == sorted.front() || compare(sorted.front()->find(metric), v->find(metric)) == Order::undecided)
-      best.push_back(v);
+// Cells that are compared with one another.
+struct Group {
+  std::string title;
+  std::string refusal;  // why there is no verdict; empty: there is one
+  std::vector<RecordView> cells;
+};
+
+// What a group's speeds are compared by. Of a prefill the time to its first token says the same once more.
+std::vector<std::string_view> speed_metrics(const RecordView& v) {
+  std::vector<std::string_view> metrics{headline_metric(v)};
+  if (v.kind != "prefill") metrics.emplace_back("time_to_first_token");
+  return metrics;
+}
+
+bool is_better(const Summary& a, const Summary& b) {
+  return a.better == Better::lower ? a.median < b.median : a.median > b.median;
+}
+
+// Every two cells of every group by every metric of speed, compared at once: what is claimed is adjusted over all of
+// it.
+class Comparisons {
+ public:
+  explicit Comparisons(const std::vector<Group>& groups) {
+    std::vector<SamplePair> pairs;
+    uint64_t seed = 0;
+    for (const Group& group : groups) {
+      if (!group.refusal.empty()) continue;
+      seed = group.cells.front().seed;
+      for (const RecordView& a : group.cells) {
+        for (const RecordView& b : group.cells) {
+          if (&a == &b) continue;
+          for (const std::string_view metric : speed_metrics(a)) {
+            const Summary *of_a = a.find(metric), *of_b = b.find(metric);
+            // Each pair once, the better one against the other; of equal ones the first.
+            if (!of_a || !of_b || is_better(*of_b, *of_a) || (!is_better(*of_a, *of_b) && &a > &b)) continue;
+            found_[{&a, &b, metric}] = pairs.size();
+            pairs.push_back({of_b->samples, of_a->samples, of_a->better});
+          }
+        }
+      }
+    }
+    all_ = compare(pairs, seed);
   }
-  return best;
-}
+  // Of `a` against `b`; null where `a` is not the better one, or they have not both a figure.
+  const Comparison* of(const RecordView& a, const RecordView& b, std::string_view metric) const {
+    const auto found = found_.find({&a, &b, metric});
+    return found == found_.end() ? nullptr : &all_[found->second];
+  }
+  bool is_faster(const RecordView& a, const RecordView& b, std::string_view metric) const {
+    const Comparison* c = of(a, b, metric);
+    return c && c->difference == Difference::faster;
+  }
 
-std::string ratio_text(const RecordView& a, const RecordView& b) {
-  const std::string_view metric = headline_metric(a);
-  const Ratio r = bootstrap_median_ratio(a.find(metric)->samples, b.find(metric)->samples, a.seed);
-  return fmt::format("{:.2f} × {} [{:.2f}, {:.2f}]", r.value, b.precision, r.low, r.high);
-}
+ private:
+  std::map<std::tuple<const RecordView*, const RecordView*, std::string_view>, size_t> found_;
+  std::vector<Comparison> all_;
+};
 
-std::string fastest(const std::vector<const RecordView*>& group) {
-  const auto best = best_by(group, headline_metric(*group.front()));
+std::string fastest(const Group& group, const Comparisons& comparisons) {
+  const std::string_view metric = headline_metric(group.cells.front());
+  const RecordView* best = &group.cells.front();
+  for (const RecordView& v : group.cells) {
+    if (is_better(*v.find(metric), *best->find(metric))) best = &v;
+  }
+  std::vector<const RecordView*> level{best};  // that cannot be told from it
   std::string ratios;
-  for (const RecordView* v : group) {
-    if (v != best.front()) ratios += (ratios.empty() ? "" : ", ") + ratio_text(*best.front(), *v);
+  bool all_same = true;
+  for (const RecordView& v : group.cells) {
+    if (&v == best) continue;
+    const Comparison& c = *comparisons.of(*best, v, metric);
+    ratios += fmt::format("{}{:.2f} × {} [{:.2f}, {:.2f}]", ratios.empty() ? "" : ", ", c.speed.value, v.precision,
+                          c.speed.low, c.speed.high);
+    if (c.difference == Difference::faster) continue;
+    level.push_back(&v);
+    all_same &= c.difference == Difference::same;
   }
-  if (best.size() > 1) {
-    return fmt::format("fastest: undecided between {}: their intervals overlap ({} is {})", listed(best),
-                       best.front()->precision, ratios);
+  if (level.size() == 1) return fmt::format("fastest: {} ({})", best->precision, ratios);
+  if (all_same) {
+    return fmt::format("fastest: {}, the same within {:g} % ({} is {})", listed(level), 100 * kSameThreshold,
+                       best->precision, ratios);
   }
-  return fmt::format("fastest: {} ({})", best.front()->precision, ratios);
+  return fmt::format("fastest: undecided between {}: too close for their noise ({} is {})", listed(level),
+                     best->precision, ratios);
 }
 
-std::string smallest(const std::vector<const RecordView*>& group) {
-  for (const RecordView* v : group) {
-    if (!v->find("memory_peak")) return "smallest: undecided: memory was not measured for every precision";
-  }
-  const auto best = best_by(group, "memory_peak");
+bool is_smaller(const RecordView& a, const RecordView& b) {
+  const Summary *of_a = a.find(kPeak), *of_b = b.find(kPeak);
+  return of_a && of_b && of_b->median - of_a->median > kSameMemory * of_b->median;
+}
+
+std::string smallest(const Group& group) {
   std::string others;
-  for (const RecordView* v : group) {
-    others +=
-        fmt::format("{}{} {}", others.empty() ? "" : ", ", v->precision, format_bytes(v->find("memory_peak")->median));
+  const RecordView* best = &group.cells.front();
+  for (const RecordView& v : group.cells) {
+    if (!v.find(kPeak)) return "smallest: undecided: memory was not measured for every precision";
+    others += fmt::format("{}{} {}", others.empty() ? "" : ", ", v.precision, format_bytes(v.find(kPeak)->median));
+    if (v.find(kPeak)->median < best->find(kPeak)->median) best = &v;
   }
-  if (best.size() > 1) return fmt::format("smallest: undecided between {} (peak memory: {})", listed(best), others);
-  return fmt::format("smallest: {} (peak memory: {})", best.front()->precision, others);
+  std::vector<const RecordView*> level{best};
+  for (const RecordView& v : group.cells) {
+    if (&v != best && !is_smaller(*best, v)) level.push_back(&v);
+  }
+  if (level.size() > 1) return fmt::format("smallest: undecided between {} (peak memory: {})", listed(level), others);
+  return fmt::format("smallest: {} (peak memory: {})", best->precision, others);
 }
 
-bool beats_in_everything(const RecordView& a, const RecordView& b) {
-  for (std::string_view metric :
-       {headline_metric(a), std::string_view("time_to_first_token"), std::string_view("memory_peak")}) {
-    if (compare(a.find(metric), b.find(metric)) != Order::better) return false;
+bool beats_in_everything(const RecordView& a, const RecordView& b, const Comparisons& comparisons) {
+  for (const std::string_view metric : speed_metrics(a)) {
+    if (!comparisons.is_faster(a, b, metric)) return false;
   }
-  return true;
+  return is_smaller(a, b);
 }
 
-std::string domination(const std::vector<const RecordView*>& group) {
+std::string domination(const Group& group, const Comparisons& comparisons) {
   std::string found;
-  for (const RecordView* a : group) {
-    for (const RecordView* b : group) {
-      if (a == b || !beats_in_everything(*a, *b)) continue;
-      found +=
-          fmt::format("{}{} beats {} in everything measured", found.empty() ? "" : "; ", a->precision, b->precision);
+  for (const RecordView& a : group.cells) {
+    for (const RecordView& b : group.cells) {
+      if (&a == &b || !beats_in_everything(a, b, comparisons)) continue;
+      found += fmt::format("{}{} beats {} in everything measured", found.empty() ? "" : "; ", a.precision, b.precision);
     }
   }
   if (found.empty()) found = "no precision beats another in everything measured";
   return found + " (speed, time to first token, memory; not quality)";
 }
 
-// Why a cell cannot be compared with others; empty if it can.
-std::string obstacle(const RecordView& v) {
-  if (v.status != "ok") return fmt::format("{}, {}", name_of(StampKind::invalid), v.status);
-  if (v.stamp.kind == StampKind::invalid) return std::string(name_of(v.stamp.kind));
-  const Summary* headline = v.find(headline_metric(v));
-  if (!headline) return "no figure";
-  return headline->low ? "" : fmt::format("no interval from {} run{}", headline->runs, headline->runs == 1 ? "" : "s");
-}
-
 // Whose precisions are compared: of one model and test, on one device.
 bool are_of_one_group(const RecordView& a, const RecordView& b) {
-  return a.shown_model() == b.shown_model() && a.test == b.test && a.device == b.device;
+  return a.shown_model() == b.shown_model() && a.test == b.test && a.device == b.device && a.half == b.half;
 }
 
 // The group, with the engine behind the name of a precision that is there on more than one: "fp16 on graph".
@@ -143,59 +179,79 @@ std::string engines_of(const std::vector<const RecordView*>& group) {
   return differ ? fmt::format(" ({})", engines) : "";
 }
 
+// The group that `first` is of; nothing where there are no two cells of it.
+std::optional<Group> group_of(const RecordView& first, std::span<const RecordView> views, bool one_device) {
+  Group group{fmt::format("{}, {}", one_line(first.shown_model()), first.test), "", {}};
+  if (!one_device) group.title += ", " + one_line(first.device);
+  std::vector<const RecordView*> members;
+  size_t cells = 0;
+  std::string left_out, twice;
+  for (const RecordView& v : views) {
+    if (!are_of_one_group(v, first)) continue;
+    ++cells;
+    const std::string why = obstacle(v);
+    if (!why.empty()) {
+      left_out += fmt::format("{}{}: {}", left_out.empty() ? "" : "; ", v.precision, why);
+      continue;
+    }
+    if (std::any_of(members.begin(), members.end(), [&](const RecordView* other) { return are_alike(*other, v); }))
+      twice = v.precision;
+    members.push_back(&v);
+  }
+  if (cells < 2) return std::nullopt;
+  if (members.size() < 2) {
+    group.refusal = fmt::format("{} of {} precisions can be compared ({})", members.size(), cells, left_out);
+    return group;
+  }
+  if (!twice.empty()) {
+    group.refusal = fmt::format("{} was measured more than once", twice);
+    return group;
+  }
+  const bool alike = std::all_of(members.begin(), members.end(), [&](const RecordView* v) {
+    return v->response_ids.size() == members.front()->response_ids.size();
+  });
+  if (!alike) {
+    group.refusal = "the precisions generated different numbers of tokens";
+    return group;
+  }
+  group.title += engines_of(members);
+  group.cells = with_engines(members);
+  return group;
+}
+
 }  // namespace
 
+std::string obstacle(const RecordView& v) {
+  if (v.status != "ok") return fmt::format("{}, {}", name_of(StampKind::invalid), v.status);
+  if (v.stamp.kind == StampKind::invalid) return std::string(name_of(v.stamp.kind));
+  const Summary* headline = v.find(headline_metric(v));
+  if (!headline) return "no figure";
+  return headline->low ? "" : fmt::format("no interval from {} run{}", headline->runs, headline->runs == 1 ? "" : "s");
+}
+
 std::vector<std::string> verdict(std::span<const RecordView> views) {
-  std::vector<std::string> lines;
+  std::vector<Group> groups;
   std::vector<const RecordView*> done;  // one of each group
   const bool one_device = std::all_of(views.begin(), views.end(), [&](const RecordView& v) {
     return v.device.empty() || v.device == views.front().device;
   });
   for (const RecordView& first : views) {
     const auto is_of_first = [&](const RecordView* v) { return are_of_one_group(*v, first); };
-    if (std::any_of(done.begin(), done.end(), is_of_first)) continue;
+    if (!first.half.empty() || std::any_of(done.begin(), done.end(), is_of_first)) continue;
     done.push_back(&first);
-    std::string title = fmt::format("{}, {}", one_line(first.shown_model()), first.test);
-    if (!one_device) title += ", " + one_line(first.device);
-    std::vector<const RecordView*> group;
-    size_t cells = 0;
-    std::string left_out, twice;
-    for (const RecordView& v : views) {
-      if (!is_of_first(&v)) continue;
-      ++cells;
-      const std::string why = obstacle(v);
-      if (!why.empty()) {
-        left_out += fmt::format("{}{}: {}", left_out.empty() ? "" : "; ", v.precision, why);
-        continue;
-      }
-      if (std::any_of(group.begin(), group.end(), [&](const RecordView* other) { return are_alike(*other, v); }))
-        twice = v.precision;
-      group.push_back(&v);
-    }
-    if (cells < 2) continue;
-    if (group.size() < 2) {
-      lines.push_back(fmt::format("{}: no verdict: {} of {} precisions can be compared ({})", title, group.size(),
-                                  cells, left_out));
+    if (auto group = group_of(first, views, one_device)) groups.push_back(*std::move(group));
+  }
+  const Comparisons comparisons(groups);
+  std::vector<std::string> lines;
+  for (const Group& group : groups) {
+    if (!group.refusal.empty()) {
+      lines.push_back(fmt::format("{}: no verdict: {}", group.title, group.refusal));
       continue;
     }
-    if (!twice.empty()) {
-      lines.push_back(fmt::format("{}: no verdict: {} was measured more than once", title, twice));
-      continue;
-    }
-    const bool alike = std::all_of(group.begin(), group.end(), [&](const RecordView* v) {
-      return v->response_ids.size() == group.front()->response_ids.size();
-    });
-    if (!alike) {
-      lines.push_back(title + ": no verdict: the precisions generated different numbers of tokens");
-      continue;
-    }
-    lines.push_back(title + engines_of(group) + ":");
-    const std::vector<RecordView> named = with_engines(group);
-    std::vector<const RecordView*> members;
-    for (const RecordView& v : named) members.push_back(&v);
-    lines.push_back("  " + fastest(members));
-    lines.push_back("  " + smallest(members));
-    lines.push_back("  " + domination(members));
+    lines.push_back(group.title + ":");
+    lines.push_back("  " + fastest(group, comparisons));
+    lines.push_back("  " + smallest(group));
+    lines.push_back("  " + domination(group, comparisons));
   }
   return lines;
 }

@@ -179,6 +179,7 @@ class CudaBackend final : public Backend {
     QB_CUDA::hash({hash, words, count}, runtime_->stream());
   }
   void synchronize() override { runtime_->synchronize(); }
+  std::unique_ptr<Timeline> timeline() override { return runtime_->timeline(); }
   std::unique_ptr<Lookout> lookout(size_t bytes, int most) override {
     auto own = runtime_->lookout(bytes, most);
     return own ? std::move(own) : Backend::lookout(bytes, most);

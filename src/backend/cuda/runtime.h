@@ -32,6 +32,7 @@ class Runtime {
   virtual void from_device(void* to, const void* from, size_t bytes) = 0;  // waits
   virtual void synchronize() = 0;
   virtual std::unique_ptr<Lookout> lookout(size_t /*bytes*/, int /*most*/) { return nullptr; }  // null: as Backend's
+  virtual std::unique_ptr<Timeline> timeline() = 0;
   virtual double seconds(
       const std::function<void()>& work) = 0;  // from the start of the first kernel to the end of the last
   // What `step` asks for, ready to be repeated. `step` is called at least once and must ask for the same every time.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <map>
 #include <vector>
 
@@ -179,6 +180,41 @@ class CopyingLookout final : public Lookout {
   cudaStream_t stream_ = nullptr;
 };
 
+// An event a mark; those of a generation are used again by the next.
+class EventTimeline final : public Timeline {
+ public:
+  explicit EventTimeline(cudaStream_t stream) : stream_(stream) {}
+  ~EventTimeline() override {
+    for (cudaEvent_t event : events_) cudaEventDestroy(event);
+  }
+  void restart() override { marks_ = 0; }
+  int mark() override {
+    if (marks_ == events_.size()) {
+      cudaEvent_t event = nullptr;
+      check(cudaEventCreate(&event), "cudaEventCreate");
+      events_.push_back(event);
+    }
+    check(cudaEventRecord(events_[marks_], stream_), "cudaEventRecord");
+    return static_cast<int>(marks_++);
+  }
+  std::vector<int64_t> times_ns() override {
+    std::vector<int64_t> times;
+    if (marks_ > 0) check(cudaEventSynchronize(events_[marks_ - 1]), "cudaEventSynchronize");
+    for (size_t i = 0; i < marks_; ++i) {
+      // Between neighbours: of a float's 24 bits a long run would leave too few for a step.
+      float ms = 0;
+      if (i > 0) check(cudaEventElapsedTime(&ms, events_[i - 1], events_[i]), "cudaEventElapsedTime");
+      times.push_back((i > 0 ? times.back() : 0) + std::llround(static_cast<double>(ms) * 1e6));
+    }
+    return times;
+  }
+
+ private:
+  cudaStream_t stream_;
+  std::vector<cudaEvent_t> events_;
+  size_t marks_ = 0;
+};
+
 class CudaRuntime final : public Runtime {
  public:
   explicit CudaRuntime(const BackendOptions& options) : nvml_(open_nvml()), stalls_(options.persistent_stalls) {
@@ -310,6 +346,7 @@ class CudaRuntime final : public Runtime {
   std::unique_ptr<Lookout> lookout(size_t bytes, int most) override {
     return std::make_unique<CopyingLookout>(*this, bytes, most);
   }
+  std::unique_ptr<Timeline> timeline() override { return std::make_unique<EventTimeline>(stream_); }
   double seconds(const std::function<void()>& work) override {
     check(cudaEventRecord(start_, stream_), "cudaEventRecord");
     work();

@@ -22,6 +22,24 @@ class Repeat final : public Program {
   std::function<void()> step_;
 };
 
+// What was asked for is done, so a mark is now.
+class HostTimeline final : public Timeline {
+ public:
+  void restart() override { times_ns_.clear(); }
+  int mark() override {
+    times_ns_.push_back(os::steady_now_ns());
+    return static_cast<int>(times_ns_.size()) - 1;
+  }
+  std::vector<int64_t> times_ns() override {
+    std::vector<int64_t> times = times_ns_;
+    for (int64_t& time : times) time -= times_ns_.front();
+    return times;
+  }
+
+ private:
+  std::vector<int64_t> times_ns_;
+};
+
 // As the oldest card that is taken, or, where the persistent engine or card kEmulatedHopper is asked for, as the oldest
 // that has it.
 class EmulatedRuntime final : public Runtime {
@@ -68,6 +86,7 @@ class EmulatedRuntime final : public Runtime {
   void to_device(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void from_device(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void synchronize() override {}
+  std::unique_ptr<Timeline> timeline() override { return std::make_unique<HostTimeline>(); }
   double seconds(const std::function<void()>& work) override {
     const int64_t start_ns = os::steady_now_ns();
     work();
