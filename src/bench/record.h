@@ -51,8 +51,9 @@ bool are_alike(const RecordView& a, const RecordView& b);
 bool is_one_of_several(std::string_view engine);
 
 // Writes to `folder` (created if need be), atomically, one file a record, named after model, precision, test and, on a
-// GPU, engine; returns the path. Error disk.
-std::string write_record(const Record& record, const std::string& folder);
+// GPU, engine; returns the path. A file that is there is kept, unless it is one of `replaced`. Error disk.
+std::string write_record(const Record& record, const std::string& folder,
+                         const std::vector<std::string>& replaced = {});
 // "llama-3.2-1b" of "meta-llama/Llama-3.2-1B": for file names.
 std::string file_name_part(const std::string& name);
 
