@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "app/commands.h"
+#include "app/dry_run.h"
 #include "app/flags.h"
 #include "app/progress.h"
 #include "app/run_plan.h"
@@ -71,6 +72,38 @@ class Sweep {
       place.hooks.progress = &progress_;
       place.probe = std::make_unique<BandwidthProbe>(place.hooks);
     }
+  }
+
+  // Instead of measuring: what it would take. Throws what would fail.
+  void print_forecast(Output output, bool probe) {
+    choose_devices();
+    std::vector<ForecastRow> rows;
+    std::optional<ReadSpeed> speed;
+    for (const PlannedGroup& group : plan_.groups) {
+      Place& place = *places_[group.device];
+      if (&group == &plan_.groups.front() || group.device != (&group - 1)->device) {
+        speed = probe && !group.cells.empty() ? read_speed(place) : std::nullopt;
+      }
+      const auto of_group = forecast_group(group, plan_.options, place.hooks, speed);
+      rows.insert(rows.end(), of_group.begin(), of_group.end());
+    }
+    progress_.clear();
+    switch (output) {
+      case Output::table:
+      case Output::markdown: os::write_output(forecast_text(rows, output == Output::markdown)); break;
+      case Output::csv: os::write_output(forecast_csv(rows)); break;
+      case Output::json: os::write_output(to_text(forecast_json(rows))); break;
+      case Output::jsonl:
+        for (const ForecastRow& row : rows) {
+          os::write_output(forecast_json(row).dump(-1, ' ', false, Record::error_handler_t::replace) + "\n");
+        }
+    }
+    const auto is_bad = [](const ForecastRow& row) { return row.error.has_value(); };
+    const auto first = std::find_if(rows.begin(), rows.end(), is_bad);
+    if (first == rows.end()) return;
+    fail(first->error->kind(), "{} of {} cells would fail, the first: {}: {}",
+         std::count_if(rows.begin(), rows.end(), is_bad), rows.size(), one_line(first->cell.label()),
+         first->error->what());
   }
 
   void measure_all() {
@@ -201,6 +234,15 @@ class Sweep {
       for (Cell& cell : group.cells) cell.engine.device = id;
       for (RefusedCell& refused : group.refused) refused.cell.engine.device = id;
     }
+  }
+
+  // The first visit to the probe makes its buffer and chooses its kernel; the second is as all that follow.
+  std::optional<ReadSpeed> read_speed(Place& place) {
+    if (!place.probe->sample()) return std::nullopt;
+    const int64_t start_ns = os::steady_now_ns();
+    const auto sample = place.probe->sample();
+    if (!sample) return std::nullopt;
+    return ReadSpeed{sample->bytes_per_second, static_cast<double>(os::steady_now_ns() - start_ns) * 1e-9};
   }
 
   // Of this sweep alone, also where another began in the same second.
@@ -358,12 +400,23 @@ int run_benchmark(const RunFlags& flags, const std::string& output_name, const s
   const Output output = parse_output(output_name);
   const CsvSchema schema = parse_schema(schema_name, output);
   parse_number("--cell-timeout", flags.cell_timeout, 0.01, 1e7);
+  if (flags.no_probe && !flags.dry_run) {
+    fail(ErrorKind::usage, "--no-probe leaves the read rate out of a --dry-run; a measurement needs it: leave it out");
+  }
+  if (flags.dry_run && (flags.resume || schema != CsvSchema::own)) {
+    fail(ErrorKind::usage, "--dry-run measures nothing and looks into no folder; leave {} out",
+         flags.resume ? "--resume" : "--schema");
+  }
   if (flags.resume && flags.out.empty()) {
     fail(ErrorKind::usage,
          "--resume goes on with the sweep in a folder; give --out DIR, as the command that began it did");
   }
   os::catch_stop_signals();
   Sweep sweep(flags, plan_run(flags));
+  if (flags.dry_run) {
+    sweep.print_forecast(output, !flags.no_probe);
+    return 0;
+  }
   sweep.measure_all();
   try {
     sweep.print(output, schema);
@@ -474,6 +527,14 @@ void add_run(CLI::App& app, Action* action) {
 
   const char* kOut = "Output";
   grouped(text("--out", &flags->out, "folder of the records (default: ./quantbench-results/<utc>-<model>)", "DIR"),
+          kOut);
+  grouped(
+      command->add_flag("--dry-run", flags->dry_run,
+                        "print the cells with the memory and time that they are predicted to take, and whether they "
+                        "fit; reads no weights, writes no file; the exit code is that of what would fail"),
+      kOut);
+  grouped(command->add_flag("--no-probe", flags->no_probe,
+                            "with --dry-run: do not measure the read rate, and so predict no time"),
           kOut);
   grouped(
       command->add_flag("--resume", flags->resume,

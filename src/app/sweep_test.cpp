@@ -1,5 +1,7 @@
 // A sweep as a whole: several devices, a folder that a killed program leaves behind, and going on with it.
+#include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 
 #include <random>
 
@@ -72,6 +74,122 @@ TEST(Devices, OneThatIsNamedTwiceOrCannotBeUsedIsRefusedBeforeAnythingIsMeasured
   EXPECT_EQ(r.code, exit_code(ErrorKind::device));
   EXPECT_THAT(r.err, Not(HasSubstr("measuring")));
   EXPECT_FALSE(os::exists(folder / "out"));
+}
+
+TEST(DryRun, PrintsMemoryByUseAndTimeInEveryFormatAndMeasuresNothing) {
+  const TestFolder folder;
+  const auto dry = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{"run",   "--model-id", kTiny,          "-n", "64", "-d",
+                                       "0,100", "--out",      folder / "out", "-r", "5",  "--dry-run"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    Result r = run(arguments);
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_THAT(r.err, Not(HasSubstr("loading")));
+    return r;
+  };
+  const json document = json::parse(dry({"--device", "cpu", "-o", "json"}).out);
+  EXPECT_EQ(document["schema"], "quantbench.dry_run");
+  EXPECT_THAT(std::string(document["basis"]), HasSubstr("Predicted, not measured"));
+  ASSERT_THAT(document["cells"], SizeIs(6));
+  for (const json& cell : document["cells"]) {
+    EXPECT_EQ(cell["fits"], "together");
+    const json& memory = cell["memory_bytes"];
+    int64_t sum = 0;
+    for (const auto& [use, bytes] : memory.items()) sum += use == "total" ? 0 : bytes.get<int64_t>();
+    EXPECT_EQ(memory["total"], sum);
+    EXPECT_GT(memory["weights"], 0);
+    EXPECT_GT(memory["kv_cache"], 0);
+    EXPECT_EQ(cell["generations"], json({{"low", 1 + 3 + 5}, {"high", 1 + 10 + 5}}));
+    EXPECT_GT(cell["time_ns"]["low"], 0);
+    EXPECT_GE(cell["time_ns"]["high"], cell["time_ns"]["low"]);
+  }
+  EXPECT_GT(document["cells"][3]["memory_bytes"]["kv_cache"], document["cells"][0]["memory_bytes"]["kv_cache"]);
+  EXPECT_GT(document["cells"][3]["generation_bytes"], document["cells"][0]["generation_bytes"]);
+  EXPECT_GT(document["cells"][0]["generation_bytes"], document["cells"][1]["generation_bytes"]) << "fp16, int8";
+  EXPECT_FALSE(os::exists(folder / "out"));
+
+  const Result table = dry({"--device", "reference"});
+  EXPECT_THAT(table.out, AllOf(HasSubstr("kv_cache"), HasSubstr("together"), HasSubstr("tg64 @ d100"),
+                               HasSubstr("6 cells, no time predicted"), HasSubstr("Predicted, not measured")));
+  EXPECT_THAT(dry({"--device", "cpu", "--no-probe", "-o", "md"}).out,
+              AllOf(HasSubstr("| n/a"), HasSubstr("| together")));
+  const std::string csv = dry({"--device", "reference", "-o", "csv"}).out;
+  std::istringstream lines(csv);
+  int rows = 0;
+  for (std::string line; std::getline(lines, line); ++rows) EXPECT_EQ(std::count(line.begin(), line.end(), ','), 21);
+  EXPECT_EQ(rows, 7);
+  EXPECT_THAT(lines_of(dry({"--device", "reference", "-o", "jsonl"}).out), SizeIs(6));
+}
+
+TEST(DryRun, PredictsTheMemoryAndBytesThatTheRecordThenHas) {
+  const TestFolder folder;
+  const std::vector<std::string> cells{"run",      "--model-id", kTiny, "-n", "4",  "-d",   "0,100",
+                                       "--device", "reference",  "-r",  "1",  "-o", "jsonl"};
+  auto dry = cells, wet = cells;
+  dry.push_back("--dry-run");
+  wet.insert(wet.end(), {"--out", folder / "out"});
+  const auto predicted = lines_of(run(dry).out), measured = lines_of(run(wet).out);
+  ASSERT_THAT(measured, SizeIs(6));
+  ASSERT_THAT(predicted, SizeIs(6));
+  for (size_t i = 0; i < measured.size(); ++i) {
+    const json& ledger = measured[i]["memory"][0]["end_ledger"];
+    for (const char* use : {"weights", "scales", "unquantized", "kv_cache", "activations", "workspace", "tables"}) {
+      EXPECT_EQ(predicted[i]["memory_bytes"][use], ledger[use]) << use;
+    }
+    // A prompt of one token, then three steps.
+    const double step_bytes = measured[i]["cost"]["bytes_per_step"];
+    const double prompt_bytes = measured[i]["cost"]["token_weight_bytes"];
+    EXPECT_EQ(predicted[i]["generation_bytes"], std::floor(prompt_bytes + 3 * step_bytes));
+  }
+}
+
+TEST(DryRun, ShowsWhatWouldFailAndEndsWithItsCode) {
+  const TestFolder folder;
+  // Keys and values of four million positions, 128 KB each, are half a terabyte.
+  json config = read_json_file(kTiny + "/config.json");
+  config["max_position_embeddings"] = 4'100'000;
+  config["num_hidden_layers"] = 16;
+  config["num_attention_heads"] = config["num_key_value_heads"] = 16;
+  config["head_dim"] = 128;
+  folder.write("config.json", config.dump());
+  const Result r = run({"run", "--model-id", folder.path(), "--random-weights", "-n", "8", "-d", "0,4000000",
+                        "--precision", "fp16", "--device", "reference", "--dry-run", "-o", "jsonl"});
+  EXPECT_EQ(r.code, exit_code(ErrorKind::out_of_memory)) << r.err;
+  EXPECT_THAT(r.err, HasSubstr("1 of 2 cells would fail"));
+  const auto cells = lines_of(r.out);
+  ASSERT_THAT(cells, SizeIs(2));
+  EXPECT_EQ(cells[0]["fits"], "together");
+  EXPECT_EQ(cells[1]["fits"], "does not fit");
+  EXPECT_GT(cells[1]["memory_bytes"]["total"], cells[1]["available_bytes"]);
+  EXPECT_TRUE(cells[1]["time_ns"].is_null());
+  EXPECT_THAT(run({"run", "--no-probe"}).err, HasSubstr("--no-probe leaves the read rate out of a --dry-run"));
+  EXPECT_THAT(run({"run", "--dry-run", "--resume"}).err, HasSubstr("leave --resume out"));
+}
+
+// On a terminal the line rewrites itself and says what is left; elsewhere there are plain lines alone.
+TEST(Progress, SaysOnATerminalWhatIsLeft) {
+  const TestFolder folder;
+  const std::vector<std::string> arguments{"run",        "--model-id", kTiny,   "--pg",        "4,100",
+                                           "--device",   "reference",  "-r",    "4",           "--out",
+                                           folder / "a", "-o",         "jsonl", "--precision", "fp16"};
+  const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+  ASSERT_GE(terminal, 0);
+  ASSERT_EQ(::grantpt(terminal), 0);
+  ASSERT_EQ(::unlockpt(terminal), 0);
+  Program program(arguments, "", std::string("2> ") + ::ptsname(terminal));
+  std::string seen;
+  char piece[4096];
+  for (ssize_t got; (got = ::read(terminal, piece, sizeof piece)) > 0;) seen.append(piece, static_cast<size_t>(got));
+  ::close(terminal);  // the last reader of the other end has gone: EIO
+  EXPECT_EQ(program.finish().code, 0) << seen;
+  EXPECT_THAT(seen, AllOf(HasSubstr("\r\x1B[Kblock "), HasSubstr(" of 4, "), HasSubstr(" s left: ")));
+  EXPECT_TRUE(seen.ends_with("\n")) << "the line that rewrites itself is taken away";
+
+  auto plain = arguments;
+  plain[10] = folder / "b";
+  const Result r = run(plain);
+  EXPECT_EQ(r.code, 0);
+  EXPECT_THAT(r.err, AllOf(HasSubstr("measuring"), Not(HasSubstr("\r")), Not(HasSubstr("\x1B"))));
 }
 
 TEST(Resume, LeavesWhatIsFinishedAndPrintsItWithTheRest) {
