@@ -323,15 +323,16 @@ TEST(Resume, AfterSigkillAtAnyMomentNoCellIsLostOrMeasuredTwice) {
   ASSERT_EQ(run(small_sweep(folder / "whole")).code, 0);
   const int64_t whole_ns = os::steady_now_ns() - start_ns;
 
-  int killed = 0, finished = 0, killed_while_writing = 0, kept = 0;
+  int attempts = 0, killed = 0, finished = 0, killed_while_writing = 0, kept = 0;
   while (killed < kills) {
+    ASSERT_LT(attempts, 10 * kills + 100) << "it ends before it can be killed";
     const std::string out = folder / ("out" + std::to_string(finished));
     std::map<std::string, std::string> before;
     while (true) {
       SCOPED_TRACE(fmt::format("seed {}, kill {}", seed, killed));
       Program program(small_sweep(out, {"--resume"}));
       // Every third waits for the moment at which a group's records are written.
-      const bool at_writing = killed % 3 == 2;
+      const bool at_writing = ++attempts % 3 == 0;
       const auto delay_ns = static_cast<int64_t>(random() % static_cast<uint64_t>(whole_ns));
       const int64_t begun_ns = os::steady_now_ns();
       while (os::steady_now_ns() - begun_ns < (at_writing ? 4 * whole_ns : delay_ns)) {
