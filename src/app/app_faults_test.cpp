@@ -12,7 +12,6 @@ namespace {
 using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
-using testing::IsEmpty;
 using testing::Not;
 using testing::SizeIs;
 
@@ -244,7 +243,7 @@ std::vector<pid_t> children_of(pid_t parent) {
   return children;
 }
 
-TEST(Run, AKilledWorkerIsARecordAndTheSweepGoesOn) {
+void expect_that_the_sweep_goes_on_after(int signal, const char* shown) {
   const TestFolder folder;
   Program program(long_run(folder / "out", "20"));
   ASSERT_TRUE(program.wait_for("measuring")) << program.errors();
@@ -256,7 +255,7 @@ TEST(Run, AKilledWorkerIsARecordAndTheSweepGoesOn) {
   }
   ASSERT_THAT(children, SizeIs(4));
   std::sort(children.begin(), children.end());
-  ::kill(children[2], SIGKILL);
+  ::kill(children[2], signal);
   const Result r = program.finish();
   EXPECT_EQ(r.code, exit_code(ErrorKind::internal)) << r.err;
   EXPECT_THAT(r.err, HasSubstr("1 of 3 cells failed"));
@@ -269,9 +268,12 @@ TEST(Run, AKilledWorkerIsARecordAndTheSweepGoesOn) {
       failed.push_back(record["outcome"]["error"]);
     }
   }
-  EXPECT_THAT(failed, testing::ElementsAre(HasSubstr("signal 9")));
+  EXPECT_THAT(failed, testing::ElementsAre(HasSubstr(shown)));
   EXPECT_THAT(records_in(folder / "out"), SizeIs(3));
 }
+
+TEST(Run, AKilledWorkerIsARecordAndTheSweepGoesOn) { expect_that_the_sweep_goes_on_after(SIGKILL, "signal 9"); }
+TEST(Run, AWorkerThatCrashesIsARecordAndTheSweepGoesOn) { expect_that_the_sweep_goes_on_after(SIGSEGV, "signal 11"); }
 
 TEST(Run, AFullDiskIsReportedAndTheTableStillPrinted) {
   const TestFolder folder;
@@ -280,7 +282,7 @@ TEST(Run, AFullDiskIsReportedAndTheTableStillPrinted) {
   EXPECT_EQ(r.code, exit_code(ErrorKind::disk)) << r.err;
   EXPECT_THAT(r.err, AllOf(HasSubstr("its record is lost"), HasSubstr("File too large")));
   EXPECT_THAT(r.out, HasSubstr("fp16"));
-  EXPECT_THAT(os::list_directory(folder / "out"), IsEmpty());
+  EXPECT_THAT(os::list_directory(folder / "out"), testing::ElementsAre("sweep.plan"));
 }
 
 TEST(Run, OutputThatCannotBeWrittenIsAnError) {
@@ -355,6 +357,28 @@ TEST(Run, TooFewOpenFilesAreSaidWithWhatToDo) {
 }
 
 #if !defined(__SANITIZE_ADDRESS__)  // which takes terabytes of address space for itself
+TEST(Run, MemoryThatReallyRunsOutIsARecordAndTheSweepGoesOn) {
+  const TestFolder folder;
+  json config = read_json_file(kTiny + "/config.json");
+  config["vocab_size"] = 2'000'000;  // 2 × 512 MB of embedding and head, which the machine has and the limit has not
+  config["hidden_size"] = 128;
+  folder.write("big/config.json", config.dump());
+  const Result r =
+      run({"run", "--model-id", folder / "big" + std::string(",") + kTiny, "--random-weights", "--pg", "2,3",
+           "--precision", "fp16", "--device", "reference", "-r", "1", "--out", folder / "out", "-o", "jsonl"},
+          "ulimit -v 400000;");
+  EXPECT_EQ(r.code, exit_code(ErrorKind::out_of_memory)) << r.err;
+  EXPECT_THAT(r.err, HasSubstr("1 of 2 cells failed"));
+  const auto records = lines_of(r.out);
+  ASSERT_THAT(records, SizeIs(2));
+  for (const json& record : records) expect_well_formed(record);
+  EXPECT_EQ(records[0]["outcome"]["status"], "failed");
+  EXPECT_EQ(records[0]["outcome"]["error_kind"], "out of memory");
+  EXPECT_THAT(std::string(records[0]["outcome"]["error"]), Not(HasSubstr("are available;"))) << "met, not predicted";
+  EXPECT_EQ(records[1]["outcome"]["status"], "ok");
+  EXPECT_THAT(records_in(folder / "out"), SizeIs(2));
+}
+
 TEST(Run, ThreadsThatCannotBeStartedAreAnErrorAndNoCrash) {
   // Each thread wants address space for its stack, and there is none left.
   const Result r =

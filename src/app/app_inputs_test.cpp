@@ -56,6 +56,7 @@ class PictureModel : public testing::Test {
     return run(arguments);
   }
   Result measure(const std::vector<std::string>& more) const {
+    std::filesystem::remove_all(folder_ / "out");  // a folder takes one sweep
     std::vector<std::string> arguments{"run",      "--model-id", kPaliGemma, "--precision",   "fp16",
                                        "--device", "reference",  "--out",    folder_ / "out", "-r",
                                        "1",        "-o",         "jsonl"};

@@ -491,14 +491,44 @@ void check_apart(const std::vector<std::string>& ids, const RunFlags& flags) {
   }
 }
 
+std::vector<std::string> wanted_devices(const RunFlags& flags) {
+  const std::vector<std::string> devices = parse_list("--device", flags.device);
+  for (size_t i = 0; i < devices.size(); ++i) {
+    check_device_name(devices[i]);
+    check_engine(flags.engine, devices[i]);
+    if (std::find(devices.begin(), devices.begin() + static_cast<std::ptrdiff_t>(i), devices[i]) ==
+        devices.begin() + static_cast<std::ptrdiff_t>(i)) {
+      continue;
+    }
+    fail(ErrorKind::usage, "--device: {} is named twice", devices[i]);
+  }
+  return devices;
+}
+
+// What was planned for the first device, for each of the others; then every row has its number.
+void repeat_for_devices(RunPlan* plan) {
+  const std::vector<PlannedGroup> of_one = plan->groups;
+  for (size_t d = 1; d < plan->devices.size(); ++d) {
+    for (PlannedGroup group : of_one) {
+      group.device = d;
+      for (Cell& cell : group.cells) cell.engine.device = plan->devices[d];
+      for (RefusedCell& refused : group.refused) refused.cell.engine.device = plan->devices[d];
+      plan->groups.push_back(std::move(group));
+    }
+  }
+  for (PlannedGroup& group : plan->groups) {
+    group.first_row = plan->rows;
+    plan->rows += group.refused.size() + group.cells.size();
+  }
+}
+
 }  // namespace
 
 RunPlan plan_run(const RunFlags& flags) {
   RunPlan plan;
   plan.options = measure_options(flags);
-  check_device_name(flags.device);
-  check_engine(flags.engine, flags.device);
-  const EngineOptions engine{flags.device, parse_threads(flags.threads), flags.engine};
+  plan.devices = wanted_devices(flags);
+  const EngineOptions engine{plan.devices.front(), parse_threads(flags.threads), flags.engine};
   if (!flags.precisions.empty()) parse_precisions(flags.precisions);
   requested_tests(flags);
   std::vector<std::string> ids{""};
@@ -520,6 +550,7 @@ RunPlan plan_run(const RunFlags& flags) {
     }
   }
   if (fine == 0) throw Error(*first);
+  repeat_for_devices(&plan);
   return plan;
 }
 

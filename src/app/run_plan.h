@@ -26,7 +26,8 @@ struct RunFlags {
   std::vector<std::string> prompt_counts, new_counts, pairs;  // -p, -n, -pg
   std::vector<std::string> depths, batches;                   // -d, -b
   std::string image_path, tokenizer;
-  std::string device = "auto", engine = "auto", threads = "0";
+  std::string device = "auto";  // of run: a list
+  std::string engine = "auto", threads = "0";
   std::string seed = "42";
   std::string runs = "auto", target_ci = "1%", max_time = "120", cell_timeout = "900";
   bool target_ci_given = false, max_time_given = false;
@@ -34,6 +35,7 @@ struct RunFlags {
   bool random_weights = false, stop_at_eos = false, energy = false, allow_nonfinite = false, allow_symlinks = false;
   std::string outlier_channels = "0";
   std::string out;
+  bool resume = false, dry_run = false, no_probe = false;
 };
 
 struct PlannedModel {
@@ -52,7 +54,8 @@ struct RefusedCell {
 
 // The cells that are compared with one another: a model, a test, all precisions.
 struct PlannedGroup {
-  size_t model = 0;  // index
+  size_t model = 0, device = 0;  // indices
+  size_t first_row = 0;          // of its rows among those of the plan: those that are refused, then its cells
   std::vector<Cell> cells;
   std::vector<RefusedCell> refused;  // what is wrong with one model or precision must not cost the others
   std::optional<std::string> prompt_text;
@@ -60,8 +63,10 @@ struct PlannedGroup {
 
 struct RunPlan {
   std::vector<PlannedModel> models;
-  std::vector<PlannedGroup> groups;
+  std::vector<std::string> devices;  // as --device names them
+  std::vector<PlannedGroup> groups;  // one device after another
   MeasureOptions options;
+  size_t rows = 0;
 };
 
 // Error usage, bad_model, hub, disk, where not a single cell can be measured.

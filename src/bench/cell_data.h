@@ -28,6 +28,8 @@ struct PlanReport {
   std::vector<std::string> engines;  // that can run its steps (Plan::engines): where several, one is chosen by loading
   MemoryUse predicted;               // at the end of a run: weights and everything around them, with any of `engines`
   std::vector<std::string> skipped;  // linears kept in fp16 although the precision quantises
+  // As CellLoad has them.
+  size_t token_weight_bytes = 0, kv_position_bytes = 0, kv_fixed_bytes = 0;
 };
 
 // What became of a picture on the host, before anything that is timed as a run.

@@ -91,6 +91,11 @@ PlanReport EngineWorker::plan(const Cell& cell) {
   for (const StepEngine& engine : plan_.engines) report.engines.emplace_back(engine.name);
   report.predicted = predict_memory(plan_, *opened_.model, shape_);
   report.skipped = skipped_modules(*opened_.model, cell.precision);
+  const Cost first = cost_of(step_, 1).total(), second = cost_of(step_, 2).total();
+  report.token_weight_bytes = load_.token_weight_bytes = first.weight_bytes;
+  report.kv_position_bytes = load_.kv_position_bytes =
+      (second.kv_bytes - first.kv_bytes) / static_cast<size_t>(shape_.sequences);
+  report.kv_fixed_bytes = load_.kv_fixed_bytes = whole_cache_bytes(step_);
   return report;
 }
 
@@ -134,10 +139,6 @@ CellLoad EngineWorker::load(const OnProgress& progress) {
     session_ = std::make_unique<Session>(*backend_, *opened_.model, shape_, engine_.engine);
   }
   report.weight_form = opened_.weight_form;
-  const Cost first = cost_of(step_, 1).total(), second = cost_of(step_, 2).total();
-  report.token_weight_bytes = first.weight_bytes;
-  report.kv_position_bytes = (second.kv_bytes - first.kv_bytes) / static_cast<size_t>(shape_.sequences);
-  report.kv_fixed_bytes = whole_cache_bytes(step_);
   report.picture = picture_;
   memory_.load_peak_bytes = memory_of_device().peak_bytes;
   memory_.load_use = backend_->memory();

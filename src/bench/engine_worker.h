@@ -64,7 +64,7 @@ class EngineWorker final : public Worker {
   StateShape shape_;
   std::optional<PictureReport> picture_;
   std::vector<float> patches_;  // of each sequence; empty of a model that takes no picture
-  CellLoad load_;               // the times of what is done before load()
+  CellLoad load_;               // what is known before load()
   std::unique_ptr<Session> session_;
   MemoryReport memory_;
 };

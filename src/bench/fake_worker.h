@@ -47,6 +47,8 @@ class FakeWorker : public Worker {
     r.engines = {device_.gpu ? "graph" : "native"};
     r.predicted = use_;
     r.skipped = {"lm_head"};
+    r.token_weight_bytes = 2'000'000;
+    r.kv_position_bytes = 1000;
     return r;
   }
   CellLoad load(const OnProgress& progress) override {

@@ -4,15 +4,11 @@
 #include <cmath>
 #include <limits>
 
+#include "bench/forecast.h"
 #include "bench/statistics.h"
 
 namespace quantbench {
 namespace {
-
-// Beyond what the cells take: for the kernel, the parent and the page cache that loading needs.
-constexpr int64_t kSpareBytes = int64_t{512} << 20;
-// A worker's process before the model: code, allocator, stacks (seen: 5 to 10 MB).
-constexpr int64_t kProcessBytes = int64_t{16} << 20;
 
 // Nothing is watched any longer, however the run ends.
 struct WatchEnds {
@@ -31,7 +27,6 @@ struct Visit {
   bool reported = false;
 
   bool alive() const { return data.outcome.status == Status::ok && !reported; }
-  int64_t predicted_bytes() const { return static_cast<int64_t>(data.plan->predicted.total()) + kProcessBytes; }
 };
 
 class Group {
@@ -106,16 +101,7 @@ class Group {
 
   void start_and_plan(Visit& v) {
     v.data.plan = start(v);
-    const auto available = available_to(v);
-    if (available && v.predicted_bytes() > *available) {
-      const bool gpu = v.data.plan->device.gpu.has_value();
-      fail(ErrorKind::out_of_memory,
-           "it needs {:.2f} GiB (weights, cache and buffers), {:.2f} GiB {}; choose a smaller model or precision, or "
-           "free memory{}",
-           static_cast<double>(v.predicted_bytes()) / (1 << 30), static_cast<double>(*available) / (1 << 30),
-           gpu ? fmt::format("of {} are free", v.data.plan->device.name) : "are available",
-           gpu ? " there (nvidia-smi lists what has it)" : "");
-    }
+    check_fits(*v.data.plan, available_to(v));
   }
 
   // On a GPU: as it was when this cell's process had opened it, those before it and the probe's buffer included.
@@ -129,7 +115,7 @@ class Group {
     int64_t wanted = kSpareBytes;
     for (const Visit& v : visits_) {
       if (!v.alive()) continue;
-      wanted += v.predicted_bytes();
+      wanted += predicted_bytes(*v.data.plan);
       available = available_to(v);  // the last has seen the most taken
     }
     return !available || wanted <= *available;
@@ -226,7 +212,7 @@ class Group {
       load(v);
       generate(v);  // the first run of a process is never timed
     }
-    hooks_.progress->status(fmt::format("block {}: {}", block + 1, v.cell->label()));
+    hooks_.progress->status(block_status(block) + ": " + v.cell->label());
     RunSample sample = timed_run(v, block, place);
     while (sample.telemetry && sample.telemetry->throttled() && may_repeat(v)) {
       v.data.throttled.push_back(sample);
@@ -297,6 +283,24 @@ class Group {
     v.data.energy = hooks_.meter->end(runs, tokens);
   }
 
+  // "block 3 of about 10, 2 min left", from the runs so far.
+  std::string block_status(int block) const {
+    int expected = block + 1, visits = 0, left = 0;
+    for (const Visit& v : visits_) {
+      visits += static_cast<int>(v.data.runs.size());
+      if (wants_visit(v)) {
+        expected = std::max(expected, expected_runs(options_, latencies_ns(v.data.runs), v.spent_s));
+      }
+    }
+    for (const Visit& v : visits_) {
+      if (wants_visit(v)) left += std::max(0, expected - static_cast<int>(v.data.runs.size()));
+    }
+    std::string text = fmt::format("block {} of {}{}", block + 1, options_.runs > 0 ? "" : "about ", expected);
+    if (visits == 0) return text;
+    const double visit_s = static_cast<double>(hooks_.now() - blocks_began_ns_) * 1e-9 / visits;
+    return fmt::format("{}, {} left", text, rough_time(visit_s * left));
+  }
+
   // One timed run is made in any case, or what was spent before it would be lost.
   bool out_of_time(const Visit& v) const { return !v.data.runs.empty() && v.spent_s >= options_.max_time_s; }
 
@@ -323,6 +327,7 @@ class Group {
 
   void blocks() {
     last_read_ = probe_.sample();
+    blocks_began_ns_ = hooks_.now();
     for (int block = 0;; ++block) {
       const bool all_done = std::all_of(visits_.begin(), visits_.end(),
                                         [&](const Visit& v) { return !v.alive() || !satisfied(v).empty(); });
@@ -351,6 +356,7 @@ class Group {
   BandwidthProbe& probe_;
   std::vector<Visit> visits_;
   bool together_ = true;
+  int64_t blocks_began_ns_ = 0;
   std::optional<ReadSample> last_read_;  // the probe's visit before the next run
 };
 

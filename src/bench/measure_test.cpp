@@ -17,9 +17,9 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 struct Quiet : Progress {
-  std::vector<std::string> lines;
+  std::vector<std::string> lines, statuses;
   void line(const std::string& text) override { lines.push_back(text); }
-  void status(const std::string&) override {}
+  void status(const std::string& text) override { statuses.push_back(text); }
 };
 
 // Measures three precisions with fake workers that note who did what.
@@ -374,6 +374,27 @@ TEST_F(Measure, AnInterruptionReportsEveryUnfinishedCell) {
     EXPECT_GE(data.runs.size(), 3u) << "the samples so far are kept";
   }
   EXPECT_EQ(alive_, 0);
+}
+
+TEST_F(Measure, SaysWhichBlockItIsAndWhatIsLeft) {
+  latency_ = [](const std::string&) { return int64_t{20'000'000'000}; };  // three cells: a minute a block
+  options_.runs = 12;
+  run();
+  const auto is_there = [&](const std::string& text) {
+    return std::any_of(quiet_.statuses.begin(), quiet_.statuses.end(),
+                       [&](const std::string& status) { return status.starts_with(text); });
+  };
+  EXPECT_TRUE(is_there("block 1 of 12: m "));
+  EXPECT_TRUE(is_there("block 2 of 12, 11 min left: m "));
+  EXPECT_TRUE(is_there("block 12 of 12, 60 s left: m "));
+  EXPECT_TRUE(is_there("block 12 of 12, 20 s left: m "));
+
+  quiet_.statuses.clear();
+  options_.runs = 0;
+  options_.max_time_s = 1e6;
+  run();
+  EXPECT_TRUE(is_there("block 1 of about 10: m "));
+  EXPECT_TRUE(is_there("block 3 of about 10, 8 min left: m "));
 }
 
 TEST_F(Measure, WithoutAProbeTheSweepGoesOn) {

@@ -200,11 +200,20 @@ json to_json(const PlanReport& r) {
           {"device", info_to_json(r.device)},
           {"engines", r.engines},
           {"predicted", to_json(r.predicted)},
-          {"skipped", r.skipped}};
+          {"skipped", r.skipped},
+          {"token_weight_bytes", r.token_weight_bytes},
+          {"kv_position_bytes", r.kv_position_bytes},
+          {"kv_fixed_bytes", r.kv_fixed_bytes}};
 }
 PlanReport plan_from(const json& j) {
-  return {shape_from(j.at("shape")), info_from(j.at("device")), j.at("engines").get<std::vector<std::string>>(),
-          use_from(j.at("predicted")), j.at("skipped").get<std::vector<std::string>>()};
+  return {.shape = shape_from(j.at("shape")),
+          .device = info_from(j.at("device")),
+          .engines = j.at("engines").get<std::vector<std::string>>(),
+          .predicted = use_from(j.at("predicted")),
+          .skipped = j.at("skipped").get<std::vector<std::string>>(),
+          .token_weight_bytes = j.at("token_weight_bytes"),
+          .kv_position_bytes = j.at("kv_position_bytes"),
+          .kv_fixed_bytes = j.at("kv_fixed_bytes")};
 }
 
 json to_json(const EngineChoice& c) {

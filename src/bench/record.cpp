@@ -129,7 +129,13 @@ RecordView view_of(const Record& record) {
   v.stop_at_eos = cell.at("stop_at_eos");
   v.half = text_or(cell, "aa_half");
   if (cell.at("model").contains("outlier_channels")) v.outlier_channels = cell.at("model").at("outlier_channels");
-  if (!record.at("devices").empty()) v.device = record.at("devices").at(0).at("name");
+  if (!record.at("devices").empty()) {
+    const Record& device = record.at("devices").at(0);
+    v.device = device.at("name");
+    // Two cards of one machine may have the same name.
+    const std::string id = text_or(device, "id");
+    if (id.starts_with("cuda:") && id != "cuda:0") v.device += fmt::format(" ({})", id);
+  }
   v.engine = text_or(cell, "engine");
   v.tuning = text_or(cell, "tuning");
   const Record& outcome = record.at("outcome");
@@ -185,7 +191,7 @@ std::string file_name_part(const std::string& name) {
   return result.empty() || result.front() == '.' ? "model" + result : result;
 }
 
-std::string write_record(const Record& record, const std::string& folder) {
+std::string write_record(const Record& record, const std::string& folder, const std::vector<std::string>& replaced) {
   os::make_directories(folder);
   const RecordView v = view_of(record);
   std::string test;  // "tg64_d512_b8" of "tg64 @ d512 b8"
@@ -200,6 +206,10 @@ std::string write_record(const Record& record, const std::string& folder) {
   for (int copy = 1;; ++copy) {
     std::string path = fmt::format("{}/{}_{}_{}{}{}{}.json", folder, file_name_part(v.model), v.precision, test, engine,
                                    half, copy == 1 ? "" : fmt::format("_{}", copy));
+    if (std::find(replaced.begin(), replaced.end(), path) != replaced.end()) {
+      os::write_file_atomically(path, to_text(record));
+      return path;
+    }
     // Another process may take the name in between.
     if (!os::exists(path) && os::write_new_file_atomically(path, to_text(record))) return path;
   }

@@ -49,7 +49,7 @@ struct RecordView {
   bool random_weights = false;
   int outlier_channels = 0;
   bool in_cache = false;  // what a token reads fits into the last-level cache: a share of DRAM bandwidth says nothing
-  bool energy_estimated = false;  // from samples of power
+  bool energy_estimated = false;   // from samples of power
   std::vector<MemoryView> memory;  // of each device; empty of records that were not reconciled
   std::vector<Summary> metrics;
   uint64_t seed = 0;
@@ -66,8 +66,10 @@ bool are_alike(const RecordView& a, const RecordView& b);
 bool is_one_of_several(std::string_view engine);
 
 // Writes to `folder` (created if need be), atomically, one file a record, named after model, precision, test, on a
-// GPU engine, and half of an A/A run; returns the path. Error disk.
-std::string write_record(const Record& record, const std::string& folder);
+// GPU engine, and half of an A/A run; returns the path. A file that is there is kept, unless it is one of `replaced`.
+// Error disk.
+std::string write_record(const Record& record, const std::string& folder,
+                         const std::vector<std::string>& replaced = {});
 // "llama-3.2-1b" of "meta-llama/Llama-3.2-1B": for file names.
 std::string file_name_part(const std::string& name);
 

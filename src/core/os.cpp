@@ -247,6 +247,13 @@ std::optional<FileStatus> status(const std::string& path, bool follow_symlinks) 
   if (system().status(path.c_str(), follow_symlinks, &result) != 0) return std::nullopt;
   return result;
 }
+void remove_file(const std::string& path) {
+  if (system().unlink(path.c_str()) == 0) {
+    sync_folder(path);
+  } else if (errno != ENOENT) {
+    fail_disk("remove", path, errno);
+  }
+}
 bool exists(const std::string& path) { return status(path).has_value(); }
 bool is_directory(const std::string& path) {
   const auto found = status(path);

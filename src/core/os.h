@@ -125,6 +125,8 @@ class OutputFolder {
   int fd_ = -1;
 };
 
+// No matter if it is not there; what cannot be removed is an Error disk.
+void remove_file(const std::string& path);
 bool exists(const std::string& path);
 bool is_directory(const std::string& path);
 std::optional<FileStatus> status(const std::string& path, bool follow_symlinks = true);
