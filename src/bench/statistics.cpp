@@ -119,6 +119,90 @@ std::vector<int> shuffled(int count, uint64_t seed) {
   return order;
 }
 
+double normal_probability(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); }
+
+double normal_quantile(double p) {
+  assert(p > 0 && p < 1);
+  double low = -40, high = 40;  // where the probability is 0 and 1 in double precision
+  for (double middle = 0; low < middle && middle < high; middle = (low + high) / 2) {
+    (normal_probability(middle) < p ? low : high) = middle;
+  }
+  return high;
+}
+
+namespace {
+
+// Sorted means of resamples.
+std::vector<double> resampled_means(std::span<const double> samples, uint64_t seed, int resamples) {
+  assert(!samples.empty() && resamples > 0);
+  SeededNumbers numbers(seed);
+  std::vector<double> means(static_cast<size_t>(resamples));
+  for (double& mean : means) {
+    double sum = 0;
+    for (size_t i = 0; i < samples.size(); ++i) sum += samples[numbers.below(samples.size())];
+    mean = sum / static_cast<double>(samples.size());
+  }
+  std::sort(means.begin(), means.end());
+  return means;
+}
+
+double mean_of(std::span<const double> samples) {
+  return std::accumulate(samples.begin(), samples.end(), 0.0) / static_cast<double>(samples.size());
+}
+
+// A sixth of the skewness of the jackknife's means, which for a mean is that of the samples over √n.
+double acceleration_of_mean(std::span<const double> samples) {
+  const double mean = mean_of(samples);
+  double squares = 0, cubes = 0;
+  for (const double x : samples) {
+    squares += (x - mean) * (x - mean);
+    cubes += (x - mean) * (x - mean) * (x - mean);
+  }
+  return cubes / (6 * squares * std::sqrt(squares));
+}
+
+}  // namespace
+
+Interval bootstrap_mean(std::span<const double> samples, uint64_t seed, double confidence, int resamples) {
+  const std::vector<double> means = resampled_means(samples, seed, resamples);
+  const double tail = (1 - confidence) / 2;
+  return {quantile_of_sorted(means, tail), quantile_of_sorted(means, 1 - tail), confidence};
+}
+
+Interval bca_mean(std::span<const double> samples, uint64_t seed, double confidence, int resamples) {
+  assert(samples.size() > 1);
+  const auto [least, most] = std::minmax_element(samples.begin(), samples.end());
+  if (*least == *most) return {*least, *most, confidence};
+  const std::vector<double> means = resampled_means(samples, seed, resamples);
+  const double mean = mean_of(samples);
+  // Resamples that hit the mean itself count half; at least half a resample is on either side, or the correction would
+  // be infinite.
+  const auto below = static_cast<double>(std::lower_bound(means.begin(), means.end(), mean) - means.begin());
+  const auto up_to = static_cast<double>(std::upper_bound(means.begin(), means.end(), mean) - means.begin());
+  const auto count = static_cast<double>(means.size());
+  const double bias = normal_quantile(std::clamp((below + up_to) / 2, 0.5, count - 0.5) / count);
+  const double acceleration = acceleration_of_mean(samples);
+  const auto level = [&](double tail) {
+    const double z = bias + normal_quantile(tail);
+    return normal_probability(bias + z / (1 - acceleration * z));
+  };
+  const double tail = (1 - confidence) / 2;
+  return {quantile_of_sorted(means, level(tail)), quantile_of_sorted(means, level(1 - tail)), confidence};
+}
+
+std::vector<double> holm_adjusted(std::span<const double> p_values) {
+  std::vector<size_t> order(p_values.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return p_values[a] < p_values[b]; });
+  std::vector<double> adjusted(p_values.size());
+  double largest = 0;  // of those with a smaller p-value: an adjusted one is never below theirs
+  for (size_t i = 0; i < order.size(); ++i) {
+    largest = std::max(largest, std::min(1.0, static_cast<double>(order.size() - i) * p_values[order[i]]));
+    adjusted[order[i]] = largest;
+  }
+  return adjusted;
+}
+
 Ratio bootstrap_median_ratio(std::span<const double> numerator, std::span<const double> denominator, uint64_t seed,
                              double confidence, int resamples) {
   SeededNumbers numbers(seed);
@@ -131,8 +215,11 @@ Ratio bootstrap_median_ratio(std::span<const double> numerator, std::span<const 
   }
   std::sort(ratios.begin(), ratios.end());
   const double tail = (1 - confidence) / 2;
+  const auto up_to_1 = std::upper_bound(ratios.begin(), ratios.end(), 1.0) - ratios.begin();
+  const auto from_1 = ratios.end() - std::lower_bound(ratios.begin(), ratios.end(), 1.0);
+  const double p = 2 * static_cast<double>(std::min<std::ptrdiff_t>(up_to_1, from_1) + 1) / (resamples + 1);
   return {median(numerator) / median(denominator), quantile_of_sorted(ratios, tail),
-          quantile_of_sorted(ratios, 1 - tail)};
+          quantile_of_sorted(ratios, 1 - tail), std::min(1.0, p)};
 }
 
 }  // namespace quantbench

@@ -56,14 +56,36 @@ uint64_t derived_seed(uint64_t seed, uint64_t index);
 // A uniformly random order of 0 … count − 1.
 std::vector<int> shuffled(int count, uint64_t seed);
 
+constexpr int kBootstrapResamples = 10000;
+
+// Percentile bootstrap of the mean. samples: at least one.
+Interval bootstrap_mean(std::span<const double> samples, uint64_t seed, double confidence = 0.95,
+                        int resamples = kBootstrapResamples);
+// BCa bootstrap of the mean: bias-corrected and accelerated (Efron 1987, Better Bootstrap Confidence Intervals; Efron
+// and Tibshirani, An Introduction to the Bootstrap, 14.3), for means whose samples are skewed. samples: at least two.
+// Of samples that are all the same, both bounds are that value.
+Interval bca_mean(std::span<const double> samples, uint64_t seed, double confidence = 0.95,
+                  int resamples = kBootstrapResamples);
+
 struct Ratio {
   double value = 0;  // median(numerator) / median(denominator)
   double low = 0, high = 0;
+  // Two-sided, of the hypothesis that the ratio is 1: twice the smaller share of the resampled ratios that are at most,
+  // or at least, 1; the ratio that was measured counts as one of them, so that no number of resamples gives 0 (Davison
+  // and Hinkley, Bootstrap Methods and their Application, 4.2).
+  double p = 1;
 };
 // Percentile bootstrap of the ratio of two medians; both sides are resampled independently, run by run.
 // Both sides: at least one sample, all > 0.
-constexpr int kBootstrapResamples = 10000;
 Ratio bootstrap_median_ratio(std::span<const double> numerator, std::span<const double> denominator, uint64_t seed,
                              double confidence = 0.95, int resamples = kBootstrapResamples);
+
+// Holm's step-down adjustment of the p-values of several tests (Holm 1979), in the order given: a test whose adjusted
+// value is at most α is significant where the chance of any false one among them is to be at most α.
+std::vector<double> holm_adjusted(std::span<const double> p_values);
+
+// Of the standard normal distribution. p in (0, 1).
+double normal_probability(double x);
+double normal_quantile(double p);
 
 }  // namespace quantbench

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 #include <string>
@@ -75,6 +76,88 @@ TEST(Statistics, RatioOfMediansAgreesWithSciPysBootstrap) {
     EXPECT_NEAR(ratio.low, r["low"].get<double>(), 0.004 * ratio.value);
     EXPECT_NEAR(ratio.high, r["high"].get<double>(), 0.004 * ratio.value);
   }
+}
+
+TEST(Statistics, PValuesOfRatiosAgreeWithTheSharesOfNumPysResamples) {
+  const json all = golden();
+  int seen = 0;
+  for (const char* const part : {"ratios", "p_values"}) {
+    for (const json& r : all[part]) {
+      const double p = r["p"];
+      const Ratio ratio = bootstrap_median_ratio(r["numerator"].get<std::vector<double>>(),
+                                                 r["denominator"].get<std::vector<double>>(), 1);
+      // Four standard errors of twice a share of 10,000 resamples, and the one that counts beside them.
+      const double resamples = kBootstrapResamples;
+      EXPECT_NEAR(ratio.p, p, 8 * std::sqrt(p / 2 / resamples) + 2 / (resamples + 1));
+      ++seen;
+    }
+  }
+  EXPECT_EQ(seen, 4);
+}
+
+TEST(Statistics, APValueIsNeverNothingAndOneWhereNothingDiffers) {
+  const std::vector<double> low{1, 2, 3}, high{10, 11, 12};
+  EXPECT_DOUBLE_EQ(bootstrap_median_ratio(low, high, 1, 0.95, 99).p, 0.02);  // 2 · (0 + 1) / (99 + 1)
+  EXPECT_DOUBLE_EQ(bootstrap_median_ratio(high, low, 1, 0.95, 99).p, 0.02);
+  EXPECT_EQ(bootstrap_median_ratio(std::vector<double>{5, 5}, std::vector<double>{5, 5}, 1).p, 1);
+}
+
+TEST(Statistics, BootstrapsOfAMeanAgreeWithSciPyOnTheSameResamples) {
+  const json means = golden()["means"];
+  ASSERT_EQ(means.size(), 3u);
+  for (const json& m : means) {
+    SCOPED_TRACE(m["name"].get<std::string>());
+    const auto samples = m["samples"].get<std::vector<double>>();
+    const uint64_t seed = m["seed"];
+    const int resamples = m["resamples"];
+    const Interval percentile = bootstrap_mean(samples, seed, 0.95, resamples),
+                   bca = bca_mean(samples, seed, 0.95, resamples);
+    EXPECT_NEAR(percentile.low, m["percentile"][0].get<double>(), kRounding);
+    EXPECT_NEAR(percentile.high, m["percentile"][1].get<double>(), kRounding);
+    // SciPy's normal distribution is another's: levels that differ by 1e-15, between 2,000 resamples that lie less than
+    // 1 apart.
+    EXPECT_NEAR(bca.low, m["BCa"][0].get<double>(), 1e-11);
+    EXPECT_NEAR(bca.high, m["BCa"][1].get<double>(), 1e-11);
+  }
+}
+
+TEST(Statistics, BcaOfWhatIsAllTheSameIsThatValue) {
+  const Interval interval = bca_mean(std::vector<double>{3, 3, 3}, 1);
+  EXPECT_EQ(interval.low, 3);
+  EXPECT_EQ(interval.high, 3);
+}
+
+TEST(Statistics, NormalDistributionAgreesWithSciPyAndItsQuantileIsItsInverse) {
+  const json points = golden()["normal"];
+  for (const json& point : points) {
+    const double x = point[0], p = point[1];
+    EXPECT_NEAR(normal_probability(x), p, 1e-14 * p);  // a few units in the last place
+    EXPECT_NEAR(normal_quantile(p), x, 1e-12);
+  }
+}
+
+TEST(Statistics, HolmsAdjustmentIsThatOfItsDefinition) {
+  const json h = golden()["holm"];
+  const auto p = h["p"].get<std::vector<double>>(), expected = h["adjusted"].get<std::vector<double>>();
+  const std::vector<double> adjusted = holm_adjusted(p);
+  ASSERT_EQ(adjusted.size(), expected.size());
+  for (size_t i = 0; i < p.size(); ++i) EXPECT_DOUBLE_EQ(adjusted[i], expected[i]) << i;
+  // By hand: 4 · 0.005, 3 · 0.01, 2 · 0.03, then 0.04, which must not be below 0.06.
+  EXPECT_THAT(holm_adjusted(std::vector<double>{0.01, 0.04, 0.03, 0.005}),
+              testing::Pointwise(testing::DoubleEq(), {0.03, 0.06, 0.06, 0.02}));
+  EXPECT_THAT(holm_adjusted(std::vector<double>{0.6, 0.7}), testing::ElementsAre(1, 1));
+  EXPECT_TRUE(holm_adjusted({}).empty());
+}
+
+TEST(Statistics, FencesAgreeWithNumPysQuartiles) {
+  const json tukey = golden()["tukey"];
+  const auto classes = classify_outliers(tukey["samples"].get<std::vector<double>>());
+  std::set<int> seen;
+  for (size_t i = 0; i < classes.size(); ++i) {
+    EXPECT_EQ(static_cast<int>(classes[i]), tukey["classes"][i].get<int>()) << i;
+    seen.insert(static_cast<int>(classes[i]));
+  }
+  EXPECT_EQ(seen.size(), 3u) << "the sample has some of each class";
 }
 
 TEST(Statistics, TheSameSeedGivesTheSameInterval) {

@@ -1,0 +1,58 @@
+#include "bench/comparison.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace quantbench {
+
+std::string_view name_of(Difference difference) {
+  switch (difference) {
+    case Difference::faster: return "faster";
+    case Difference::slower: return "slower";
+    case Difference::same: return "same";
+    case Difference::ambiguous: return "ambiguous";
+  }
+  return "?";
+}
+
+Difference difference_of(const Ratio& speed, double adjusted_p, double threshold) {
+  if (1 - threshold <= speed.low && speed.high <= 1 + threshold) return Difference::same;
+  if (adjusted_p > kSignificance) return Difference::ambiguous;
+  if (speed.value > 1 + threshold) return Difference::faster;
+  if (speed.value < 1 - threshold) return Difference::slower;
+  return Difference::ambiguous;
+}
+
+std::vector<Comparison> compare(std::span<const SamplePair> pairs, uint64_t seed, double threshold) {
+  std::vector<Comparison> comparisons(pairs.size());
+  std::vector<double> p_values;
+  std::vector<size_t> compared;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    const auto& [base, other, better] = pairs[i];
+    if (base.empty() || other.empty()) continue;
+    // A seed a pair: two pairs must not be lucky together.
+    const uint64_t own = derived_seed(seed, i);
+    comparisons[i].speed = better == Better::higher ? bootstrap_median_ratio(other, base, own)
+                                                    : bootstrap_median_ratio(base, other, own);
+    compared.push_back(i);
+    p_values.push_back(comparisons[i].speed.p);
+  }
+  const std::vector<double> adjusted = holm_adjusted(p_values);
+  for (size_t i = 0; i < compared.size(); ++i) {
+    Comparison& c = comparisons[compared[i]];
+    c.adjusted_p = adjusted[i];
+    c.difference = difference_of(c.speed, c.adjusted_p, threshold);
+  }
+  return comparisons;
+}
+
+NoiseFloor noise_floor(std::span<const Comparison> comparisons) {
+  NoiseFloor floor;
+  for (const Comparison& c : comparisons) {
+    floor.largest = std::max(floor.largest, std::abs(c.speed.value - 1));
+    floor.threshold = std::max({floor.threshold, 1 - c.speed.low, c.speed.high - 1});
+  }
+  return floor;
+}
+
+}  // namespace quantbench
