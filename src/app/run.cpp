@@ -8,6 +8,7 @@
 #include "app/progress.h"
 #include "app/run_plan.h"
 #include "backend/host_memory.h"
+#include "bench/quality_sweep.h"
 #include "bench/record_builder.h"
 #include "bench/worker_process.h"
 #include "core/os.h"
@@ -51,7 +52,8 @@ class Sweep {
         device_(flags.device),
         engine_(flags.engine),
         zero_ns_(os::steady_now_ns()),
-        probe_(hooks_) {
+        probe_(hooks_),
+        quality_(flags.quality_reference == "fp32") {
     facts_ = {os::utc_now(), read_environment(), build_info(), plan_.options, {}};
     folder_ = !flags.out.empty() ? os::expand_home(flags.out)
                                  : fmt::format("quantbench-results/{}-{}", compact_utc(facts_.started_utc),
@@ -64,6 +66,11 @@ class Sweep {
       if (bytes == 0) return std::nullopt;
       return static_cast<int64_t>(bytes);
     };
+    if (flags.quality_given) {
+      hooks_.quality = [this](std::span<const Cell> cells) {
+        return quality_.measure(cells, *plan_.models[group_->model].quality, hooks_.start, progress_);
+      };
+    }
     hooks_.engines = &engines_;
     hooks_.progress = &progress_;
   }
@@ -131,6 +138,7 @@ class Sweep {
       ++bad;
       if (!first) first = &v;
     }
+    if (!first && quality_failure_) throw Error(*quality_failure_);
     if (!first) return;
     fail(first->status == "ok" ? ErrorKind::internal : first_failure_, "{} of {} cells failed, the first: {} {} {}: {}",
          bad, views.size(), one_line(first->shown_model()), first->precision, first->test,
@@ -180,6 +188,10 @@ class Sweep {
     }
     if (data.outcome.status == Status::failed && first_failure_ == ErrorKind::internal)
       first_failure_ = data.outcome.kind;
+    if (data.quality && !data.quality->error.empty() && !quality_failure_) {
+      quality_failure_ = Error(data.quality->kind,
+                               fmt::format("quality of {} was not measured: {}", cell.label(), data.quality->error));
+    }
     const Record& record = add(cell, make_record(cell, data, facts_, facts));
     try {
       written_.push_back(write_record(record, folder_));
@@ -218,6 +230,9 @@ class Sweep {
       text += "\n";
       for (const std::string& line : lines) text += (markdown ? "- " : "") + line + "\n";
     };
+    if (const std::string quality = markdown ? quality_markdown(views) : quality_text(views); !quality.empty()) {
+      text += "\nQuality\n\n" + quality;
+    }
     add_lines(notes(views));
     const std::string said = markdown ? responses_markdown(views) : responses_text(views);
     if (!said.empty()) text += "\nResponses\n\n" + said;
@@ -240,12 +255,13 @@ class Sweep {
   TerminalProgress progress_;
   int64_t zero_ns_;
   BandwidthProbe probe_;
+  QualitySweep quality_;
   const PlannedGroup* group_ = nullptr;
   std::vector<Record> records_;
   size_t group_begin_ = 0;             // of the group's records
   std::vector<std::ptrdiff_t> ranks_;  // of them: which cell of the group each is of
   std::vector<std::string> written_;
-  std::optional<Error> write_failure_;
+  std::optional<Error> write_failure_, quality_failure_;
   ErrorKind first_failure_ = ErrorKind::internal;
   bool interrupted_ = false;
 };
@@ -361,15 +377,35 @@ void add_run(CLI::App& app, Action* action) {
   grouped(text("--seed", &flags->seed, "of the order of runs, random weights and seeded ids", "N"), kHow)
       ->default_str("42");
 
+  const char* kQuality = "Quality";
+  CLI::Option* quality = grouped(
+      text("--quality", &flags->quality,
+           "after timing, read FILE (UTF-8; T5: lines of source<TAB>target) in every precision and compare with fp16; "
+           "without FILE a built-in text",
+           "[FILE]"),
+      kQuality);
+  quality->expected(0, 1);
+  CLI::Option* quality_windows = grouped(text("--quality-windows", &flags->quality_windows,
+                                              "windows of 512 tokens (T5: lines) to read at the most", "N|all"),
+                                         kQuality)
+                                     ->default_str("all");
+  CLI::Option* quality_reference =
+      grouped(text("--quality-reference", &flags->quality_reference,
+                   "fp32: compare fp16 as well, with fp32 arithmetic on the CPU", "fp32|none"),
+              kQuality)
+          ->default_str("none");
+  for (CLI::Option* option : {quality_windows, quality_reference}) option->needs(quality);
+
   const char* kOut = "Output";
   grouped(text("--out", &flags->out, "folder of the records (default: ./quantbench-results/<utc>-<model>)", "DIR"),
           kOut);
   grouped(text("-o", output.get(), "what to print: table, md, csv, json or jsonl", "FORMAT"), kOut)
       ->default_str("table");
   grouped(text("--schema", schema.get(), "columns of -o csv: predecessor or predecessor-full", "NAME"), kOut);
-  command->callback([flags, output, schema, prompt, new_tokens, target_ci, max_time, action, command] {
+  command->callback([flags, output, schema, prompt, new_tokens, target_ci, max_time, quality, action, command] {
     refuse_empty_values(*command, "--prompt");
     flags->prompt_given = prompt->count() > 0;
+    flags->quality_given = quality->count() > 0;
     flags->max_new_tokens_given = new_tokens->count() > 0;
     flags->target_ci_given = target_ci->count() > 0;
     flags->max_time_given = max_time->count() > 0;

@@ -10,6 +10,7 @@
 #include "bench/cell.h"
 #include "bench/identity.h"
 #include "bench/measure.h"
+#include "bench/quality.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
 
@@ -32,6 +33,9 @@ struct RunFlags {
   bool target_ci_given = false, max_time_given = false;
   bool random_weights = false, stop_at_eos = false, allow_nonfinite = false, allow_symlinks = false;
   std::string outlier_channels = "0";
+  bool quality_given = false;
+  std::string quality;  // a file; empty: the built-in text
+  std::string quality_windows = "all", quality_reference = "none";
   std::string out;
 };
 
@@ -42,6 +46,7 @@ struct PlannedModel {
   ModelIdentity identity;
   std::string picture;          // a file, of a model that takes pictures
   std::string picture_warning;  // what the user should know of it, or nothing
+  std::optional<QualityText> quality;
 };
 
 struct RefusedCell {

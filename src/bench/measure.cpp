@@ -48,6 +48,7 @@ class Group {
         attempt(v, [&] { prepare(v); });
       }
       blocks();
+      measure_quality();
       for (Visit& v : visits_) attempt(v, [&] { finish(v); });
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::interrupted) throw;
@@ -267,9 +268,28 @@ class Group {
     }
   }
 
-  void finish(Visit& v) {
+  void let_go(Visit& v) {
     if (v.worker) v.data.memory = v.worker->memory();
     v.worker.reset();
+  }
+
+  void measure_quality() {
+    if (!hooks_.quality) return;
+    std::vector<Cell> cells;
+    for (Visit& v : visits_) attempt(v, [&] { let_go(v); });
+    for (const Visit& v : visits_) {
+      if (v.alive()) cells.push_back(*v.cell);
+    }
+    if (cells.empty()) return;
+    std::vector<QualityData> found = hooks_.quality(cells);
+    size_t next = 0;
+    for (Visit& v : visits_) {
+      if (v.alive()) v.data.quality = std::move(found.at(next++));
+    }
+  }
+
+  void finish(Visit& v) {
+    let_go(v);
     v.data.stop_reason = satisfied(v);
     report(v);
   }

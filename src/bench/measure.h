@@ -50,6 +50,9 @@ struct MeasureHooks {
   std::function<std::optional<int64_t>()> available_memory;  // of the host, bytes; nothing: unknown, assume plenty
   ChosenEngines* engines = nullptr;
   Progress* progress = nullptr;
+  // Called once for the cells that have been timed, when their processes have ended; gives as many, in their order.
+  // Empty: quality is not asked for. Error interrupted.
+  std::function<std::vector<QualityData>(std::span<const Cell>)> quality = {};
 };
 
 // Keeps one bandwidth probe for a whole sweep. Without it (no memory for its buffer) shares of peak are n/a.

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <tuple>
 
+#include "bench/quality_record.h"
 #include "core/os.h"
 
 namespace quantbench {
@@ -124,6 +125,7 @@ RecordView view_of(const Record& record) {
   v.response_ids = response.at("ids").get<std::vector<int32_t>>();
   v.in_cache = record.at("cost").is_object() && record.at("cost").at("in_last_level_cache").get<bool>();
   v.seed = record.at("protocol").at("seed");
+  if (record.contains("quality") && record.at("quality").is_object()) v.quality = quality_view_of(record.at("quality"));
   for (const auto& [name, metric] : record.at("metrics").items()) v.metrics.push_back(summary_from(name, metric));
   return v;
 }

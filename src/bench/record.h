@@ -39,6 +39,7 @@ struct RecordView {
   bool in_cache = false;  // what a token reads fits into the last-level cache: a share of DRAM bandwidth says nothing
   std::vector<Summary> metrics;
   uint64_t seed = 0;
+  std::optional<QualityView> quality;  // where it was asked for
   const Summary* find(std::string_view metric) const;
   std::string shown_model() const { return shown_name(model, random_weights); }
 };

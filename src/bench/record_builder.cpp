@@ -1,6 +1,7 @@
 #include "bench/record_builder.h"
 
 #include "bench/metrics.h"
+#include "bench/quality_record.h"
 #include "bench/stamp.h"
 #include "bench/statistics.h"
 
@@ -310,6 +311,7 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
           {"load", load_part(data.load)},
           {"memory", memory_part(data)},
           {"cost", cost_part(cell, data, sweep.environment)},
+          {"quality", data.quality ? quality_part(*data.quality, sweep.options.seed) : Record(nullptr)},
           {"metrics", metrics_part(summarize(data), in_cache(data, sweep.environment))},
           {"cold", data.cold ? run_part(*data.cold, Outlier::none) : Record(nullptr)},
           {"warmup", runs_part(data.warmup, false)},

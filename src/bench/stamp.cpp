@@ -101,6 +101,9 @@ Stamp judge(const Cell& cell, const CellData& data, const MeasureOptions& option
   if (!build.optimized) judge.flag("debug build: assertions, sanitizers or no optimisation");
   if (data.tuning_varied) judge.flag("its processes did not choose the same tuning");
   judge_others(data, judge);
+  if (data.quality && !data.quality->error.empty()) {
+    judge.flag(fmt::format("quality was not measured: {}", data.quality->error));
+  }
   return std::move(judge).stamp();
 }
 

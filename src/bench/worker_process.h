@@ -30,6 +30,7 @@ class WorkerProcess final : public Worker {
   GenerateReport generate(std::span<const int32_t> prompt, int new_tokens, std::span<const int32_t> stop_at) override;
   MemoryReport memory() override;
   ReadSample probe() override;
+  QualityReport quality(const QualityRequest& request, const OnProgress& progress) override;
 
  private:
   protocol::json ask(const protocol::json& request, const char* doing, const OnProgress& progress = {});

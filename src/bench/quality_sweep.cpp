@@ -1,0 +1,139 @@
+#include "bench/quality_sweep.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "bench/open_model.h"
+
+namespace quantbench {
+namespace {
+
+constexpr const char* kFp32 = "fp32 arithmetic on the CPU (weights and cache in fp16)";
+
+// Some cells of a model with what they are compared with.
+class Comparison {
+ public:
+  Comparison(const std::vector<const Cell*>& cells, const QualityText& text, bool has_fp16, bool with_fp32)
+      : cells_(cells) {
+    const bool measures_fp16 =
+        std::any_of(cells.begin(), cells.end(), [](const Cell* c) { return c->precision == Precision::fp16; });
+    const bool wants_fp16 = has_fp16 && (measures_fp16 || text.has_perplexity() || !cells.empty());
+    int fp32 = -1, fp16 = -1;
+    if (with_fp32 && measures_fp16) {
+      fp32 = add(*cells.front(), Precision::fp16, -1);
+      request.models.back().engine.device = "cpu";
+    }
+    if (wants_fp16) fp16 = add(*cells.front(), Precision::fp16, fp32);
+    for (const Cell* cell : cells) {
+      of_cell_.push_back(cell->precision == Precision::fp16 ? fp16 : add(*cell, cell->precision, fp16));
+    }
+    request.texts = text.texts;
+    request.answer_tokens = text.answer_tokens;
+    request.answers = std::max(fp16, 0);
+  }
+
+  void take(const QualityReport& report, std::vector<QualityData>* out) const {
+    for (size_t i = 0; i < cells_.size(); ++i) {
+      const auto m = static_cast<size_t>(of_cell_[i]);
+      QualityData& data = (*out)[i];
+      data.error.clear();
+      data.scores = report.models.at(m);
+      data.answer = report.answer;
+      const int reference = request.references[m];
+      if (reference >= 0) data.reference = cells_[i]->precision == Precision::fp16 ? kFp32 : "fp16";
+    }
+  }
+
+  QualityRequest request;
+
+ private:
+  int add(const Cell& like, Precision precision, int reference) {
+    request.models.push_back(like);
+    request.models.back().precision = precision;
+    request.references.push_back(reference);
+    return static_cast<int>(request.models.size()) - 1;
+  }
+  std::vector<const Cell*> cells_;
+  std::vector<int> of_cell_;  // which of the request's models
+};
+
+std::string key_of(const Cell& cell) {
+  return fmt::format("{} in '{}' {}", cell.model.shown(), cell.model.folder, name_of(cell.precision));
+}
+
+}  // namespace
+
+std::vector<QualityData> QualitySweep::measure(std::span<const Cell> cells, const QualityText& text,
+                                               const StartWorker& start, Progress& progress) {
+  std::vector<const Cell*> wanted;
+  for (const Cell& cell : cells) {
+    if (!known_.contains(key_of(cell))) wanted.push_back(&cell);
+  }
+  if (!wanted.empty()) {
+    QualityText about = text;
+    about.texts.clear();
+    const bool has_fp16 = stored_form(wanted.front()->model) == Prequantized::none;
+    std::vector<QualityData> found(wanted.size());
+    for (size_t i = 0; i < found.size(); ++i) {
+      found[i].text = about;
+      if (wanted[i]->precision == Precision::fp16) {
+        found[i].no_reference = "it is what the others are compared with";
+      } else if (!has_fp16) {
+        found[i].no_reference = "the checkpoint is stored quantised, so there is no FP16 of it";
+      }
+    }
+    const auto run = [&](const std::vector<const Cell*>& some, std::vector<QualityData>* out) {
+      if (!has_fp16 && !text.has_perplexity()) {
+        fail(ErrorKind::usage,
+             "the checkpoint is stored quantised, so there is no FP16 of it, and {} says nothing without; leave "
+             "--quality out",
+             text.name);
+      }
+      Comparison comparison(some, text, has_fp16, with_fp32_);
+      const std::unique_ptr<Worker> worker = start(some.front());
+      const std::string model = some.front()->model.shown();
+      const auto count = static_cast<double>(comparison.request.texts.size());
+      const auto on_progress = [&](double done) {
+        progress.status(done == 0
+                            ? fmt::format("{}: quality: loading {} models", model, comparison.request.models.size())
+                            : fmt::format("{}: quality: {:.0f} of {:.0f} texts", model, done * count, count));
+      };
+      comparison.take(worker->quality(comparison.request, on_progress), out);
+    };
+    // Tries them; false where another try with fewer of them may do.
+    const auto attempt = [&](const std::vector<const Cell*>& some, std::vector<QualityData>* out, bool is_last) {
+      try {
+        run(some, out);
+        return true;
+      } catch (const Error& error) {
+        if (error.kind() == ErrorKind::interrupted) throw;
+        if (!is_last) {
+          progress.line(fmt::format("{}: quality of one precision after another, since together: {}",
+                                    some.front()->model.shown(), error.what()));
+          return false;
+        }
+        for (QualityData& data : *out) {
+          data.error = error.what();
+          data.kind = error.kind();
+        }
+        progress.line(fmt::format("{}: quality was not measured: {}", some.front()->label(), error.what()));
+        return true;
+      }
+    };
+    progress.line(fmt::format("{}: quality on {}, {} text{}", wanted.front()->model.shown(), text.name,
+                              text.texts.size(), text.texts.size() == 1 ? "" : "s"));
+    if (!attempt(wanted, &found, wanted.size() == 1)) {
+      for (size_t i = 0; i < wanted.size(); ++i) {
+        std::vector<QualityData> one{found[i]};
+        attempt({wanted[i]}, &one, true);
+        found[i] = one.front();
+      }
+    }
+    for (size_t i = 0; i < wanted.size(); ++i) known_[key_of(*wanted[i])] = found[i];
+  }
+  std::vector<QualityData> result;
+  for (const Cell& cell : cells) result.push_back(known_.at(key_of(cell)));
+  return result;
+}
+
+}  // namespace quantbench
