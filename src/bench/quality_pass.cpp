@@ -204,7 +204,7 @@ class Comparison {
     for (size_t row = 0; row < rows_[m].size(); ++row) {
       const RowScore& s = rows_[m][row];
       if (!std::isfinite(normalizers_[m][row].log_sum)) {
-        fail(ErrorKind::device, "{}: its logits are not finite at scored token {} of text {}; quality is undefined",
+        fail(ErrorKind::internal, "{}: its logits are not finite at scored token {} of text {}; quality is undefined",
              models_[m]->label(), static_cast<size_t>(first) + row + 1, texts.size());
       }
       TextScore& sum = texts.back();

@@ -16,7 +16,7 @@ using ChooseDevice = std::function<ChosenDevice(std::string_view name, const Bac
 constexpr int kScoredRows = 32;
 
 // progress: 0 while models are loaded, then the share of texts that are done. Error out_of_memory, with the figures,
-// where the models are not predicted to fit together; device for logits that are not finite; else as of loading and
+// where the models are not predicted to fit together; internal for logits that are not finite; else as of loading and
 // of Session::force.
 QualityReport measure_quality(const QualityRequest& request, const ChooseDevice& choose, const OnProgress& progress);
 

@@ -274,7 +274,7 @@ TEST(QualityPassRefuses, ModelsThatDoNotFitTogether) {
 }
 
 TEST(QualityPassRefuses, LogitsThatAreNotFinite) {
-  EXPECT_THAT(refused([](Odd& b) { b.spoils = true; }, ErrorKind::device),
+  EXPECT_THAT(refused([](Odd& b) { b.spoils = true; }, ErrorKind::internal),
               HasSubstr("m fp16: its logits are not finite at scored token 1 of text 1"));
 }
 

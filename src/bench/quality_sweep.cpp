@@ -17,13 +17,13 @@ class Comparison {
       : cells_(cells) {
     const bool measures_fp16 =
         std::any_of(cells.begin(), cells.end(), [](const Cell* c) { return c->precision == Precision::fp16; });
-    const bool wants_fp16 = has_fp16 && (measures_fp16 || text.has_perplexity() || !cells.empty());
     int fp32 = -1, fp16 = -1;
     if (with_fp32 && measures_fp16) {
       fp32 = add(*cells.front(), Precision::fp16, -1);
       request.models.back().engine.device = "cpu";
+      request.models.back().engine.engine = "auto";
     }
-    if (wants_fp16) fp16 = add(*cells.front(), Precision::fp16, fp32);
+    if (has_fp16) fp16 = add(*cells.front(), Precision::fp16, fp32);
     for (const Cell* cell : cells) {
       of_cell_.push_back(cell->precision == Precision::fp16 ? fp16 : add(*cell, cell->precision, fp16));
     }
@@ -36,11 +36,16 @@ class Comparison {
     for (size_t i = 0; i < cells_.size(); ++i) {
       const auto m = static_cast<size_t>(of_cell_[i]);
       QualityData& data = (*out)[i];
-      data.error.clear();
       data.scores = report.models.at(m);
       data.answer = report.answer;
       const int reference = request.references[m];
-      if (reference >= 0) data.reference = cells_[i]->precision == Precision::fp16 ? kFp32 : "fp16";
+      const bool is_fp16 = cells_[i]->precision == Precision::fp16;
+      if (reference >= 0) {
+        data.reference = is_fp16 ? kFp32 : "fp16";
+      } else {
+        data.no_reference = is_fp16 ? "it is what the others are compared with"
+                                    : "the checkpoint is stored quantised, so there is no FP16 of it";
+      }
     }
   }
 
@@ -69,71 +74,67 @@ std::vector<QualityData> QualitySweep::measure(std::span<const Cell> cells, cons
   for (const Cell& cell : cells) {
     if (!known_.contains(key_of(cell))) wanted.push_back(&cell);
   }
-  if (!wanted.empty()) {
-    QualityText about = text;
-    about.texts.clear();
-    const bool has_fp16 = stored_form(wanted.front()->model) == Prequantized::none;
-    std::vector<QualityData> found(wanted.size());
-    for (size_t i = 0; i < found.size(); ++i) {
-      found[i].text = about;
-      if (wanted[i]->precision == Precision::fp16) {
-        found[i].no_reference = "it is what the others are compared with";
-      } else if (!has_fp16) {
-        found[i].no_reference = "the checkpoint is stored quantised, so there is no FP16 of it";
-      }
-    }
-    const auto run = [&](const std::vector<const Cell*>& some, std::vector<QualityData>* out) {
-      if (!has_fp16 && !text.has_perplexity()) {
-        fail(ErrorKind::usage,
-             "the checkpoint is stored quantised, so there is no FP16 of it, and {} says nothing without; leave "
-             "--quality out",
-             text.name);
-      }
-      Comparison comparison(some, text, has_fp16, with_fp32_);
-      const std::unique_ptr<Worker> worker = start(some.front());
-      const std::string model = some.front()->model.shown();
-      const auto count = static_cast<double>(comparison.request.texts.size());
-      const auto on_progress = [&](double done) {
-        progress.status(done == 0
-                            ? fmt::format("{}: quality: loading {} models", model, comparison.request.models.size())
-                            : fmt::format("{}: quality: {:.0f} of {:.0f} texts", model, done * count, count));
-      };
-      comparison.take(worker->quality(comparison.request, on_progress), out);
-    };
-    // Tries them; false where another try with fewer of them may do.
-    const auto attempt = [&](const std::vector<const Cell*>& some, std::vector<QualityData>* out, bool is_last) {
-      try {
-        run(some, out);
-        return true;
-      } catch (const Error& error) {
-        if (error.kind() == ErrorKind::interrupted) throw;
-        if (!is_last) {
-          progress.line(fmt::format("{}: quality of one precision after another, since together: {}",
-                                    some.front()->model.shown(), error.what()));
-          return false;
-        }
-        for (QualityData& data : *out) {
-          data.error = error.what();
-          data.kind = error.kind();
-        }
-        progress.line(fmt::format("{}: quality was not measured: {}", some.front()->label(), error.what()));
-        return true;
-      }
-    };
-    progress.line(fmt::format("{}: quality on {}, {} text{}", wanted.front()->model.shown(), text.name,
-                              text.texts.size(), text.texts.size() == 1 ? "" : "s"));
-    if (!attempt(wanted, &found, wanted.size() == 1)) {
-      for (size_t i = 0; i < wanted.size(); ++i) {
-        std::vector<QualityData> one{found[i]};
-        attempt({wanted[i]}, &one, true);
-        found[i] = one.front();
-      }
-    }
-    for (size_t i = 0; i < wanted.size(); ++i) known_[key_of(*wanted[i])] = found[i];
-  }
+  if (!wanted.empty()) measure_new(wanted, text, start, progress);
   std::vector<QualityData> result;
   for (const Cell& cell : cells) result.push_back(known_.at(key_of(cell)));
   return result;
+}
+
+void QualitySweep::measure_new(const std::vector<const Cell*>& cells, const QualityText& text, const StartWorker& start,
+                               Progress& progress) {
+  const std::string model = cells.front()->model.shown();
+  progress.line(fmt::format("{}: quality on {}, {} text{}", model, text.name, text.texts.size(),
+                            text.texts.size() == 1 ? "" : "s"));
+  QualityData about;
+  about.text = text;
+  about.text.texts.clear();
+  std::vector<QualityData> found(cells.size(), about);
+  const auto run = [&](const std::vector<const Cell*>& some, std::vector<QualityData>* out) {
+    const bool has_fp16 = stored_form(some.front()->model) == Prequantized::none;
+    if (!has_fp16 && !text.has_perplexity()) {
+      fail(
+          ErrorKind::usage,
+          "the checkpoint is stored quantised, so there is no FP16 of it, and {} says nothing without; leave --quality "
+          "out",
+          text.name);
+    }
+    const Comparison comparison(some, text, has_fp16, with_fp32_);
+    const std::unique_ptr<Worker> worker = start(some.front());
+    const auto count = static_cast<double>(text.texts.size());
+    const auto on_progress = [&](double done) {
+      progress.status(done == 0 ? fmt::format("{}: quality: loading {} models", model, comparison.request.models.size())
+                                : fmt::format("{}: quality: {:.0f} of {:.0f} texts", model, done * count, count));
+    };
+    comparison.take(worker->quality(comparison.request, on_progress), out);
+  };
+  // What is wrong, or nothing. A request to stop goes further up.
+  const auto failure = [&](const std::vector<const Cell*>& some,
+                           std::vector<QualityData>* out) -> std::optional<Error> {
+    try {
+      run(some, out);
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::interrupted) throw;
+      return error;
+    } catch (const std::exception& error) {
+      return Error(ErrorKind::internal, error.what());
+    }
+    return std::nullopt;
+  };
+  std::optional<Error> failed = failure(cells, &found);
+  if (failed && cells.size() > 1) {
+    progress.line(fmt::format("{}: quality of one precision after another, since together: {}", model, failed->what()));
+  }
+  for (size_t i = 0; failed && i < cells.size(); ++i) {
+    std::vector<QualityData> one{about};
+    const std::optional<Error> alone = cells.size() > 1 ? failure({cells[i]}, &one) : failed;
+    if (alone) {
+      one.front().error = alone->what();
+      one.front().kind = alone->kind();
+      progress.line(fmt::format("{}: quality was not measured: {}", cells[i]->label(), alone->what()));
+    }
+    found[i] = one.front();
+  }
+  for (size_t i = 0; i < cells.size(); ++i) known_[key_of(*cells[i])] = found[i];
 }
 
 }  // namespace quantbench

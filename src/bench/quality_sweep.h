@@ -23,6 +23,9 @@ class QualitySweep {
                                    Progress& progress);
 
  private:
+  void measure_new(const std::vector<const Cell*>& cells, const QualityText& text, const StartWorker& start,
+                   Progress& progress);
+
   std::map<std::string, QualityData> known_;  // by model and precision
   bool with_fp32_;
 };

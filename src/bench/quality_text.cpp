@@ -142,7 +142,7 @@ TextSource read_text(const std::string& path) {
 
 TextSource read_built_in(const std::string& validation_text) {
   std::string text = os::read_file(validation_text, kMostTextBytes);
-  if (text.size() > kBuiltInTextBytes) text.resize(text.rfind('\n', kBuiltInTextBytes - 1) + 1);
+  if (text.size() >= kBuiltInTextBytes) text.resize(text.rfind('\n', kBuiltInTextBytes - 1) + 1);
   return {TextKind::built_in, "the bundled model's validation text", std::move(text)};
 }
 
