@@ -32,8 +32,8 @@ std::vector<Comparison> compare(std::span<const SamplePair> pairs, uint64_t seed
     if (base.empty() || other.empty()) continue;
     // A seed a pair: two pairs must not be lucky together.
     const uint64_t own = derived_seed(seed, i);
-    comparisons[i].speed = better == Better::higher ? bootstrap_median_ratio(other, base, own)
-                                                    : bootstrap_median_ratio(base, other, own);
+    comparisons[i].speed =
+        better == Better::higher ? bootstrap_median_ratio(other, base, own) : bootstrap_median_ratio(base, other, own);
     compared.push_back(i);
     p_values.push_back(comparisons[i].speed.p);
   }
