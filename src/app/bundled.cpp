@@ -33,6 +33,15 @@ std::string require_sample_picture() {
        fmt::join(bundled_places(), ", "));
 }
 
+std::string require_validation_text() {
+  constexpr const char* kName = "/validation.txt";
+  for (const std::string& place : bundled_places()) {
+    if (os::exists(place + kName)) return os::real_path(place + kName);
+  }
+  fail(ErrorKind::hub, "the built-in text is not there (looked in {}); give --quality FILE",
+       fmt::join(bundled_places(), ", "));
+}
+
 std::string require_bundled() {
   if (auto found = find_bundled()) return *found;
   fail(ErrorKind::hub,

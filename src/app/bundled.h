@@ -13,7 +13,9 @@ std::vector<std::string> bundled_places();
 std::optional<std::string> find_bundled();
 std::string require_bundled();
 // The picture beside the bundled model. Error hub where it is not there.
-std::string require_sample_picture();            // Error hub that lists the places
+std::string require_sample_picture();  // Error hub that lists the places
+// The text beside the bundled model that it never read. Error hub where it is not there.
+std::string require_validation_text();
 constexpr const char* kBundledName = "bundled";  // also as --model-id
 
 }  // namespace quantbench

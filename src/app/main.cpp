@@ -98,7 +98,7 @@ int parse_and_run(int argc, char** argv) {
 
 void quantbench::refuse_empty_values(const CLI::App& command, const std::string& except) {
   for (const CLI::Option* option : command.get_options()) {
-    if (option->count() == 0 || option->get_expected_max() == 0 || option->get_name() == except) continue;
+    if (option->count() == 0 || option->get_expected_min() == 0 || option->get_name() == except) continue;
     if (option->results().front().empty()) {
       fail(ErrorKind::usage, "{}: the value is empty; {}", option->get_name(),
            option->get_required() ? "it has no default: give one" : "leave the flag out for its default");

@@ -15,6 +15,7 @@
 #include "backend/telemetry.h"
 #include "bench/energy.h"
 #include "bench/monitor.h"
+#include "bench/quality_sweep.h"
 #include "bench/record_builder.h"
 #include "bench/worker_process.h"
 #include "core/os.h"
@@ -82,6 +83,12 @@ class Sweep {
         if (bytes == 0) return std::nullopt;
         return static_cast<int64_t>(bytes);
       };
+      if (flags.quality_given) {
+        place.quality = std::make_unique<QualitySweep>(flags.quality_reference == "fp32");
+        place.hooks.quality = [this, &place](std::span<const Cell> of) {
+          return place.quality->measure(of, *plan_.models[group_->model].quality, place.hooks.start, progress_);
+        };
+      }
       place.hooks.engines = &place.engines;
       place.hooks.progress = &progress_;
       place.probe = std::make_unique<BandwidthProbe>(place.hooks);
@@ -145,7 +152,10 @@ class Sweep {
         if (!in_blocks_.empty()) {
           std::string precisions;
           for (const Cell& cell : in_blocks_) {
-            precisions += fmt::format(" {}", with_half(std::string(name_of(cell.precision)), cell.half));
+            if (cell.half == "B" && in_blocks_.size() == group.cells.size()) continue;
+            const bool is_alone = cell.half.empty() || in_blocks_.size() != group.cells.size();
+            precisions += is_alone ? fmt::format(" {}", with_half(std::string(name_of(cell.precision)), cell.half))
+                                   : fmt::format(" {} twice", name_of(cell.precision));
           }
           const Cell& first = in_blocks_.front();
           progress_.line(
@@ -202,6 +212,7 @@ class Sweep {
       ++bad;
       if (!first) first = &v;
     }
+    if (!first && quality_failure_) throw Error(*quality_failure_);
     if (!first) return;
     fail(first->status == "ok" ? ErrorKind::internal : first_failure_, "{} of {} cells failed, the first: {} {} {}: {}",
          bad, views.size(), one_line(first->shown_model()), first->precision, first->test,
@@ -219,6 +230,7 @@ class Sweep {
     std::string telemetry_missing;          // why no card is watched; empty: one is
     std::unique_ptr<Monitor> monitor;       // of the card, in this process, which opens no context there
     std::unique_ptr<EnergyMeter> meter;     // with --energy
+    std::unique_ptr<QualitySweep> quality;  // with --quality
   };
 
   // Found out once, by a worker: so that all cells run on the same device whatever becomes free or taken meanwhile, and
@@ -354,6 +366,10 @@ class Sweep {
     }
     if (data.outcome.status == Status::failed && first_failure_ == ErrorKind::internal)
       first_failure_ = data.outcome.kind;
+    if (data.quality && !data.quality->error.empty() && !quality_failure_) {
+      quality_failure_ = Error(data.quality->kind,
+                               fmt::format("quality of {} was not measured: {}", cell.label(), data.quality->error));
+    }
     const size_t row = row_of(*group_, cell);
     Record record = make_record(cell, data, facts_, facts);
     std::vector<std::string> with;
@@ -407,6 +423,9 @@ class Sweep {
       text += "\n";
       for (const std::string& line : lines) text += (markdown ? "- " : "") + line + "\n";
     };
+    if (const std::string quality = markdown ? quality_markdown(views) : quality_text(views); !quality.empty()) {
+      text += "\nQuality\n\n" + quality;
+    }
     add_lines(notes(views));
     add_lines(memory_notes(views));
     const std::string said = markdown ? responses_markdown(views) : responses_text(views);
@@ -438,7 +457,7 @@ class Sweep {
   std::vector<Cell> in_blocks_;                 // of the group: those that are measured now
   std::vector<std::optional<Record>> records_;  // by row of the plan
   std::vector<SweepFolder::RowRecord> to_write_;
-  std::optional<Error> write_failure_;
+  std::optional<Error> write_failure_, quality_failure_;
   ErrorKind first_failure_ = ErrorKind::internal;
   bool interrupted_ = false;
 };
@@ -580,6 +599,25 @@ void add_run(CLI::App& app, Action* action) {
   grouped(text("--seed", &flags->seed, "of the order of runs, random weights and seeded ids", "N"), kHow)
       ->default_str("42");
 
+  const char* kQuality = "Quality";
+  CLI::Option* quality = grouped(
+      text("--quality", &flags->quality,
+           "after timing, read FILE (UTF-8; T5: lines of source<TAB>target) in every precision and compare with fp16; "
+           "without FILE a built-in text",
+           "[FILE]"),
+      kQuality);
+  quality->expected(0, 1);
+  CLI::Option* quality_windows = grouped(text("--quality-windows", &flags->quality_windows,
+                                              "windows of 512 tokens (T5: lines) to read at the most", "N|all"),
+                                         kQuality)
+                                     ->default_str("all");
+  CLI::Option* quality_reference =
+      grouped(text("--quality-reference", &flags->quality_reference,
+                   "fp32: compare fp16 as well, with fp32 arithmetic on the CPU", "fp32|none"),
+              kQuality)
+          ->default_str("none");
+  for (CLI::Option* option : {quality_windows, quality_reference}) option->needs(quality);
+
   const char* kOut = "Output";
   grouped(text("--out", &flags->out, "folder of the records (default: ./quantbench-results/<utc>-<model>)", "DIR"),
           kOut);
@@ -599,9 +637,10 @@ void add_run(CLI::App& app, Action* action) {
   grouped(text("-o", output.get(), "what to print: table, md, csv, json or jsonl", "FORMAT"), kOut)
       ->default_str("table");
   grouped(text("--schema", schema.get(), "columns of -o csv: predecessor or predecessor-full", "NAME"), kOut);
-  command->callback([flags, output, schema, prompt, new_tokens, target_ci, max_time, action, command] {
+  command->callback([flags, output, schema, prompt, new_tokens, target_ci, max_time, quality, action, command] {
     refuse_empty_values(*command, "--prompt");
     flags->prompt_given = prompt->count() > 0;
+    flags->quality_given = quality->count() > 0;
     flags->max_new_tokens_given = new_tokens->count() > 0;
     flags->target_ci_given = target_ci->count() > 0;
     flags->max_time_given = max_time->count() > 0;

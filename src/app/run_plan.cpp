@@ -8,6 +8,7 @@
 
 #include "app/bundled.h"
 #include "app/flags.h"
+#include "app/quality_plan.h"
 #include "bench/open_model.h"
 #include "bench/statistics.h"
 #include "core/os.h"
@@ -428,7 +429,13 @@ void plan_model(const std::string& id, const RunFlags& flags, const EngineOption
     fail(ErrorKind::usage, "--stop-at-eos: {} names no end-of-sequence id", model.source.name);
   }
   model.identity = identify_model(model.source);
-  for (Wanted& wanted : wanted_tests(flags, model, plan->options.seed)) {
+  std::vector<Wanted> all_wanted = wanted_tests(flags, model, plan->options.seed);
+  if (flags.quality_given) {
+    const Wanted& first = all_wanted.front();
+    model.quality =
+        plan_quality(flags, model, std::span(first.ids).first(static_cast<size_t>(first.test.prompt_tokens)));
+  }
+  for (Wanted& wanted : all_wanted) {
     PlannedGroup group;
     group.model = plan->models.size();
     group.prompt_text = wanted.text;
@@ -527,6 +534,8 @@ void repeat_for_devices(RunPlan* plan) {
 RunPlan plan_run(const RunFlags& flags) {
   RunPlan plan;
   plan.options = measure_options(flags);
+  check_quality(flags);
+  if (flags.quality_given) plan.quality_reference = flags.quality_reference;
   plan.devices = wanted_devices(flags);
   const EngineOptions engine{plan.devices.front(), parse_threads(flags.threads), flags.engine};
   if (!flags.precisions.empty()) parse_precisions(flags.precisions);

@@ -10,6 +10,7 @@
 #include "bench/cell.h"
 #include "bench/identity.h"
 #include "bench/measure.h"
+#include "bench/quality.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
 
@@ -34,6 +35,9 @@ struct RunFlags {
   bool aa = false;  // each cell twice
   bool random_weights = false, stop_at_eos = false, energy = false, allow_nonfinite = false, allow_symlinks = false;
   std::string outlier_channels = "0";
+  bool quality_given = false;
+  std::string quality;  // a file; empty: the built-in text
+  std::string quality_windows = "all", quality_reference = "none";
   std::string out;
   bool resume = false, dry_run = false, no_probe = false;
 };
@@ -45,6 +49,7 @@ struct PlannedModel {
   ModelIdentity identity;
   std::string picture;          // a file, of a model that takes pictures
   std::string picture_warning;  // what the user should know of it, or nothing
+  std::optional<QualityText> quality;
 };
 
 struct RefusedCell {
@@ -66,6 +71,7 @@ struct RunPlan {
   std::vector<std::string> devices;  // as --device names them
   std::vector<PlannedGroup> groups;  // one device after another
   MeasureOptions options;
+  std::string quality_reference;  // as --quality-reference names it; empty: quality is not measured
   size_t rows = 0;
 };
 

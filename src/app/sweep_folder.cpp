@@ -85,6 +85,14 @@ Record plan_document(const RunPlan& plan, const std::vector<DeviceInfo>& devices
     }
     for (const Cell& cell : group.cells) rows.push_back(row_of(cell, identity, group.device, nullptr));
   }
+  Record quality = Record::array();  // what each model reads
+  for (const PlannedModel& model : plan.models) {
+    quality.push_back(model.quality ? Record{{"sha256", model.quality->sha256},
+                                             {"texts", model.quality->texts.size()},
+                                             {"answer_tokens", model.quality->answer_tokens},
+                                             {"reference", plan.quality_reference}}
+                                    : Record(nullptr));
+  }
   const MeasureOptions& o = plan.options;
   return {{"schema", "quantbench.plan"},
           {"schema_version", 1},
@@ -101,6 +109,7 @@ Record plan_document(const RunPlan& plan, const std::vector<DeviceInfo>& devices
             {"target_ci", o.target_ci},
             {"max_time_s", o.max_time_s},
             {"energy", o.energy}}},
+          {"quality", quality},
           {"devices", device_list},
           {"rows", rows}};
 }

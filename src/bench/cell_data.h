@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "bench/quality.h"
 #include "bench/telemetry.h"
 #include "core/error.h"
 #include "engine/session.h"
@@ -124,7 +125,8 @@ struct CellData {
   bool tuning_varied = false;      // from one of its processes to another; `load` has that of the first
   bool resident_together = false;  // all cells' processes were alive at once; else one process a visit
   uint64_t order_seed = 0;
-  std::string stop_reason;  // why no more runs were made
+  std::string stop_reason;             // why no more runs were made
+  std::optional<QualityData> quality;  // where it was asked for
 };
 
 }  // namespace quantbench

@@ -214,6 +214,10 @@ ReadSample EngineWorker::probe() {
   return sample(*probe_);
 }
 
+QualityReport EngineWorker::quality(const QualityRequest& request, const OnProgress& progress) {
+  return measure_quality(request, choose_, progress);
+}
+
 std::unique_ptr<ReadProbe> make_read_probe(Backend& backend, int64_t cache_bytes) {
   const std::optional<GpuInfo>& gpu = backend.device().gpu;
   const size_t cache = gpu ? gpu->cache_bytes : static_cast<size_t>(cache_bytes);

@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "bench/open_model.h"
 #include "bench/protocol.h"
+#include "bench/quality_pass.h"
 #include "engine/choose_engine.h"
 #include "engine/session.h"
 
@@ -30,8 +31,6 @@ struct MemoryNow {
 };
 MemoryNow memory_now(const DeviceUse& use);
 
-using ChooseDevice = std::function<ChosenDevice(std::string_view name, const BackendOptions&)>;
-
 class EngineWorker final : public Worker {
  public:
   // choose, cache: for tests, which put a backend of theirs in the place of the one that the name stands for, and a
@@ -45,6 +44,7 @@ class EngineWorker final : public Worker {
   GenerateReport generate(std::span<const int32_t> prompt, int new_tokens, std::span<const int32_t> stop_at) override;
   MemoryReport memory() override;
   ReadSample probe() override;
+  QualityReport quality(const QualityRequest& request, const OnProgress& progress) override;
 
  private:
   void load_picture(const std::string& path, const Picture& picture);

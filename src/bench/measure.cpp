@@ -57,6 +57,10 @@ class Group {
         attempt(v, [&] { prepare(v); });
       }
       blocks();
+      if (hooks_.meter) {
+        for (Visit& v : visits_) attempt(v, [&] { measure_energy(v); });
+      }
+      measure_quality();
       for (Visit& v : visits_) attempt(v, [&] { finish(v); });
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::interrupted) throw;
@@ -281,6 +285,7 @@ class Group {
           int64_t{run.sequences} * (v.cell->test.kind == TestKind::prefill ? run.prompt_tokens : run.new_tokens());
     } while (hooks_.meter->seconds() < kEnergySeconds);
     v.data.energy = hooks_.meter->end(runs, tokens);
+    if (!together_) v.worker.reset();
   }
 
   // "block 3 of about 10, 2 min left", from the runs so far.
@@ -343,11 +348,29 @@ class Group {
     }
   }
 
-  void finish(Visit& v) {
+  void let_go(Visit& v) {
     if (v.worker) v.data.memory = v.worker->memory();
-    v.data.stop_reason = satisfied(v);
-    if (hooks_.meter) measure_energy(v);
     v.worker.reset();
+  }
+
+  void measure_quality() {
+    if (!hooks_.quality) return;
+    std::vector<Cell> cells;
+    for (Visit& v : visits_) attempt(v, [&] { let_go(v); });
+    for (const Visit& v : visits_) {
+      if (v.alive()) cells.push_back(*v.cell);
+    }
+    if (cells.empty()) return;
+    std::vector<QualityData> found = hooks_.quality(cells);
+    size_t next = 0;
+    for (Visit& v : visits_) {
+      if (v.alive()) v.data.quality = std::move(found.at(next++));
+    }
+  }
+
+  void finish(Visit& v) {
+    let_go(v);
+    v.data.stop_reason = satisfied(v);
     report(v);
   }
 

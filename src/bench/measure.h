@@ -56,6 +56,9 @@ struct MeasureHooks {
   Monitor* monitor = nullptr;    // of the card, or null
   EnergyMeter* meter = nullptr;  // null unless MeasureOptions::energy
   Progress* progress = nullptr;
+  // Called once for the cells that have been timed, when their processes have ended; gives as many, in their order.
+  // Empty: quality is not asked for. Error interrupted.
+  std::function<std::vector<QualityData>(std::span<const Cell>)> quality = {};
 };
 
 // Keeps one bandwidth probe for a whole sweep. Without it (no memory for its buffer) shares of peak are n/a.

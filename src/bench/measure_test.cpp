@@ -417,5 +417,28 @@ TEST(HalfWidth, IsInfiniteBeforeThereIsAnInterval) {
   EXPECT_DOUBLE_EQ(relative_half_width(std::vector<double>{90, 98, 100, 100, 100, 100, 100, 100, 102, 110}), 0.02);
 }
 
+TEST_F(Measure, QualityIsMeasuredWhenTheProcessesOfTheTimedRunsHaveEnded) {
+  int asked = 0, alive = -1;
+  hooks_.quality = [&](std::span<const Cell> cells) {
+    ++asked;
+    alive = alive_;
+    std::vector<QualityData> found(cells.size());
+    for (size_t i = 0; i < cells.size(); ++i) found[i].reference = name_of(cells[i].precision);
+    return found;
+  };
+  latency_ = [this](const std::string& name) -> int64_t {
+    if (name == "int8" && log_.size() > 40) fail(ErrorKind::device, "lost");
+    return 10'000'000;
+  };
+  run();
+  EXPECT_EQ(asked, 1);
+  EXPECT_EQ(alive, 1) << "the probe's alone";
+  EXPECT_EQ(done_.at("fp16").quality.value().reference, "fp16");
+  EXPECT_EQ(done_.at("4bit").quality.value().reference, "4bit");
+  EXPECT_TRUE(done_.at("4bit").memory);
+  EXPECT_EQ(done_.at("int8").outcome.status, Status::failed);
+  EXPECT_FALSE(done_.at("int8").quality) << "a cell that failed is not asked about";
+}
+
 }  // namespace
 }  // namespace quantbench

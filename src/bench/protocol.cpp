@@ -377,6 +377,11 @@ json answer(Worker& worker, const json& request) {
   }
   if (op == "memory") return protocol::to_json(worker.memory());
   if (op == "probe") return protocol::to_json(worker.probe());
+  if (op == "quality") {
+    return protocol::to_json(worker.quality(protocol::quality_request_from(request), [](double done) {
+      say({{"event", "progress"}, {"done", done}});
+    }));
+  }
   fail(ErrorKind::internal, "a worker was asked for '{}', which it does not know", op);
 }
 

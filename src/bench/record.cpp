@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "bench/cell_data.h"
+#include "bench/quality_record.h"
 #include "core/os.h"
 
 namespace quantbench {
@@ -152,6 +153,7 @@ RecordView view_of(const Record& record) {
   // Fields that older records lack.
   if (record.contains("energy") && record["energy"].is_object()) v.energy_estimated = record["energy"].at("estimated");
   v.seed = record.at("protocol").at("seed");
+  if (record.contains("quality") && record.at("quality").is_object()) v.quality = quality_view_of(record.at("quality"));
   for (const Record& device : record.at("memory")) {
     if (device.contains("reconciliation")) v.memory.push_back(memory_from(device));
   }

@@ -1,6 +1,7 @@
 #include "bench/record_builder.h"
 
 #include "bench/metrics.h"
+#include "bench/quality_record.h"
 #include "bench/stamp.h"
 #include "bench/statistics.h"
 #include "bench/telemetry_record.h"
@@ -329,6 +330,7 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
           {"cost", cost_part(cell, data, sweep.environment)},
           {"telemetry", telemetry_part(data, sweep.telemetry_missing)},
           {"energy", energy_part(data.energy)},
+          {"quality", data.quality ? quality_part(*data.quality, sweep.options.seed) : Record(nullptr)},
           {"metrics", metrics_part(summarize(data), in_cache(data, sweep.environment))},
           {"cold", data.cold ? run_part(*data.cold, Outlier::none) : Record(nullptr)},
           {"warmup", runs_part(data.warmup, false)},

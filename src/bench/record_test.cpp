@@ -57,11 +57,43 @@ Made measured(int depth = 0, int batch = 1) {
   return m;
 }
 
+// With a quality of eight windows.
+Made with_quality() {
+  Made m = measured();
+  QualityData quality;
+  quality.text.name = "'a file'";
+  quality.text.window = 512;
+  quality.reference = "fp16";
+  for (int i = 0; i < 8; ++i) {
+    quality.scores.texts.push_back(
+        {.tokens = 255, .nll = 600.0 + i, .kl = 3.0 + i, .reference_nll = 590, .same_top = 250 - i});
+  }
+  quality.scores.kl_p99 = 0.1;
+  m.data.quality = quality;
+  return m;
+}
+
 json schema_file() { return read_json_file(QB_SOURCE_DIR "/docs/record.schema.json"); }
 
 TEST(Record, OfAMeasuredCellFitsTheSchema) {
   const json record = json::parse(to_text(measured().record()));
   EXPECT_THAT(JsonSchema(schema_file()).check(record), IsEmpty());
+}
+
+TEST(Record, WithQualityFitsTheSchema) {
+  Made m = with_quality();
+  JsonSchema schema(schema_file());
+  json record = json::parse(to_text(m.record()));
+  EXPECT_THAT(schema.check(record), IsEmpty());
+  EXPECT_EQ(view_of(m.record()).quality.value().tokens, 8 * 255);
+  EXPECT_FALSE(view_of(measured().record()).quality);
+  record["quality"]["kl_mean"].erase("low");
+  EXPECT_THAT(schema.check(record), testing::ElementsAre(HasSubstr("lacks \"low\"")));
+  m.data.quality->text.kind = TextKind::own_answer;
+  m.data.quality->answer = {1, 2};
+  EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
+  m.data.quality = QualityData{.error = "no room", .kind = ErrorKind::out_of_memory};
+  EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
 }
 
 TEST(Record, OfFailedCellsFitsTheSchemaAtEveryStage) {

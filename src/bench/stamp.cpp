@@ -141,6 +141,9 @@ Stamp judge(const Cell& cell, const CellData& data, const MeasureOptions& option
   if (data.tuning_varied) judge.flag("its processes did not choose the same tuning");
   judge_others(data, judge);
   judge_card(data, judge);
+  if (data.quality && !data.quality->error.empty()) {
+    judge.flag(fmt::format("quality was not measured: {}", data.quality->error));
+  }
   return std::move(judge).stamp();
 }
 

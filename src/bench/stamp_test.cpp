@@ -134,5 +134,13 @@ TEST_F(StampTest, FailedCellsAreInvalidEvenWithSamples) {
   EXPECT_EQ(stamp().kind, StampKind::invalid);
 }
 
+TEST_F(StampTest, QualityThatWasAskedForAndNotMeasuredFlags) {
+  data_.quality.emplace();
+  EXPECT_EQ(stamp().kind, StampKind::valid);
+  data_.quality->error = "no room";
+  EXPECT_EQ(stamp().kind, StampKind::flagged);
+  EXPECT_THAT(stamp().reasons, ElementsAre("quality was not measured: no room"));
+}
+
 }  // namespace
 }  // namespace quantbench

@@ -34,6 +34,25 @@ struct Summary {
   std::vector<double> samples;  // one a run
 };
 
+// A mean with its interval; without one where there are too few samples.
+struct Estimate {
+  double value = 0;
+  std::optional<double> low, high;
+};
+
+// How good a cell's model is on a text (bench/quality.h).
+struct QualityView {
+  std::string error;                 // why it was not measured; empty: it was
+  std::string text_kind, text_name;  // what was read
+  int texts = 0, tokens = 0;         // windows, lines or answers; those of their tokens that were scored
+  std::string reference;             // what it is compared with; empty: nothing
+  // exp of the mean −ln of the tokens' probabilities, and that over the reference's; nothing of texts of which it says
+  // nothing.
+  std::optional<Estimate> perplexity, perplexity_ratio;
+  std::optional<Estimate> kl_mean, same_top;  // nats; share of tokens
+  std::optional<double> kl_p99;
+};
+
 enum class StampKind : uint8_t { valid, flagged, invalid };
 std::string_view name_of(StampKind kind);  // "VALID", "FLAGGED", "INVALID"
 struct Stamp {

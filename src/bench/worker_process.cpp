@@ -64,5 +64,10 @@ MemoryReport WorkerProcess::memory() { return protocol::memory_from(ask({{"op", 
 ReadSample WorkerProcess::probe() {
   return protocol::read_sample_from(ask({{"op", "probe"}}, "measuring read bandwidth"));
 }
+QualityReport WorkerProcess::quality(const QualityRequest& request, const OnProgress& progress) {
+  json asked = protocol::to_json(request);
+  asked["op"] = "quality";
+  return protocol::quality_report_from(ask(asked, "measuring quality", progress));
+}
 
 }  // namespace quantbench

@@ -31,6 +31,7 @@ class WorkerProcess final : public Worker {
   MemoryReport memory() override;
   ReadSample probe() override;
   std::optional<uint32_t> process() const override { return static_cast<uint32_t>(process_.pid()); }
+  QualityReport quality(const QualityRequest& request, const OnProgress& progress) override;
 
  private:
   protocol::json ask(const protocol::json& request, const char* doing, const OnProgress& progress = {});

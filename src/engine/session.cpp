@@ -76,6 +76,8 @@ struct Session::Parts {
   std::unique_ptr<Timeline> timeline;  // null where the host's clock is the device's
   bool has_stops = false;              // on the device
   int context_tokens = 0;
+  State forced;                 // of force()
+  std::vector<float> in_front;  // logits [1, vocab] of a row before those of `forced`; or empty
 
   Parts(Backend& b, Model& m, const StateShape& s, std::string_view of_engine)
       : backend(b),
@@ -543,6 +545,57 @@ std::vector<float> Session::logits(const Prompt& prompt, std::span<const int32_t
     keep(p.buffers.decode.logits.slice(0, 1));
   }
   return out;
+}
+
+void Session::force(const Prompt& prompt, std::span<const int32_t> ids) {
+  Parts& p = *parts_;
+  assert(p.shape.sequences == 1);
+  p.context_tokens = 0;
+  p.in_front.clear();
+  const std::optional<EncoderShape>& encoder = p.model.shape().encoder;
+  const int count = static_cast<int>(ids.size());
+  int first = 0;  // position of the first id
+  if (encoder) {
+    const int length = p.prompt_length(prompt, 0);
+    if (encoder->picture) {
+      first = length;
+      p.encode(prompt, length, 0, 1);
+      const State state = p.forward(prompt.ids, length, {0, 1, 0, length, encoder->picture->tokens()}, 0, length);
+      p.model.head(p.backend.ops(), state, length - 1, 1);
+      p.in_front.resize(p.looked_at.size());
+      p.backend.synchronize();
+      p.backend.download(p.in_front.data(), state.logits.data, p.in_front.size() * sizeof(float));
+    } else {
+      p.encode_all(prompt, length, std::min(count, p.shape.rows));
+    }
+  }
+  p.forced.rows.count = 0;
+  if (ids.empty() && !p.in_front.empty()) return;
+  p.length_of(ids, "text", std::min(p.shape.rows, p.shape.positions - first), 0);
+  p.forced = p.forward(ids, count, {0, 1, 0, count}, first);
+}
+
+void Session::forced_logits(int first, int count, std::span<float> out) {
+  Parts& p = *parts_;
+  const size_t vocab = p.looked_at.size();
+  const int in_front = p.in_front.empty() ? 0 : 1;
+  assert(out.size() == static_cast<size_t>(count) * vocab && first + count <= in_front + p.forced.rows.count);
+  if (first < in_front && count > 0) {
+    std::copy(p.in_front.begin(), p.in_front.end(), out.begin());
+    out = out.subspan(vocab);
+    ++first;
+    --count;
+  }
+  for (int row = first - in_front; count > 0;) {
+    const int some = std::min(p.shape.logit_rows, count);
+    const size_t values = static_cast<size_t>(some) * vocab;
+    p.model.head(p.backend.ops(), p.forced, row, some);
+    p.backend.synchronize();
+    p.backend.download(out.data(), p.forced.logits.data, values * sizeof(float));
+    out = out.subspan(values);
+    row += some;
+    count -= some;
+  }
 }
 
 }  // namespace quantbench

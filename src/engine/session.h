@@ -109,6 +109,14 @@ class Session {
   // follow the prompt, whose last token's logits come first: [n + 1, vocab].
   std::vector<float> logits(const Prompt& prompt, std::span<const int32_t> ids, bool step_by_step);
 
+  // The same a few rows at a time, for texts whose logits are more than memory should hold; of one sequence. force()
+  // runs ids (at most `rows`) as one call from position 0 on, behind the prompt of a model with an encoder, which is a
+  // call of its own; of a decoder alone the prompt has no ids. Rows are numbered as those of logits(): with a picture
+  // row 0 is that of the prompt's last token. Error usage as there.
+  void force(const Prompt& prompt, std::span<const int32_t> ids);
+  // Of what was forced last: logits [count, vocab] of rows from `first` on, in fp32. out: count · vocab.
+  void forced_logits(int first, int count, std::span<float> out);
+
  private:
   struct Parts;
   std::unique_ptr<Parts> parts_;

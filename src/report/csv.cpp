@@ -45,6 +45,10 @@ std::string own(std::span<const RecordView> views) {
     heading.push_back(column(m));
     if (m.of_run) heading.insert(heading.end(), {column(m) + "_low", column(m) + "_high"});
   }
+  for (const std::string name : {"perplexity", "perplexity_ratio", "kl_mean", "same_top"}) {
+    heading.insert(heading.end(), {name, name + "_low", name + "_high"});
+  }
+  heading.insert(heading.end(), {"kl_p99", "quality_reference"});
   std::string out = joined(heading);
   for (const RecordView& v : views) {
     std::string reasons;
@@ -73,6 +77,12 @@ std::string own(std::span<const RecordView> views) {
       row.push_back(s ? number(s->median) : "");
       if (m.of_run) row.insert(row.end(), {s ? number(s->low) : "", s ? number(s->high) : ""});
     }
+    const QualityView quality = v.quality.value_or(QualityView{});
+    for (const auto& e : {quality.perplexity, quality.perplexity_ratio, quality.kl_mean, quality.same_top}) {
+      const Estimate figure = e.value_or(Estimate{});
+      row.insert(row.end(), {e ? number(figure.value) : "", number(figure.low), number(figure.high)});
+    }
+    row.insert(row.end(), {number(quality.kl_p99), quality.reference});
     out += joined(row);
   }
   return out;

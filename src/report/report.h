@@ -14,6 +14,9 @@ std::string_view headline_metric(const RecordView& view);
 
 std::string table_text(std::span<const RecordView> views);
 std::string table_markdown(std::span<const RecordView> views);
+// How good each precision of a model is, where that was measured; else empty.
+std::string quality_text(std::span<const RecordView> views);
+std::string quality_markdown(std::span<const RecordView> views);
 // Why cells are flagged, invalid or failed; empty if none is.
 std::vector<std::string> notes(std::span<const RecordView> views);
 // How a cell's memory at the end agrees with what others count of it, a line a cell and device; a difference is never
