@@ -10,10 +10,10 @@ function(qb_refuse_cuda_wish cuda wish known why)
     set(${why} "QB_CUDA=${cuda} is unknown; it is auto (the CUDA backend is built where nvcc is found), on or off" PARENT_SCOPE)
     return()
   endif()
-  if(wanted STREQUAL "off" OR wish MATCHES "^(default|present)$")
+  if(wanted STREQUAL "off" OR wish MATCHES "^(default|small|present)$")
     return()
   endif()
-  set(accepted "it is default (all GPUs that are supported), present (those of this machine), or a list of compute \
+  set(accepted "it is default (all GPUs that are supported), small (the same, 8.9 by the code of 8.6), present (those of this machine), or a list of compute \
 capabilities such as 80-real;90-real: a number, with -real for machine code alone or -virtual for PTX alone")
   if(wish STREQUAL "")
     set(${why} "QB_CUDA_ARCHITECTURES is empty; ${accepted}" PARENT_SCOPE)
@@ -93,10 +93,11 @@ endfunction()
 function(qb_cuda_targets wish known targets why)
   set(${why} "" PARENT_SCOPE)
   set(list)
-  if(wish STREQUAL "default")
-    # 75 to 90 and PTX for all that came after; where nvcc knows them, Blackwell's two families as they are.
+  if(wish STREQUAL "default" OR wish STREQUAL "small")
+    # 75 to 90 and PTX for all that came after; where nvcc knows them, Blackwell's two families as they are. small: 8.9 runs
+    # the code of 8.6, which nvcc makes of every kernel here instruction by instruction as that of 8.9 (0.6 MiB).
     foreach(target 75 80 86 89 90 100 120)
-      if(target IN_LIST known)
+      if(target IN_LIST known AND NOT (wish STREQUAL "small" AND target EQUAL 89))
         list(APPEND list ${target}-real)
       endif()
     endforeach()
