@@ -16,6 +16,8 @@ void add_run(CLI::App& app, Action* action);
 void add_generate(CLI::App& app, Action* action);
 void add_quantize(CLI::App& app, Action* action);
 void add_doctor(CLI::App& app, Action* action);
+void add_compare(CLI::App& app, Action* action);
+void add_gate(CLI::App& app, Action* action);
 void add_worker(CLI::App& app, Action* action);  // hidden: the child process of run
 
 }  // namespace quantbench

@@ -69,11 +69,13 @@ int parse_and_run(int argc, char** argv) {
   app.require_subcommand(0, 1);
   app.footer(
       "Exit codes: 0 success; 64 usage; 65 bad model; 66 model not found; 67 out of memory; 68 device; 69 disk;\n"
-      "70 interrupted; 71 internal, or a cell that is INVALID.");
+      "70 interrupted; 71 internal, or a cell that is INVALID. gate: 1 regression, 2 ambiguous, 3 not comparable.");
   add_run(app, &action);
   add_generate(app, &action);
   add_quantize(app, &action);
   add_doctor(app, &action);
+  add_compare(app, &action);
+  add_gate(app, &action);
   add_worker(app, &action);
   try {
     app.parse(arguments_of(argc, argv));

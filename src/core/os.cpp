@@ -230,6 +230,18 @@ bool write_new_file_atomically(const std::string& path, std::string_view content
   return file.commit_new();
 }
 
+void append_to_file(const std::string& path, std::string_view content) {
+  const int fd = system().open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (fd < 0) fail_disk("open", path, errno);
+  try {
+    write_all(fd, path, std::as_bytes(std::span(content)));
+  } catch (const Error&) {
+    system().close(fd);
+    throw;
+  }
+  if (system().close(fd) != 0) fail_disk("close", path, errno);
+}
+
 OutputFolder::OutputFolder(const std::string& path) : made_(make_directories(path)) {
   fd_ = system().open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
   // Some network file systems know no locks: then nobody can be seen.

@@ -94,6 +94,8 @@ void write_file_atomically(const std::string& path, std::string_view content);
 // The same, but nothing is replaced: false where there is something of that name already, also where another process
 // was faster.
 bool write_new_file_atomically(const std::string& path, std::string_view content);
+// At the end of a file, which is made where it is missing. Error disk.
+void append_to_file(const std::string& path, std::string_view content);
 // A file being written under a temporary name; commit() syncs and renames it into place, else it is removed.
 class OutputFile {
  public:

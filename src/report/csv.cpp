@@ -1,30 +1,10 @@
 #include <fmt/format.h>
 
+#include "report/format.h"
 #include "report/report.h"
 
 namespace quantbench {
 namespace {
-
-// RFC 4180: quoted where it must be, quotes doubled.
-std::string field(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-  std::string quoted = "\"";
-  for (char c : text) {
-    if (c == '"') quoted += '"';
-    quoted += c;
-  }
-  return quoted + "\"";
-}
-
-std::string joined(const std::vector<std::string>& cells) {
-  std::string line;
-  for (size_t i = 0; i < cells.size(); ++i) {
-    if (i > 0) line += ',';
-    line += field(cells[i]);
-  }
-  line += '\n';
-  return line;
-}
 
 std::string number(double value) { return fmt::format("{}", value); }
 std::string number(const std::optional<double>& value) { return value ? number(*value) : ""; }
@@ -49,7 +29,7 @@ std::string own(std::span<const RecordView> views) {
     heading.insert(heading.end(), {name, name + "_low", name + "_high"});
   }
   heading.insert(heading.end(), {"kl_p99", "quality_reference"});
-  std::string out = joined(heading);
+  std::string out = csv_line(heading);
   for (const RecordView& v : views) {
     std::string reasons;
     for (const std::string& reason : v.stamp.reasons) reasons += (reasons.empty() ? "" : "; ") + reason;
@@ -83,7 +63,7 @@ std::string own(std::span<const RecordView> views) {
       row.insert(row.end(), {e ? number(figure.value) : "", number(figure.low), number(figure.high)});
     }
     row.insert(row.end(), {number(quality.kl_p99), quality.reference});
-    out += joined(row);
+    out += csv_line(row);
   }
   return out;
 }
@@ -103,11 +83,11 @@ std::string predecessor(std::span<const RecordView> views, bool full) {
     const std::string latency = scaled("total_latency", 1e9), rate = scaled("tokens_per_second", 1),
                       peak = scaled("memory_peak", kGiB);
     if (full) {
-      out += joined({v.precision, latency, rate, scaled("latency_per_token", 1e9),
-                     latency.empty() ? "" : std::to_string(v.response_ids.size()), scaled("memory_start", kGiB),
-                     scaled("memory_end", kGiB), peak, error});
+      out += csv_line({v.precision, latency, rate, scaled("latency_per_token", 1e9),
+                       latency.empty() ? "" : std::to_string(v.response_ids.size()), scaled("memory_start", kGiB),
+                       scaled("memory_end", kGiB), peak, error});
     } else {
-      out += joined({v.precision, latency, rate, peak, error});
+      out += csv_line({v.precision, latency, rate, peak, error});
     }
   }
   return out;

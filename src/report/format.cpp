@@ -114,4 +114,19 @@ std::string without_controls(std::string_view text, std::string_view kept) {
 std::string printable(std::string_view text) { return without_controls(text, "\n\t"); }
 std::string one_line(std::string_view text) { return without_controls(text, ""); }
 
+std::string csv_line(const std::vector<std::string>& cells) {
+  std::string line;
+  for (size_t i = 0; i < cells.size(); ++i) {
+    if (i > 0) line += ',';
+    if (cells[i].find_first_of(",\"\r\n") == std::string::npos) {
+      line += cells[i];
+      continue;
+    }
+    line += '"';
+    for (const char c : cells[i]) line += c == '"' ? std::string("\"\"") : std::string(1, c);
+    line += '"';
+  }
+  return line + '\n';
+}
+
 }  // namespace quantbench

@@ -31,4 +31,7 @@ std::string printable(std::string_view text);
 // The same for what must stay in its line or cell of a table, such as a folder's name: newline and tab too.
 std::string one_line(std::string_view text);
 
+// One line of CSV, with its end (RFC 4180: quoted where it must be, quotes doubled).
+std::string csv_line(const std::vector<std::string>& cells);
+
 }  // namespace quantbench
