@@ -28,10 +28,12 @@ check() {
       sees["model"] = "core quant checkpoint text backend"
       sees["engine"] = sees["model"] " model image"
       sees["bench"] = sees["engine"] " engine hub"
+      sees["import"] = "core"
       sees["report"] = "core"
-      sees["app"] = sees["bench"] " bench report"
+      sees["app"] = sees["bench"] " bench import report"
       for (room in sees) known[room] = 1
       # report/ is made from records alone: of bench/ it sees the record and nothing that measures.
+      extra["import"] = "bench/identity.h bench/record.h bench/statistics.h bench/summary.h"
       extra["report"] = "bench/comparison.h bench/record.h bench/statistics.h bench/summary.h"
 
       io_header = "^<(fstream|filesystem|fcntl.h|unistd.h|dirent.h|spawn.h|poll.h|dlfcn.h|sys/(mman|stat|wait|file|sendfile|uio|socket).h)>"

@@ -73,6 +73,8 @@ int parse_and_run(int argc, char** argv) {
   add_run(app, &action);
   add_generate(app, &action);
   add_quantize(app, &action);
+  add_claims(app, &action);
+  add_import(app, &action);
   add_doctor(app, &action);
   add_compare(app, &action);
   add_gate(app, &action);

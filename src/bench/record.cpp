@@ -61,6 +61,11 @@ std::string text_or(const Record& j, const char* key) {
   return j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : std::string();
 }
 
+template <typename T>
+T told_or(const Record& j, const char* key, T otherwise) {
+  return j.at(key).is_null() ? otherwise : j.at(key).get<T>();
+}
+
 std::optional<int64_t> bytes_or_nothing(const Record& j, const char* key) {
   if (!j.contains(key) || j[key].is_null()) return std::nullopt;
   return j[key].get<int64_t>();
@@ -123,11 +128,12 @@ RecordView view_of(const Record& record) {
   v.precision_long = cell.at("precision_long");
   v.test = cell.at("test");
   v.kind = cell.at("kind");
-  v.prompt_tokens = cell.at("prompt_tokens");
-  v.new_tokens = cell.at("new_tokens");
-  v.depth = cell.at("depth");
-  v.batch = cell.at("batch");
-  v.stop_at_eos = cell.at("stop_at_eos");
+  // Null where another program does not tell (imported records).
+  v.prompt_tokens = told_or(cell, "prompt_tokens", 0);
+  v.new_tokens = told_or(cell, "new_tokens", 0);
+  v.depth = told_or(cell, "depth", 0);
+  v.batch = told_or(cell, "batch", 1);
+  v.stop_at_eos = told_or(cell, "stop_at_eos", false);
   v.half = text_or(cell, "aa_half");
   if (cell.at("model").contains("outlier_channels")) v.outlier_channels = cell.at("model").at("outlier_channels");
   if (!record.at("devices").empty()) {
@@ -136,6 +142,7 @@ RecordView view_of(const Record& record) {
     // Two cards of one machine may have the same name.
     const std::string id = text_or(device, "id");
     if (id.starts_with("cuda:") && id != "cuda:0") v.device += fmt::format(" ({})", id);
+    if (const size_t count = record.at("devices").size(); count > 1) v.device = fmt::format("{} × {}", count, v.device);
   }
   v.engine = text_or(cell, "engine");
   v.tuning = text_or(cell, "tuning");
@@ -152,7 +159,8 @@ RecordView view_of(const Record& record) {
   v.in_cache = record.at("cost").is_object() && record.at("cost").at("in_last_level_cache").get<bool>();
   // Fields that older records lack.
   if (record.contains("energy") && record["energy"].is_object()) v.energy_estimated = record["energy"].at("estimated");
-  v.seed = record.at("protocol").at("seed");
+  v.seed = told_or(record.at("protocol"), "seed", uint64_t{0});
+  if (record.contains("imported") && record["imported"].is_object()) v.imported_from = record["imported"].at("tool");
   if (record.contains("quality") && record.at("quality").is_object()) v.quality = quality_view_of(record.at("quality"));
   for (const Record& device : record.at("memory")) {
     if (device.contains("reconciliation")) v.memory.push_back(memory_from(device));

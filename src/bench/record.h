@@ -53,6 +53,7 @@ struct RecordView {
   std::vector<MemoryView> memory;  // of each device; empty of records that were not reconciled
   std::vector<Summary> metrics;
   uint64_t seed = 0;
+  std::string imported_from;           // the program that measured it; empty: ours
   std::optional<QualityView> quality;  // where it was asked for
   const Summary* find(std::string_view metric) const;
   std::string shown_model() const { return shown_name(model, random_weights); }
