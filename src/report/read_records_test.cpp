@@ -1,0 +1,98 @@
+#include "report/read_records.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "core/os.h"
+#include "report/test_record.h"
+#include "testing/test_folder.h"
+
+namespace quantbench {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::SizeIs;
+
+FoundRecords read(const std::vector<std::string>& names) { return read_records(names); }
+
+TEST(ReadRecords, FindsThemInFoldersFilesListsAndLines) {
+  TestFolder folder;
+  os::make_directories(folder / "a/b");
+  folder.write("a/b/one.json", to_text(test_record({})));
+  folder.write("a/config.json", R"({"hidden_size": 8})");  // other JSON of a model's folder, say
+  folder.write("a/sweep.plan", "not a record");
+  folder.write("list.json", Record::array({test_record({}), test_record({})}).dump());
+  folder.write("lines.jsonl", test_record({}).dump() + "\n\n" + test_record({}).dump() + "\n");
+  const FoundRecords all = read({folder / "a", folder / "list.json", folder / "lines.jsonl"});
+  EXPECT_THAT(all.records, SizeIs(5));
+  EXPECT_THAT(all.paths, ElementsAre(folder / "a/b/one.json", folder / "list.json", folder / "list.json",
+                                     folder / "lines.jsonl", folder / "lines.jsonl"));
+  EXPECT_THAT(all.problems, IsEmpty());
+  EXPECT_THAT(read({folder / "a", folder / "a/b/one.json"}).records, SizeIs(1)) << "the same file twice";
+}
+
+TEST(ReadRecords, ManyComeInTheOrderOfTheirNames) {
+  TestFolder folder;
+  for (int i = 0; i < 150; ++i) {
+    folder.write(fmt::format("{:03}.json", i), to_text(test_record({.model = fmt::format("m{}", i)})));
+  }
+  const FoundRecords all = read({folder.path()});
+  ASSERT_THAT(all.records, SizeIs(150));
+  for (size_t i = 0; i < 150; ++i) EXPECT_EQ(view_of(all.records[i]).model, fmt::format("m{}", i));
+}
+
+TEST(ReadRecords, NamesWhatIsDamagedAndGoesOn) {
+  TestFolder folder;
+  const std::string whole = to_text(test_record({}));
+  folder.write("good.json", whole);
+  folder.write("half.json", whole.substr(0, whole.size() / 2));
+  folder.write("empty.json", "");
+  folder.write("deep.json", std::string(100000, '['));
+  Record other = test_record({});
+  other["schema_version"] = 2;
+  folder.write("newer.json", other.dump());
+  other = test_record({});
+  other["cell"].erase("precision");
+  folder.write("lacking.json", other.dump());
+  other = test_record({});
+  other["metrics"]["tokens_per_second"]["median"] = 1e6;
+  other["metrics"]["tokens_per_second"]["high"] = 1e7;
+  folder.write("praised.json", other.dump());
+  other = test_record({});
+  other["metrics"]["time_to_first_token"]["unit"] = "bytes";
+  folder.write("units.json", other.dump());
+  const FoundRecords found = read({folder.path()});
+  EXPECT_THAT(found.paths, ElementsAre(folder / "good.json"));
+  EXPECT_THAT(found.problems, ElementsAre(AllOf(HasSubstr("deep.json"), HasSubstr("deeper than 64")),
+                                          AllOf(HasSubstr("empty.json"), HasSubstr("not valid JSON")),
+                                          AllOf(HasSubstr("half.json"), HasSubstr("not valid JSON at byte")),
+                                          AllOf(HasSubstr("lacking.json"), HasSubstr("'precision' not found")),
+                                          AllOf(HasSubstr("newer.json"), HasSubstr("schema version 2, expected 1")),
+                                          AllOf(HasSubstr("praised.json"), HasSubstr("that of its samples 100")),
+                                          AllOf(HasSubstr("units.json"), HasSubstr("is in 'bytes', expected 'ns'"))));
+}
+
+TEST(ReadRecords, NothingAtAllIsAnErrorThatSaysWhatWasThere) {
+  TestFolder folder;
+  const auto refusal = [&](const std::string& name) {
+    try {
+      read({name});
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage);
+      return std::string(error.what());
+    }
+    return std::string("none");
+  };
+  EXPECT_THAT(refusal(folder.path()), HasSubstr("no record there; expected"));
+  EXPECT_THAT(refusal(folder / "missing"), HasSubstr("no such file or folder"));
+  folder.write("config.json", "{}");
+  EXPECT_THAT(refusal(folder.path()), HasSubstr("no record there; expected"));
+  EXPECT_THAT(refusal(folder / "config.json"), HasSubstr("no record of quantbench"));
+}
+
+}  // namespace
+}  // namespace quantbench
