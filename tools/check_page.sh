@@ -11,7 +11,7 @@ browser="$(command -v chromium || command -v chromium-browser || command -v goog
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 if [ $# -eq 0 ]; then
-  "$program" run -n 16 -r 6 --no-probe --out "$scratch/records" -o jsonl > /dev/null 2> "$scratch/log" || { cat "$scratch/log"; exit 1; }
+  "$program" run --device reference --max-new-tokens 16 -r 6 --out "$scratch/records" -o jsonl > /dev/null 2> "$scratch/log" || { cat "$scratch/log"; exit 1; }
   set -- "$scratch/records"
 fi
 if ! "$program" report "$@" -o html --out "$scratch/page.html" 2> "$scratch/log"; then

@@ -4,9 +4,11 @@
 const chartWidth = 1100;
 let chartNumber = 0;
 
-const precisions = Array.from(new Set(cells.map((c) => c.precision)));
+// Halves of an A/A run have the colour of their precision.
+const precisionOf = (cell) => cell.precision.split(' ')[0];
+const precisions = Array.from(new Set(cells.map(precisionOf)));
 const colour = (i) => 'var(--c' + i % 9 + ')';
-const colourOf = (cell) => colour(Math.max(0, precisions.indexOf(cell.precision)));
+const colourOf = (cell) => colour(Math.max(0, precisions.indexOf(precisionOf(cell))));
 // Told apart without colour too.
 const shapes = ['circle', 'square', 'triangle-up', 'diamond', 'cross', 'triangle-down'];
 const symbolOf = (i) => d3.svg.symbol().type(shapes[i % shapes.length]).size(64)();
@@ -35,8 +37,12 @@ function newChart(height, title, description) {
 function shortened(text, most) { return text.length <= most ? text : text.slice(0, most - 1) + '…'; }
 
 function axis(svg, scale, orient, x, y, show, label, ticks) {
-  svg.append('g').attr({class: 'axis', transform: 'translate(' + x + ',' + y + ')'})
-      .call(d3.svg.axis().scale(scale).orient(orient).ticks(ticks || 6).tickFormat(show).outerTickSize(0));
+  const drawn = d3.svg.axis().scale(scale).orient(orient).ticks(ticks || 6).tickFormat(show).outerTickSize(0);
+  if (show === format.bytes) {  // whole MiB and GiB, where decimal steps would be none
+    const most = scale.domain()[1], step = Math.pow(2, Math.ceil(Math.log(most / 8) / Math.LN2));
+    drawn.tickValues(d3.range(0, most * 1.0001, step));
+  }
+  svg.append('g').attr({class: 'axis', transform: 'translate(' + x + ',' + y + ')'}).call(drawn);
   if (!label) return;
   if (orient === 'bottom') {
     svg.append('text').attr({class: 'soft', x: scale.range()[1], y: y + 34, 'text-anchor': 'end'}).text(label);
@@ -52,7 +58,7 @@ function whisker(svg, x, y, low, high) {
 
 // Of each cell a bar from nought to its median, and its interval.
 function barChart(shown, valueOf, show, title, unit) {
-  const left = 430, right = 190, row = 22;
+  const left = 430, right = 250, row = 22;
   const height = shown.length * row + 46;
   const svg = newChart(height, title, 'A bar for each of ' + shown.length + ' cells.');
   const most = d3.max(shown, (c) => Math.max(valueOf(c).median, valueOf(c).high || 0)) || 1;
@@ -61,7 +67,7 @@ function barChart(shown, valueOf, show, title, unit) {
     const m = valueOf(cell), y = i * row + row / 2;
     const g = svg.append('g');
     g.append('title').text(nameOf(cell) + ': ' + withInterval(m, show) + ', ' + cell.stamp);
-    g.append('text').attr({x: left - 8, y: y + 4, 'text-anchor': 'end'}).text(shortened(nameOf(cell), 62));
+    g.append('text').attr({x: left - 8, y: y + 4, 'text-anchor': 'end'}).text(shortened(labelOf(cell), 64));
     g.append('rect').attr({x: left, y: y - 8, width: Math.max(0, x(m.median) - left), height: 16, fill: colourOf(cell),
       'fill-opacity': 0.8});
     if (typeof m.low === 'number') whisker(g, x, y, m.low, m.high);
@@ -81,7 +87,7 @@ function stackedChart(shown, parts, valuesOf, show, title) {
   shown.forEach((cell, i) => {
     let from = 0;
     const y = i * row + row / 2;
-    svg.append('text').attr({x: left - 8, y: y + 4, 'text-anchor': 'end'}).text(shortened(nameOf(cell), 62));
+    svg.append('text').attr({x: left - 8, y: y + 4, 'text-anchor': 'end'}).text(shortened(labelOf(cell), 64));
     valuesOf(cell).forEach((value, part) => {
       if (value <= 0) return;
       svg.append('rect').attr({x: x(from), y: y - 9, width: x(from + value) - x(from), height: 18, fill: colour(part),
@@ -144,7 +150,7 @@ function scatterChart(points, options) {
     const [, xl, xh] = ends(p.x), [, yl, yh] = ends(p.y);
     g.append('path').attr({stroke: colourOf(p.cell), 'stroke-width': 1.5, fill: 'none',
       d: 'M' + x(xl) + ',' + y(p.y.median) + 'H' + x(xh) + 'M' + x(p.x.median) + ',' + y(yl) + 'V' + y(yh)});
-    g.append('path').attr({d: symbolOf(precisions.indexOf(p.cell.precision)), fill: colourOf(p.cell),
+    g.append('path').attr({d: symbolOf(precisions.indexOf(precisionOf(p.cell))), fill: colourOf(p.cell),
       transform: 'translate(' + x(p.x.median) + ',' + y(p.y.median) + ')'});
     g.append('text').attr({x: x(p.x.median) + 9, y: y(p.y.median) - 6}).text(shortened(p.cell.precision + ' ' + p.cell.model, 34));
   }

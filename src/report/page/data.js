@@ -47,6 +47,8 @@ const several = (key) => new Set(cells.map((c) => c[key])).size > 1;
 const placeKeys = ['device', 'engine'].filter(several);
 const nameOf = (cell) => [cell.model, cell.precision, cell.test, ...placeKeys.map((key) => cell[key])].filter(Boolean)
     .join(' · ');
+// For charts, where there is less room.
+const labelOf = (cell) => nameOf(cell).replace(/^[^ /]*\//, '');
 
 function metric(cell, name) {
   const m = cell.metrics[name];

@@ -2,7 +2,7 @@
 // The figures: each takes the cells that the filters leave and gives nodes to show, the same as a table, and the cells
 // that it drew. Cells that are INVALID or failed are in the table of all cells alone.
 
-const mostBars = 40, mostLines = 8;
+const mostBars = 40, mostLines = 8, mostPoints = 200;
 
 function bars(id, title, about, valueOf, show, unit) {
   return {id, title, about, draw(shown) {
@@ -28,9 +28,9 @@ function undominated(points, betterY) {
 
 const estimate = (row) => row && {median: row[0], low: row[1], high: row[2]};
 const qualities = [
-  {label: 'KL divergence from the reference, nats (lower is better)', better: -1, of: (q) => estimate(q.kl), show: format.plain},
   {label: 'perplexity (lower is better)', better: -1, of: (q) => estimate(q.ppl), show: format.plain},
   {label: 'perplexity over the reference\'s (lower is better)', better: -1, of: (q) => estimate(q.ratio), show: format.plain},
+  {label: 'KL divergence from the reference, nats (lower is better)', better: -1, of: (q) => estimate(q.kl), show: format.plain},
   {label: 'top-1 agreement with the reference (higher is better)', better: 1, of: (q) => estimate(q.top), show: format.share},
 ];
 const pareto = {id: 'pareto', title: 'Speed against quality',
@@ -38,10 +38,10 @@ const pareto = {id: 'pareto', title: 'Speed against quality',
   choices: qualities.map((q) => q.label),
   draw(shown, choice) {
     const {label, better, of, show} = qualities[choice];
-    const points = shown.filter((c) => c.usable && c.quality && of(c.quality) && metric(c, speedOf(c))).slice(0, 200)
-        .map((cell) => ({cell, x: metric(cell, speedOf(cell)), y: of(cell.quality)}));
+    const having = shown.filter((c) => c.usable && c.quality && of(c.quality) && metric(c, speedOf(c)));
+    const points = having.slice(0, mostPoints).map((cell) => ({cell, x: metric(cell, speedOf(cell)), y: of(cell.quality)}));
     const front = undominated(points, better);
-    return {drawn: points.map((p) => p.cell), left: 0,
+    return {drawn: points.map((p) => p.cell), left: having.length - points.length,
       nodes: points.length ? [scatterChart(points, {title: this.title, front, showX: format.rate, showY: show,
         labelX: 'tokens per second', labelY: label})] : [],
       missing: 'None of these cells was measured with --quality.',

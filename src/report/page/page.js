@@ -184,7 +184,7 @@ function drawTable() {
       ...columns.map(([name,, show], i) => {
         const text = show(cell);
         if (i === 0) return element('th', {scope: 'row'}, text);
-        return element('td', {class: name === 'stamp' ? text : i >= 7 && i < 18 ? 'number' : ''}, text);
+        return element('td', {class: name === 'stamp' ? text : name === 'why' ? 'wide' : i >= 7 && i < 18 ? 'number' : ''}, text);
       }))));
   all.where.textContent = all.shown.length ? (from + 1) + ' to ' + to + ' of ' + all.shown.length : 'no cells';
   all.back.disabled = from === 0;
