@@ -76,6 +76,15 @@ TEST(ReadRecords, NamesWhatIsDamagedAndGoesOn) {
                                           AllOf(HasSubstr("units.json"), HasSubstr("is in 'bytes', expected 'ns'"))));
 }
 
+TEST(ReadRecords, PercentilesOfAllRunsNeedNotBeTheMedianOfEach) {
+  Record record = test_record({});
+  record["metrics"]["inter_token_pooled_p50"] = test_metric("ns", "lower", {1, 2, 3, 4, 5, 6, 7});
+  record["metrics"]["inter_token_pooled_p50"]["median"] = 3.9;
+  EXPECT_EQ(record_problem(record), "");
+  record["metrics"]["inter_token_pooled_p50"]["unit"] = "bytes";
+  EXPECT_THAT(record_problem(record), HasSubstr("is in 'bytes'"));
+}
+
 TEST(ReadRecords, NothingAtAllIsAnErrorThatSaysWhatWasThere) {
   TestFolder folder;
   const auto refusal = [&](const std::string& name) {
