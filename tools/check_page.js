@@ -46,7 +46,8 @@
   // Filters: one precision less is its rows less, in table and charts; all of none is nothing, and says so.
   const boxes = Array.from(document.querySelectorAll('#filters input[name=precision]'));
   expect(boxes.length > 1, 'one precision alone: nothing to filter');
-  const ofFirst = records.filter((r) => r.cell.precision === boxes[0].value).length;
+  const shown = (cell) => cell.precision + (cell.aa_half ? ' ' + cell.aa_half : '');
+  const ofFirst = records.filter((r) => shown(r.cell) === boxes[0].value).length;
   const bars = () => document.querySelectorAll('#throughput svg[role=img] rect').length;
   const before = bars();
   change(boxes[0], false);
