@@ -82,6 +82,9 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND QB_NOTICE_PACKAGES gcc-${qb_gcc_version}-base)  # libstdc++ and libgcc
 endif()
 function(qb_install_notices)
+  if(QB_D3 AND QB_D3_LICENCE)  # looked for after this file was read
+    list(APPEND QB_NOTICE_PACKAGES libjs-d3)
+  endif()
   foreach(package IN LISTS QB_NOTICE_PACKAGES)
     set(notice /usr/share/doc/${package}/copyright)
     if(NOT EXISTS ${notice})

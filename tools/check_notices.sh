@@ -26,10 +26,12 @@ carries 'libjpeg-turbo' 'Independent JPEG Group'
 carries 'libpng' 'Glenn Randers-Pehrson'
 carries 'libwebp' 'Google Inc'
 carries 'zlib' 'Mark Adler'
+# A build without D3 has no notice of it, as it has nothing of it.
+[ ! -r /usr/share/doc/libjs-d3/copyright ] || carries 'D3' 'Michael Bostock'
 carries 'libstdc++ and libgcc' 'GCC Runtime Library Exception'
 # A library that the table gains needs a line above; NVIDIA's terms ask for no notice with a program.
 in_program="$(awk -F'|' '/^## /{ exit } /^\| / && !/^\| library/ && !/not in the program/ && !/NVIDIA/' "$root/THIRD_PARTY.md" | wc -l)"
-[ "$in_program" -eq 10 ] || { echo "WRONG: THIRD_PARTY.md has $in_program libraries in the program, this script knows 10"; failed=1; }
+[ "$in_program" -eq 11 ] || { echo "WRONG: THIRD_PARTY.md has $in_program libraries in the program, this script knows 11"; failed=1; }
 for file in LICENSE THIRD_PARTY.md; do
   [ -s "$scratch/folder/$file" ] || { echo "WRONG: $file is not in the folder"; failed=1; }
 done

@@ -417,31 +417,7 @@ class Sweep {
   }
 
   std::string page(const std::vector<RecordView>& views, bool markdown) const {
-    std::string text = markdown ? table_markdown(views) : table_text(views);
-    const auto add_lines = [&](const std::vector<std::string>& lines) {
-      if (lines.empty()) return;
-      text += "\n";
-      for (const std::string& line : lines) text += (markdown ? "- " : "") + line + "\n";
-    };
-    if (const std::string quality = markdown ? quality_markdown(views) : quality_text(views); !quality.empty()) {
-      text += "\nQuality\n\n" + quality;
-    }
-    add_lines(notes(views));
-    add_lines(memory_notes(views));
-    const std::string said = markdown ? responses_markdown(views) : responses_text(views);
-    if (!said.empty()) text += "\nResponses\n\n" + said;
-    const std::vector<std::string> lines = verdict(views);
-    if (!lines.empty()) {
-      text += said.empty() ? "\nVerdict\n" : "Verdict\n";
-      add_lines(lines);
-    }
-    const std::vector<std::string> floor = noise_floor(views);
-    if (!floor.empty()) {
-      text += said.empty() ? "\nNoise floor\n" : "Noise floor\n";
-      add_lines(floor);
-    }
-    if (said.empty() || !lines.empty() || !floor.empty()) text += "\n";
-    return text + records_line() + "\n";
+    return whole_text(views, markdown) + records_line() + "\n";
   }
 
   RunPlan plan_;

@@ -35,6 +35,9 @@ std::vector<std::string> verdict(std::span<const RecordView> views);
 // there are no halves.
 std::vector<std::string> noise_floor(std::span<const RecordView> views);
 
+// All of this, one after another, as `run` prints it; in Markdown or for a terminal.
+std::string whole_text(std::span<const RecordView> views, bool markdown);
+
 // Why a cell cannot be compared with others; empty if it can.
 std::string obstacle(const RecordView& view);
 
