@@ -428,6 +428,7 @@ class Sweep {
     }
     add_lines(notes(views));
     add_lines(memory_notes(views));
+    if (plan_.options.explain) add_lines(explanations(views));
     const std::string said = markdown ? responses_markdown(views) : responses_text(views);
     if (!said.empty()) text += "\nResponses\n\n" + said;
     const std::vector<std::string> lines = verdict(views);
@@ -591,6 +592,10 @@ void add_run(CLI::App& app, Action* action) {
   grouped(command->add_flag("--energy", flags->energy,
                             "measure joules per token: some seconds of the idle device first, and after the timed runs "
                             "at least 5 s more of each cell"),
+          kHow);
+  grouped(command->add_flag("--explain", flags->explain,
+                            "take a decode step of each cell apart when the timed runs are over (about a second), and "
+                            "print in words why it is as fast as it is"),
           kHow);
   grouped(
       text("--cell-timeout", &flags->cell_timeout, "end a worker process that says nothing for so many seconds", "S"),
