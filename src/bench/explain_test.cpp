@@ -115,6 +115,25 @@ TEST_P(Explain, CountsPlantedOutliers) {
 INSTANTIATE_TEST_SUITE_P(Backends, Explain, testing::Values("reference", "cpu"),
                          [](const auto& info) { return info.param; });
 
+#if defined(QB_HAS_CUDA_EMULATOR)
+TEST(ExplainOnAGpu, LaunchesOfTheStepAreThoseOfItsParts) {
+  const Measured m = measured(tiny_cell(Precision::fp16), std::string(kEmulatedCuda));
+  const int launches = m.part["launches_per_step"];
+  const Record& time = m.part["time"];
+  EXPECT_EQ(time["engine"], "graph");
+  int of_parts = 0;
+  for (const auto& [name, part] : time["parts"].items()) {
+    EXPECT_GE(part["launches"], 1) << name;
+    of_parts += part["launches"].get<int>();
+  }
+  // A part apart may have to make ready what in a step the part before it leaves: a kernel for an op at the most.
+  const int layers = m.data.plan->shape.layers;
+  EXPECT_GE(launches, 3 + 4 * layers) << "embedding, head and choice, and of a layer four at least";
+  EXPECT_GE(of_parts, launches);
+  EXPECT_LE(of_parts, 2 * launches);
+}
+#endif
+
 TEST(ExplainRecord, PredictsFromBytesShareAndPublishedBandwidth) {
   FakeWorker worker;
   Cell cell;
