@@ -417,7 +417,7 @@ class Sweep {
   }
 
   std::string page(const std::vector<RecordView>& views, bool markdown) const {
-    return whole_text(views, markdown) + records_line() + "\n";
+    return whole_text(views, markdown, plan_.options.explain) + records_line() + "\n";
   }
 
   RunPlan plan_;
@@ -567,6 +567,10 @@ void add_run(CLI::App& app, Action* action) {
   grouped(command->add_flag("--energy", flags->energy,
                             "measure joules per token: some seconds of the idle device first, and after the timed runs "
                             "at least 5 s more of each cell"),
+          kHow);
+  grouped(command->add_flag("--explain", flags->explain,
+                            "take a decode step of each cell apart when the timed runs are over (about a second), and "
+                            "print in words why it is as fast as it is"),
           kHow);
   grouped(
       text("--cell-timeout", &flags->cell_timeout, "end a worker process that says nothing for so many seconds", "S"),

@@ -275,6 +275,7 @@ MeasureOptions measure_options(const RunFlags& flags) {
   options.max_time_s = parse_number("--max-time", flags.max_time, 0.001, 1e7);
   options.seed = parse_seed("--seed", flags.seed);
   options.energy = flags.energy;
+  options.explain = flags.explain;
   return options;
 }
 

@@ -33,7 +33,8 @@ struct RunFlags {
   std::string runs = "auto", target_ci = "1%", max_time = "120", cell_timeout = "900";
   bool target_ci_given = false, max_time_given = false;
   bool aa = false;  // each cell twice
-  bool random_weights = false, stop_at_eos = false, energy = false, allow_nonfinite = false, allow_symlinks = false;
+  bool random_weights = false, stop_at_eos = false, energy = false, explain = false, allow_nonfinite = false,
+       allow_symlinks = false;
   std::string outlier_channels = "0";
   bool quality_given = false;
   std::string quality;  // a file; empty: the built-in text

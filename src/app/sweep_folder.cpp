@@ -108,7 +108,8 @@ Record plan_document(const RunPlan& plan, const std::vector<DeviceInfo>& devices
             {"runs", o.runs},
             {"target_ci", o.target_ci},
             {"max_time_s", o.max_time_s},
-            {"energy", o.energy}}},
+            {"energy", o.energy},
+            {"explain", o.explain}}},
           {"quality", quality},
           {"devices", device_list},
           {"rows", rows}};

@@ -112,6 +112,9 @@ class Program {
   // For records: the choices that its kernels were cut by, a part of what makes two cells alike. Empty, unless
   // overridden: there were none.
   virtual std::string tuning() const { return {}; }
+  // Kernels that a run launches on a device of its own. Nothing, unless overridden: there is none, or (emulated) it has
+  // not run yet.
+  virtual std::optional<int> launches() const { return std::nullopt; }
 };
 
 // Reads device memory while the device goes on: a look shows what is there once all that was asked for before it is
@@ -185,6 +188,10 @@ class Backend {
   // run, in any order. What the engine takes of its own is given back with the program. Null, unless overridden: a
   // backend whose plans have one engine.
   virtual std::unique_ptr<Program> record_beside(const Plan& plan, std::string_view engine);
+  // Some ops of the step that was recorded last, in its workspace, ready to repeat: for timing them apart. Where there
+  // are several engines, by the one that has a kernel an op. Takes nothing that the ledger books. Unless overridden,
+  // calls the ops one by one.
+  virtual std::unique_ptr<Program> record_part(const Tape& part);
   // *hash becomes that of itself and `count` words (hashing.h). Both lie on the device; in order with the ops, and not
   // waited for.
   virtual void hash(uint64_t* hash, const uint32_t* words, int count);

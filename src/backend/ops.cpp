@@ -86,6 +86,18 @@ class DownloadingLookout final : public Lookout {
   std::vector<std::byte> seen_;
 };
 
+class Calls final : public Program {
+ public:
+  Calls(const Tape& tape, Ops& ops) : tape_(tape), ops_(ops) {}
+  void run() override {
+    for (const Op& op : tape_) quantbench::run(op, ops_);
+  }
+
+ private:
+  Tape tape_;
+  Ops& ops_;
+};
+
 }  // namespace
 
 std::unique_ptr<Lookout> Backend::lookout(size_t bytes, int most) {
@@ -102,6 +114,8 @@ void Backend::hash(uint64_t* hash, const uint32_t* words, int count) {
 std::unique_ptr<ReadProbe> Backend::read_probe(size_t) { return nullptr; }
 
 std::unique_ptr<Program> Backend::record_beside(const Plan&, std::string_view) { return nullptr; }
+
+std::unique_ptr<Program> Backend::record_part(const Tape& part) { return std::make_unique<Calls>(part, ops()); }
 
 bool Plan::has(std::string_view engine) const {
   return std::any_of(engines.begin(), engines.end(), [&](const StepEngine& e) { return e.name == engine; });

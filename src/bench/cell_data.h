@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "bench/explain.h"
 #include "bench/quality.h"
 #include "bench/telemetry.h"
 #include "core/error.h"
@@ -52,6 +53,7 @@ struct CellLoad {
   size_t token_weight_bytes = 0;  // weights that one decode step reads, for all its sequences
   size_t kv_position_bytes = 0;   // keys and values of one position of one sequence, all layers
   size_t kv_fixed_bytes = 0;      // those that every step reads whole (cross-attention), of all sequences
+  ByPart<PartBytes> part_bytes;   // what these three are made of
   EngineChoice engine;            // that runs the steps; testing it is not a part of load_ns()
   std::string tuning;             // of the recorded step (Program::tuning); empty: there is nothing to choose
   std::optional<PictureReport> picture;
@@ -87,6 +89,7 @@ struct GenerateReport {
   Run run;
   std::optional<double>
       other_cpu;  // CPU time of other processes meanwhile ÷ (wall time × CPUs); unknown without /proc/stat
+  std::optional<int> launches = {};  // kernels of a step; nothing where the host computes
 };
 
 struct ReadSample {   // one visit to the bandwidth probe
@@ -125,8 +128,9 @@ struct CellData {
   bool tuning_varied = false;      // from one of its processes to another; `load` has that of the first
   bool resident_together = false;  // all cells' processes were alive at once; else one process a visit
   uint64_t order_seed = 0;
-  std::string stop_reason;             // why no more runs were made
-  std::optional<QualityData> quality;  // where it was asked for
+  std::string stop_reason;               // why no more runs were made
+  std::optional<QualityData> quality;    // where it was asked for
+  std::optional<ExplainReport> explain;  // likewise
 };
 
 }  // namespace quantbench

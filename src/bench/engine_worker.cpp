@@ -9,6 +9,7 @@
 #include "bench/statistics.h"
 #include "core/os.h"
 #include "engine/buffers.h"
+#include "engine/step_times.h"
 #include "image/image.h"
 #include "image/pixels.h"
 #include "model/loader.h"
@@ -28,18 +29,6 @@ class Timed {
   int64_t* ns_;
   int64_t start_ns_ = os::steady_now_ns();
 };
-
-// Keys and values that a step reads whatever the context.
-size_t whole_cache_bytes(const Tape& step) {
-  size_t bytes = 0;
-  for (const Op& op : step) {
-    const auto* const attend = std::get_if<Attend>(&op);
-    if (!attend) continue;
-    bytes += 2 * static_cast<size_t>(attend->q.rows) * static_cast<size_t>(attend->whole) *
-             static_cast<size_t>(attend->kv.heads) * static_cast<size_t>(attend->kv.head_dim) * sizeof(f16);
-  }
-  return bytes;
-}
 
 }  // namespace
 
@@ -95,7 +84,8 @@ PlanReport EngineWorker::plan(const Cell& cell) {
   report.token_weight_bytes = load_.token_weight_bytes = first.weight_bytes;
   report.kv_position_bytes = load_.kv_position_bytes =
       (second.kv_bytes - first.kv_bytes) / static_cast<size_t>(shape_.sequences);
-  report.kv_fixed_bytes = load_.kv_fixed_bytes = whole_cache_bytes(step_);
+  load_.part_bytes = bytes_by_part(step_, shape_.sequences);
+  report.kv_fixed_bytes = load_.kv_fixed_bytes = load_.part_bytes[StepPart::attention].kv_fixed_bytes;
   return report;
 }
 
@@ -167,7 +157,7 @@ GenerateReport EngineWorker::generate(std::span<const int32_t> prompt, int new_t
   options.stop_at.assign(stop_at.begin(), stop_at.end());
   const auto before = cpu_times();
   const int64_t start_ns = os::steady_now_ns();
-  GenerateReport report{session_->generate({prompt, patches_}, options), {}};
+  GenerateReport report{session_->generate({prompt, patches_}, options), {}, {}};
   const double wall_s = static_cast<double>(os::steady_now_ns() - start_ns) * 1e-9;
   const auto after = cpu_times();
   if (before && after && wall_s > 0) {
@@ -176,6 +166,28 @@ GenerateReport EngineWorker::generate(std::span<const int32_t> prompt, int new_t
     const double others_s = (after->all_s - before->all_s) - (after->own_s - before->own_s);
     report.other_cpu = std::clamp(others_s / (wall_s * cpus), 0.0, 1.0);  // the kernel counts in ticks of 10 ms
   }
+  report.launches = session_->launches();
+  return report;
+}
+
+ExplainReport EngineWorker::explain(std::span<const int32_t> prompt, int new_tokens) {
+  if (!session_) fail(ErrorKind::internal, "a worker was asked to explain before its model was loaded");
+  GenerateOptions options;
+  options.max_new_tokens = new_tokens;
+  const Run run = session_->generate({prompt, patches_}, options);
+  ExplainReport report;
+  // Before the times, which leave in the cache what is no step's.
+  report.outliers = count_outliers(*backend_, *session_, run, kOutlierSteps);
+  const auto& of = report.outliers.of;
+  if (std::any_of(of.begin(), of.end(), [](const OutlierCount& c) { return c.columns > 0; })) {
+    report.outlier_steps = std::min(kOutlierSteps, new_tokens - 1);
+  }
+  const StepTimes times = time_parts(*backend_, *session_, run);
+  report.engine = backend_->device().gpu ? "graph" : "native";  // Backend::record_part
+  report.step_ns = times.step_ns;
+  report.part_ns = times.part_ns;
+  report.part_launches = times.launches;
+  report.rounds = times.rounds;
   return report;
 }
 

@@ -43,6 +43,7 @@ class EngineWorker final : public Worker {
   void fill_context(std::span<const int32_t> context) override;
   GenerateReport generate(std::span<const int32_t> prompt, int new_tokens, std::span<const int32_t> stop_at) override;
   MemoryReport memory() override;
+  ExplainReport explain(std::span<const int32_t> prompt, int new_tokens) override;
   ReadSample probe() override;
   QualityReport quality(const QualityRequest& request, const OnProgress& progress) override;
 

@@ -60,6 +60,9 @@ class FakeWorker : public Worker {
     r.resident = use_;
     r.token_weight_bytes = 2'000'000;
     r.kv_position_bytes = 1000;
+    r.part_bytes[StepPart::mlp].weight_bytes = 1'500'000;
+    r.part_bytes[StepPart::head].weight_bytes = 500'000;
+    r.part_bytes[StepPart::attention].kv_position_bytes = 1000;
     r.engine.engine = device_.gpu ? "graph" : "native";
     r.weight_form = "fake";
     return r;
@@ -97,6 +100,20 @@ class FakeWorker : public Worker {
       r.driver_process_bytes = r.end_bytes;
       r.driver_device_bytes = 20'000'000;
     }
+    return r;
+  }
+  // A step of 1 ms, of which the MLP has three quarters; one column of a thousand is an outlier.
+  ExplainReport explain(std::span<const int32_t>, int new_tokens) override {
+    ExplainReport r;
+    r.engine = device_.gpu ? "graph" : "native";
+    r.step_ns = 1e6;
+    r.part_ns[StepPart::mlp] = 750e3;
+    r.part_ns[StepPart::attention] = 50e3;
+    r.part_ns[StepPart::head] = 200e3;
+    if (device_.gpu) r.part_launches[StepPart::mlp] = 8;
+    r.rounds = 20;
+    r.outlier_steps = std::min(kOutlierSteps, new_tokens - 1);
+    r.outliers[StepPart::mlp] = {4000, 4};
     return r;
   }
   ReadSample probe() override { return {0, 40e9, "fake"}; }

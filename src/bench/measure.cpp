@@ -60,6 +60,9 @@ class Group {
       if (hooks_.meter) {
         for (Visit& v : visits_) attempt(v, [&] { measure_energy(v); });
       }
+      if (options_.explain) {
+        for (Visit& v : visits_) attempt(v, [&] { explain(v); });
+      }
       measure_quality();
       for (Visit& v : visits_) attempt(v, [&] { finish(v); });
     } catch (const Error& error) {
@@ -286,6 +289,29 @@ class Group {
     } while (hooks_.meter->seconds() < kEnergySeconds);
     v.data.energy = hooks_.meter->end(runs, tokens);
     if (!together_) v.worker.reset();
+  }
+
+  // What it fails by is not the cell's fault, which has been measured. Memory is asked for before, since this takes
+  // some; so the process has nothing left to tell.
+  void explain(Visit& v) {
+    if (v.cell->test.new_tokens < 2) {
+      v.data.explain = ExplainReport{.missing = "there are no decode steps in this test"};
+      return;
+    }
+    if (v.worker) {
+      v.data.memory = v.worker->memory();
+    } else {
+      load(v);
+    }
+    hooks_.progress->status(v.cell->label() + ": taking a step apart");
+    try {
+      v.data.explain = v.worker->explain(v.cell->prompt, v.cell->test.new_tokens);
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::interrupted) throw;
+      v.data.explain = ExplainReport{.missing = error.what()};
+      hooks_.progress->line(fmt::format("{}: its steps are not explained: {}", v.cell->label(), error.what()));
+    }
+    v.worker.reset();
   }
 
   // "block 3 of about 10, 2 min left", from the runs so far.

@@ -27,6 +27,7 @@ struct MeasureOptions {
   double max_time_s = 120;  // of generating, a cell, warm-up included
   uint64_t seed = 42;       // of the order of visits
   bool energy = false;      // runs for it, after the timed blocks
+  bool explain = false;     // a second for it, after these
 };
 
 // Where progress goes. Lines stay; the status is replaced by the next one.

@@ -440,5 +440,17 @@ TEST_F(Measure, QualityIsMeasuredWhenTheProcessesOfTheTimedRunsHaveEnded) {
   EXPECT_FALSE(done_.at("int8").quality) << "a cell that failed is not asked about";
 }
 
+TEST_F(Measure, StepsAreExplainedWhereThatIsAskedFor) {
+  run();
+  EXPECT_FALSE(done_.at("fp16").explain);
+  done_.clear();
+  options_.explain = true;
+  run();
+  for (const char* precision : {"fp16", "int8", "4bit"}) {
+    EXPECT_EQ(done_.at(precision).explain.value().step_ns, 1e6);
+    EXPECT_TRUE(done_.at(precision).memory);
+  }
+}
+
 }  // namespace
 }  // namespace quantbench

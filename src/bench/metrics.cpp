@@ -208,12 +208,15 @@ std::vector<double> decode_steps_ns(const Run& run) {
 std::optional<double> bytes_per_step(const RunSample& sample, const CellData& data) {
   const Run& run = sample.report.run;
   if (!data.load || run.new_tokens() < 2) return std::nullopt;
+  return static_cast<double>(data.load->token_weight_bytes + data.load->kv_fixed_bytes) +
+         run.sequences * mean_context(run, data) * static_cast<double>(data.load->kv_position_bytes);
+}
+
+double mean_context(const Run& run, const CellData& data) {
   // Step i of 1 … n − 1 attends to context + prompt + i positions of each sequence.
   // A prompt that an encoder took is in no cache of that kind.
   const bool has_cross = data.plan && data.plan->shape.has_cross_attention();
-  const double mean_context = run.context_tokens + (has_cross ? 0 : run.prompt_tokens) + run.new_tokens() / 2.0;
-  return static_cast<double>(data.load->token_weight_bytes + data.load->kv_fixed_bytes) +
-         run.sequences * mean_context * static_cast<double>(data.load->kv_position_bytes);
+  return run.context_tokens + (has_cross ? 0 : run.prompt_tokens) + run.new_tokens() / 2.0;
 }
 
 std::vector<Summary> summarize(const CellData& data) {

@@ -32,6 +32,8 @@ std::vector<Summary> summarize(const CellData& data);
 // Bytes that one decode step of this run reads on average: weights once, and K/V of all sequences at the mean context
 // of the timed steps.
 std::optional<double> bytes_per_step(const RunSample& sample, const CellData& data);
+// Positions of each sequence that a decode step of this run attends to on average.
+double mean_context(const Run& run, const CellData& data);
 // Each decode step of a run, by the device's clock where it tells every one; empty where one span stands for several.
 std::vector<double> decode_steps_ns(const Run& run);
 // Mean time of a decode step, which makes a token of each sequence: (T(n new tokens) − T(1)) / (n − 1), from the end of

@@ -249,6 +249,7 @@ json to_json(const CellLoad& r) {
           {"token_weight_bytes", r.token_weight_bytes},
           {"kv_position_bytes", r.kv_position_bytes},
           {"kv_fixed_bytes", r.kv_fixed_bytes},
+          {"part_bytes", to_json(r.part_bytes)},
           {"picture", picture_to_json(r.picture)},
           {"engine", to_json(r.engine)},
           {"tuning", r.tuning},
@@ -263,6 +264,7 @@ CellLoad load_from(const json& j) {
   r.token_weight_bytes = j.at("token_weight_bytes");
   r.kv_position_bytes = j.at("kv_position_bytes");
   r.kv_fixed_bytes = j.at("kv_fixed_bytes");
+  r.part_bytes = part_bytes_from(j.at("part_bytes"));
   if (const json& picture = j.at("picture"); !picture.is_null()) r.picture = picture_from(picture);
   r.engine = choice_from(j.at("engine"));
   r.tuning = j.at("tuning");
@@ -283,6 +285,7 @@ json to_json(const GenerateReport& r) {
          {"total_ns", r.run.total_ns},
          {"finite", r.run.finite}};
   if (r.other_cpu) j["other_cpu"] = *r.other_cpu;
+  if (r.launches) j["launches"] = *r.launches;
   return j;
 }
 GenerateReport generate_from(const json& j) {
@@ -298,6 +301,7 @@ GenerateReport generate_from(const json& j) {
   r.run.total_ns = j.at("total_ns");
   r.run.finite = j.at("finite");
   if (j.contains("other_cpu")) r.other_cpu = j.at("other_cpu").get<double>();
+  if (j.contains("launches")) r.launches = j.at("launches").get<int>();
   return r;
 }
 
@@ -374,6 +378,10 @@ json answer(Worker& worker, const json& request) {
     const auto prompt = request.at("prompt").get<std::vector<int32_t>>();
     const auto stop_at = request.at("stop_at").get<std::vector<int32_t>>();
     return protocol::to_json(worker.generate(prompt, request.at("new_tokens"), stop_at));
+  }
+  if (op == "explain") {
+    return protocol::to_json(
+        worker.explain(request.at("prompt").get<std::vector<int32_t>>(), request.at("new_tokens")));
   }
   if (op == "memory") return protocol::to_json(worker.memory());
   if (op == "probe") return protocol::to_json(worker.probe());

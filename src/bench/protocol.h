@@ -1,6 +1,6 @@
 // The language between the parent and a worker process: one JSON object a line.
 //   request  {"op": "device" | "plan" | "load" | "fill" | "generate" | "probe" | "memory" | "quality" |
-//            "quit", …}
+//            "explain" | "quit", …}
 //   answer   {"event": "result", …} or {"event": "error", "kind", "text"}, after any number of {"event": "progress", …}
 // A worker exits with 0 on "quit" and when its input ends.
 #pragma once
@@ -36,6 +36,9 @@ class Worker {
   virtual ReadSample probe() = 0;  // needs no plan; at_ns is left to the caller
   // That it runs in, as this machine numbers them; nothing where it is none of its own.
   virtual std::optional<uint32_t> process() const { return std::nullopt; }
+  // Of the decode steps of one more such generation, of at least two new tokens. What is asked of memory() later has
+  // what this takes in it.
+  virtual ExplainReport explain(std::span<const int32_t> prompt, int new_tokens) = 0;
   // Needs no plan, and of a process that does nothing else. progress: 0 while models are loaded, then the texts done.
   virtual QualityReport quality(const QualityRequest& request, const OnProgress& progress) = 0;
 };

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "bench/cell_data.h"
+#include "bench/explain_record.h"
 #include "bench/quality_record.h"
 #include "core/os.h"
 
@@ -162,6 +163,7 @@ RecordView view_of(const Record& record) {
   v.seed = told_or(record.at("protocol"), "seed", uint64_t{0});
   if (record.contains("imported") && record["imported"].is_object()) v.imported_from = record["imported"].at("tool");
   if (record.contains("quality") && record.at("quality").is_object()) v.quality = quality_view_of(record.at("quality"));
+  if (record.contains("explain") && record.at("explain").is_object()) v.explain = explain_view_of(record.at("explain"));
   for (const Record& device : record.at("memory")) {
     if (device.contains("reconciliation")) v.memory.push_back(memory_from(device));
   }

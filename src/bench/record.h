@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "bench/explain.h"
 #include "bench/summary.h"
 
 namespace quantbench {
@@ -55,6 +56,7 @@ struct RecordView {
   uint64_t seed = 0;
   std::string imported_from;           // the program that measured it; empty: ours
   std::optional<QualityView> quality;  // where it was asked for
+  std::optional<ExplainView> explain;  // of cells with decode steps; older records have none
   const Summary* find(std::string_view metric) const;
   std::string shown_model() const { return shown_name(model, random_weights); }
   std::string shown_precision() const { return with_half(precision, half); }

@@ -1,5 +1,8 @@
 #include "bench/record_builder.h"
 
+#include <algorithm>
+
+#include "bench/explain_record.h"
 #include "bench/metrics.h"
 #include "bench/quality_record.h"
 #include "bench/stamp.h"
@@ -283,6 +286,13 @@ Record metrics_part(const std::vector<Summary>& summaries, bool from_cache) {
   return part;
 }
 
+std::optional<double> share_of(const std::vector<Summary>& summaries, bool from_cache) {
+  const auto found =
+      std::find_if(summaries.begin(), summaries.end(), [](const Summary& s) { return s.name == kReadShare; });
+  if (from_cache || found == summaries.end()) return std::nullopt;
+  return found->median;
+}
+
 Record protocol_part(const CellData& data, const MeasureOptions& o) {
   return {{"seed", o.seed},
           {"runs", o.runs > 0 ? Record(o.runs) : Record("auto")},
@@ -300,6 +310,8 @@ Record protocol_part(const CellData& data, const MeasureOptions& o) {
 
 Record make_record(const Cell& cell, const CellData& data, const SweepFacts& sweep, const CellFacts& facts) {
   const Stamp stamp = judge(cell, data, sweep.options, sweep.build);
+  const std::vector<Summary> summaries = summarize(data);
+  const bool from_cache = in_cache(data, sweep.environment);
   const RunSample* shown = !data.runs.empty() ? &data.runs.front() : data.cold ? &*data.cold : nullptr;
   const std::vector<int32_t> response = shown ? shown->report.run.tokens : std::vector<int32_t>{};
   const auto of_first = response.begin() + (shown ? shown->report.run.new_tokens() : 0);
@@ -331,7 +343,8 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
           {"telemetry", telemetry_part(data, sweep.telemetry_missing)},
           {"energy", energy_part(data.energy)},
           {"quality", data.quality ? quality_part(*data.quality, sweep.options.seed) : Record(nullptr)},
-          {"metrics", metrics_part(summarize(data), in_cache(data, sweep.environment))},
+          {"explain", explain_part(cell, data, share_of(summaries, from_cache))},
+          {"metrics", metrics_part(summaries, from_cache)},
           {"cold", data.cold ? run_part(*data.cold, Outlier::none) : Record(nullptr)},
           {"warmup", runs_part(data.warmup, false)},
           {"runs", runs_part(data.runs, true)},

@@ -96,6 +96,22 @@ TEST(Record, WithQualityFitsTheSchema) {
   EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
 }
 
+TEST(Record, ThatExplainsItsStepsFitsTheSchemaAndIsReadBack) {
+  Made m = measured();
+  FakeWorker worker;
+  m.data.explain = worker.explain(m.cell.prompt, 6);
+  EXPECT_THAT(JsonSchema(schema_file()).check(json::parse(to_text(m.record()))), IsEmpty());
+  const ExplainView view = view_of(m.record()).explain.value();
+  EXPECT_EQ(view.part_shares.size(), 3u);
+  EXPECT_DOUBLE_EQ(view.outlier_share.value(), 0.001);
+  m.data.explain = ExplainReport{.missing = "no room"};
+  EXPECT_THAT(JsonSchema(schema_file()).check(json::parse(to_text(m.record()))), IsEmpty());
+  EXPECT_EQ(view_of(m.record()).explain.value().missing, "no room");
+  Record older = m.record();
+  older.erase("explain");
+  EXPECT_FALSE(view_of(older).explain);
+}
+
 TEST(Record, OfFailedCellsFitsTheSchemaAtEveryStage) {
   Made m = measured();
   m.data.outcome = {Status::failed, "the worker process ended with signal 9 (Killed)", ErrorKind::internal};

@@ -60,6 +60,11 @@ GenerateReport WorkerProcess::generate(std::span<const int32_t> prompt, int new_
                      {"stop_at", std::vector<int32_t>(stop_at.begin(), stop_at.end())}};
   return protocol::generate_from(ask(request, "generating"));
 }
+ExplainReport WorkerProcess::explain(std::span<const int32_t> prompt, int new_tokens) {
+  const json request{
+      {"op", "explain"}, {"prompt", std::vector<int32_t>(prompt.begin(), prompt.end())}, {"new_tokens", new_tokens}};
+  return protocol::explain_report_from(ask(request, "explaining its steps"));
+}
 MemoryReport WorkerProcess::memory() { return protocol::memory_from(ask({{"op", "memory"}}, "reading its memory")); }
 ReadSample WorkerProcess::probe() {
   return protocol::read_sample_from(ask({{"op", "probe"}}, "measuring read bandwidth"));

@@ -29,6 +29,7 @@ class WorkerProcess final : public Worker {
   void fill_context(std::span<const int32_t> context) override;
   GenerateReport generate(std::span<const int32_t> prompt, int new_tokens, std::span<const int32_t> stop_at) override;
   MemoryReport memory() override;
+  ExplainReport explain(std::span<const int32_t> prompt, int new_tokens) override;
   ReadSample probe() override;
   std::optional<uint32_t> process() const override { return static_cast<uint32_t>(process_.pid()); }
   QualityReport quality(const QualityRequest& request, const OnProgress& progress) override;

@@ -306,6 +306,19 @@ Session::Session(Session&&) noexcept = default;
 
 std::string Session::tuning() const { return parts_->step->tuning(); }
 
+Tape Session::step_ops() const {
+  TapeOps tape;
+  parts_->model.decode(tape, parts_->buffers.decode);
+  return tape.tape();
+}
+std::optional<int> Session::launches() const { return parts_->step->launches(); }
+bool Session::prompt_is_encoded() const { return parts_->model.shape().has_cross_attention(); }
+void Session::place(int position, std::span<const int32_t> ids) {
+  assert(static_cast<int>(ids.size()) == parts_->shape.sequences && position >= 0 &&
+         position < parts_->shape.positions);
+  parts_->place(position, [&](size_t s) { return ids[s]; });
+}
+
 EngineChoice Session::test_engines() {
   Parts& p = *parts_;
   const Plan plan = p.plan_step(p.step_sampling);

@@ -117,6 +117,14 @@ class Session {
   // Of what was forced last: logits [count, vocab] of rows from `first` on, in fp32. out: count · vocab.
   void forced_logits(int first, int count, std::span<float> out);
 
+  // For looking into a step (step_times.h): its ops with this session's buffers, the kernels that the recorded one
+  // launches (Program::launches), and rows for what runs next: the id of each sequence, all at one position. Behind a
+  // generation, what it left in the cache stays.
+  Tape step_ops() const;
+  std::optional<int> launches() const;
+  void place(int position, std::span<const int32_t> ids);
+  bool prompt_is_encoded() const;  // so that it takes no position of the decoder
+
  private:
   struct Parts;
   std::unique_ptr<Parts> parts_;

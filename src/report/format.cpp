@@ -31,6 +31,18 @@ std::string format_bytes(double bytes) {
   return fmt::format("{:.{}f} {}", bytes, unit == 0 ? 0 : unit >= 3 ? 2 : 1, kUnits[unit]);
 }
 
+std::string format_decimal(double bytes) {
+  constexpr std::array kUnits{"B", "kB", "MB", "GB", "TB"};
+  size_t unit = 0;
+  // What would be shown as 1000 is 1.00 of the next.
+  while (std::abs(bytes) >= 999.5 && unit + 1 < kUnits.size()) {
+    bytes /= 1000;
+    ++unit;
+  }
+  const int digits = unit == 0 || bytes >= 99.95 ? 0 : bytes >= 9.995 ? 1 : 2;
+  return fmt::format("{:.{}f} {}", bytes, digits, kUnits[unit]);
+}
+
 std::string format_ns(double ns) {
   if (ns >= 1e9) return four_digits(ns / 1e9) + " s";
   if (ns >= 1e6) return four_digits(ns / 1e6) + " ms";

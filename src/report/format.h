@@ -8,6 +8,7 @@
 namespace quantbench {
 
 std::string format_bytes(double bytes);      // "14.2 MiB"
+std::string format_decimal(double bytes);    // of traffic, as makers count: "1.50 GB"
 std::string format_ns(double nanoseconds);   // "1.21 ms"
 std::string format_rate(double per_second);  // four digits: "812.3", "14.26"
 

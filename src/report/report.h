@@ -35,8 +35,12 @@ std::vector<std::string> verdict(std::span<const RecordView> views);
 // there are no halves.
 std::vector<std::string> noise_floor(std::span<const RecordView> views);
 
-// All of this, one after another, as `run` prints it; in Markdown or for a terminal.
-std::string whole_text(std::span<const RecordView> views, bool markdown);
+// Why each cell's decode steps are as fast as they are, in words, with fp16 as what others are held against; for each
+// model and test a title, then sentences. Empty where no cell has decode steps.
+std::vector<std::string> explanations(std::span<const RecordView> views);
+
+// All of this, one after another, as `run` prints it; in Markdown or for a terminal. explained: with explanations().
+std::string whole_text(std::span<const RecordView> views, bool markdown, bool explained = false);
 
 // Why a cell cannot be compared with others; empty if it can.
 std::string obstacle(const RecordView& view);

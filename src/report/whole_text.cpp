@@ -2,7 +2,7 @@
 
 namespace quantbench {
 
-std::string whole_text(std::span<const RecordView> views, bool markdown) {
+std::string whole_text(std::span<const RecordView> views, bool markdown, bool explained) {
   std::string text = markdown ? table_markdown(views) : table_text(views);
   const auto add_lines = [&](const std::vector<std::string>& lines) {
     if (lines.empty()) return;
@@ -14,6 +14,7 @@ std::string whole_text(std::span<const RecordView> views, bool markdown) {
   }
   add_lines(notes(views));
   add_lines(memory_notes(views));
+  if (explained) add_lines(explanations(views));
   const std::string said = markdown ? responses_markdown(views) : responses_text(views);
   if (!said.empty()) text += "\nResponses\n\n" + said;
   const std::vector<std::string> lines = verdict(views);

@@ -97,6 +97,11 @@ class StepProgram final : public Program {
     if (choice_) choice_->run();
   }
   std::string tuning() const override { return tuning_; }
+  std::optional<int> launches() const override {
+    const std::optional<int> of_step = step_->launches();
+    if (!of_step || !choice_) return of_step;
+    return *of_step + choice_->launches().value_or(0);
+  }
 
  private:
   CudaOps& ops_;
@@ -168,12 +173,16 @@ class CudaBackend final : public Backend {
       // The persistent kernel chooses among all ids or not at all.
       if (next.sampling.cuts(next.logits.cols)) choice = runtime_->record([this, next] { ops_->next_token(next); });
     } else {
-      step = runtime_->record([this, tape = plan.tape] {
-        for (const Op& op : tape) quantbench::run(op, *ops_);
-      });
+      step = record_graph(plan.tape);
     }
     ops_->forget();  // what was only recorded is not done
     return std::make_unique<StepProgram>(*ops_, std::move(memory), std::move(step), std::move(choice));
+  }
+  std::unique_ptr<Program> record_part(const Tape& part) override {
+    ops_->forget();
+    std::unique_ptr<Program> step = record_graph(part);
+    ops_->forget();
+    return std::make_unique<StepProgram>(*ops_, nullptr, std::move(step), nullptr);
   }
   void hash(uint64_t* hash, const uint32_t* words, int count) override {
     QB_CUDA::hash({hash, words, count}, runtime_->stream());
@@ -192,6 +201,11 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  std::unique_ptr<Program> record_graph(const Tape& tape) {
+    return runtime_->record([this, tape] {
+      for (const Op& op : tape) quantbench::run(op, *ops_);
+    });
+  }
   std::vector<StepEngine> engines_of(const Tape& step) const {
     std::vector<StepEngine> engines;
     if (engine_ != kPersistent) engines.push_back({kGraph});

@@ -4,6 +4,7 @@
 #include <boost/context/pooled_fixedsize_stack.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cassert>
 #include <cstring>
 #include <functional>
@@ -156,7 +157,11 @@ const std::byte* Block::exchange(const void* mine, size_t bytes) {
   return slots;
 }
 
+std::atomic<int64_t> launches{0};
+
 }  // namespace
+
+int64_t launches_made() { return launches; }
 
 const ThreadContext& current_thread() { return launch_here->block->running().context; }
 void block_barrier() { launch_here->block->sync(); }
@@ -183,6 +188,7 @@ void abandon(const std::string& why) {
 }
 
 void run_grid(Index grid, int threads, size_t shared_bytes, FunctionRef<void()> body) {
+  ++launches;
   assert(threads > 0 && threads % kWarpSize == 0 && launch_here == nullptr);
   static thread_local context::pooled_fixedsize_stack stacks(kStackBytes, kMostThreads);
   std::minstd_rand random(1);
@@ -208,6 +214,7 @@ void run_grid(Index grid, int threads, size_t shared_bytes, FunctionRef<void()> 
 }
 
 void run_together(int blocks, int threads, size_t shared_bytes, FunctionRef<void()> body) {
+  ++launches;
   assert(threads > 0 && threads % kWarpSize == 0 && launch_here == nullptr);
   static thread_local context::pooled_fixedsize_stack stacks(kStackBytes, kMostThreads);
   static thread_local std::minstd_rand random(1);  // goes on from launch to launch, so that each is another order

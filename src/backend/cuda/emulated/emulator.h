@@ -28,6 +28,8 @@ void run_grid(Index grid, int threads, size_t shared_bytes, FunctionRef<void()> 
 // The same with all blocks at once, which may wait for one another; some go ahead of others for a while, by chance.
 void run_together(int blocks, int threads, size_t shared_bytes, FunctionRef<void()> body);
 
+int64_t launches_made();  // by either, in this process
+
 void block_barrier();             // __syncthreads
 void group_barrier(int threads);  // of the first `threads` of the block
 // Of the first `threads` of so many blocks, side by side from a multiple of their number on; in run_together() alone.

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/emulated/emulator.h"
 #include "backend/cuda/persistent/persistent_plan.h"
 #include "backend/cuda/persistent/persistent_program.h"
 #include "backend/cuda/runtime.h"
@@ -15,10 +16,16 @@ namespace {
 class Repeat final : public Program {
  public:
   explicit Repeat(std::function<void()> step) : step_(std::move(step)) {}
-  void run() override { step_(); }
+  void run() override {
+    const int64_t before = launches_made();
+    step_();
+    launches_ = static_cast<int>(launches_made() - before);
+  }
   std::string tuning() const override { return "calls"; }
+  std::optional<int> launches() const override { return launches_; }
 
  private:
+  std::optional<int> launches_;
   std::function<void()> step_;
 };
 

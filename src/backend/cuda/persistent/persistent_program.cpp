@@ -74,6 +74,7 @@ class PersistentProgram final : public Program {
     launch_persistent(args_, kind_, shared_bytes_, runtime_.multiprocessors(), runtime_.stream());
   }
   std::string tuning() const override { return tuning_; }
+  std::optional<int> launches() const override { return 1; }
 
  private:
   Runtime& runtime_;
