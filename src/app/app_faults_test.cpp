@@ -183,7 +183,7 @@ TEST(Run, SaysWhatIsWrongWithAModel) {
 TEST(Run, InterruptedInItsWarmUpItHasTheTextOfItsIds) {
   const TestFolder folder;
   // On the slow backend, so that the cold run and the warm-up take seconds.
-  Program program(
+  TestedProgram program(
       {"run", "--max-new-tokens", "60", "--precision", "fp16", "--device", "reference", "--out", folder / "out"});
   ASSERT_TRUE(program.wait_for("measuring")) << program.errors();
   const int64_t until_ns = os::steady_now_ns() + 3'000'000'000;
@@ -197,7 +197,7 @@ TEST(Run, InterruptedInItsWarmUpItHasTheTextOfItsIds) {
 TEST(Run, AnyOfTheSignalsThatStopItStopsIt) {
   for (const int signal : {SIGTERM, SIGHUP}) {
     const TestFolder folder;
-    Program program(long_run(folder / "out", "100000"));
+    TestedProgram program(long_run(folder / "out", "100000"));
     ASSERT_TRUE(program.wait_for("measuring")) << program.errors();
     ::kill(program.pid(), signal);
     const Result r = program.finish();
@@ -208,7 +208,7 @@ TEST(Run, AnyOfTheSignalsThatStopItStopsIt) {
 
 TEST(Run, InterruptionLeavesValidRecordsAndNoChild) {
   const TestFolder folder;
-  Program program(long_run(folder / "out", "100000"));
+  TestedProgram program(long_run(folder / "out", "100000"));
   ASSERT_TRUE(program.wait_for("measuring")) << program.errors();
   std::string line;
   const int64_t until_ns = os::steady_now_ns() + 3'000'000'000;  // into the blocks
@@ -245,7 +245,7 @@ std::vector<pid_t> children_of(pid_t parent) {
 
 void expect_that_the_sweep_goes_on_after(int signal, const char* shown) {
   const TestFolder folder;
-  Program program(long_run(folder / "out", "20"));
+  TestedProgram program(long_run(folder / "out", "20"));
   ASSERT_TRUE(program.wait_for("measuring")) << program.errors();
   // The bandwidth probe is started first, then fp16, int8, 4bit.
   std::vector<pid_t> children;

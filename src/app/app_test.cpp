@@ -274,7 +274,7 @@ TEST(Run, ATildeIsHomeInEveryPath) {
   const TestFolder home;
   std::filesystem::copy(kTiny, home / "model");
   const auto at_home = [&](const std::vector<std::string>& arguments) {
-    return Program(arguments, "export HOME='" + home.path() + "';").finish();
+    return TestedProgram(arguments, "export HOME='" + home.path() + "';").finish();
   };
   const Result missing = at_home({"run", "--model-id", "~/model", "--tokenizer", "~/none", "--out", "~/out"});
   EXPECT_THAT(missing.err, HasSubstr(home / "none"));

@@ -25,9 +25,10 @@ struct Result {
 };
 
 // The program in a shell, so that its standard error goes to a file; the shell becomes the program (exec).
-class Program {
+class TestedProgram {
  public:
-  Program(const std::vector<std::string>& arguments, const std::string& before = "", const std::string& after = "")
+  TestedProgram(const std::vector<std::string>& arguments, const std::string& before = "",
+                const std::string& after = "")
       : process_("/bin/sh", shell_arguments(before, after, folder_ / "stderr", arguments)) {}
 
   std::string errors() const { return os::read_small_file(folder_ / "stderr").value_or(""); }
@@ -64,7 +65,7 @@ class Program {
 
 inline Result run(const std::vector<std::string>& arguments, const std::string& before = "",
                   const std::string& after = "") {
-  return Program(arguments, before, after).finish();
+  return TestedProgram(arguments, before, after).finish();
 }
 
 // A quick sweep of the tiny checkpoint: no tokenizer there, so ids. The reference backend spares the test the bandwidth

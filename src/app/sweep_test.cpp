@@ -19,9 +19,10 @@ using testing::Not;
 using testing::SizeIs;
 
 // Two tests in three precisions, one run each: six cells in two groups.
+// Prints little: what is killed is not read before, and a pipe holds 64 KiB.
 std::vector<std::string> small_sweep(const std::string& out, const std::vector<std::string>& more = {}) {
   std::vector<std::string> arguments{"run", "--model-id", kTiny,   "-n", "2,3", "--device", "reference",
-                                     "-r",  "1",          "--out", out,  "-o",  "jsonl"};
+                                     "-r",  "1",          "--out", out,  "-o",  "csv"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
 }
@@ -176,7 +177,7 @@ TEST(Progress, SaysOnATerminalWhatIsLeft) {
   ASSERT_GE(terminal, 0);
   ASSERT_EQ(::grantpt(terminal), 0);
   ASSERT_EQ(::unlockpt(terminal), 0);
-  Program program(arguments, "", std::string("2> ") + ::ptsname(terminal));
+  TestedProgram program(arguments, "", std::string("2> ") + ::ptsname(terminal));
   std::string seen;
   char piece[4096];
   for (ssize_t got; (got = ::read(terminal, piece, sizeof piece)) > 0;) seen.append(piece, static_cast<size_t>(got));
@@ -302,7 +303,7 @@ TEST(Resume, OfNothingYetBegins) {
 
 TEST(Resume, TwoProcessesAreNotAtOneFolder) {
   const TestFolder folder;
-  Program program(long_run(folder / "out", "100000"));
+  TestedProgram program(long_run(folder / "out", "100000"));
   ASSERT_TRUE(program.wait_for("measuring")) << program.errors();
   auto same = long_run(folder / "out", "100000");
   same.push_back("--resume");
@@ -330,7 +331,7 @@ TEST(Resume, AfterSigkillAtAnyMomentNoCellIsLostOrMeasuredTwice) {
     std::map<std::string, std::string> before;
     while (true) {
       SCOPED_TRACE(fmt::format("seed {}, kill {}", seed, killed));
-      Program program(small_sweep(out, {"--resume"}));
+      TestedProgram program(small_sweep(out, {"--resume"}));
       // Every third waits for the moment at which a group's records are written.
       const bool at_writing = ++attempts % 3 == 0;
       const auto delay_ns = static_cast<int64_t>(random() % static_cast<uint64_t>(whole_ns));
