@@ -26,8 +26,7 @@ int run_claims(const ClaimsFlags& flags) {
       of_records.push_back(name);
       continue;
     }
-    for (Record& record : import_results(os::read_file(path, kLargestFile), path, {}))
-      records.push_back(std::move(record));
+    for (Record& record : import_file(path, {})) records.push_back(std::move(record));
   }
   if (!of_records.empty()) {
     FoundRecords found = read_records(of_records);

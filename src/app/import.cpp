@@ -7,8 +7,6 @@
 namespace quantbench {
 namespace {
 
-constexpr int64_t kLargestFile = 256 << 20;
-
 struct ImportFlags {
   std::vector<std::string> files;
   std::string out = "quantbench-results/imported";
@@ -20,9 +18,7 @@ int import_files(ImportFlags flags) {
   flags.names.imported_utc = os::utc_now();
   std::vector<Record> records;
   for (const std::string& file : flags.files) {
-    const std::string path = os::expand_home(file);
-    for (Record& record : import_results(os::read_file(path, kLargestFile), path, flags.names))
-      records.push_back(std::move(record));
+    for (Record& record : import_file(os::expand_home(file), flags.names)) records.push_back(std::move(record));
   }
   const std::string folder = os::expand_home(flags.out);
   std::vector<RecordView> views;

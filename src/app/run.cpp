@@ -234,7 +234,7 @@ class Sweep {
   };
 
   // Found out once, by a worker: so that all cells run on the same device whatever becomes free or taken meanwhile, and
-  // this process, which starts the others, never opens a GPU.
+  // this process, which starts the others, takes no GPU itself.
   void choose_devices() {
     const bool any = std::any_of(plan_.groups.begin(), plan_.groups.end(),
                                  [](const PlannedGroup& group) { return !group.cells.empty(); });

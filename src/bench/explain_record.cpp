@@ -6,11 +6,6 @@
 namespace quantbench {
 namespace {
 
-template <typename T>
-Record or_null(const std::optional<T>& value) {
-  return value ? Record(*value) : Record(nullptr);
-}
-
 std::string name(int part) { return std::string(name_of(static_cast<StepPart>(part))); }
 
 // Of the first timed run, as bytes_per_step(), which is their sum.

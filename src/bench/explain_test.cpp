@@ -113,7 +113,7 @@ TEST_P(Explain, CountsPlantedOutliers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, Explain, testing::Values("reference", "cpu"),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& of) { return of.param; });
 
 #if defined(QB_HAS_CUDA_EMULATOR)
 TEST(ExplainOnAGpu, LaunchesOfTheStepAreThoseOfItsParts) {

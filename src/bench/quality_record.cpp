@@ -17,10 +17,6 @@ Estimate exp_of(const Estimate& e) {
   return result;
 }
 
-template <typename T>
-Record or_null(const std::optional<T>& value) {
-  return value ? Record(*value) : Record(nullptr);
-}
 Record part_of(const std::optional<Estimate>& e) {
   if (!e) return nullptr;
   return {{"value", e->value}, {"low", or_null(e->low)}, {"high", or_null(e->high)}};
@@ -32,7 +28,6 @@ std::optional<Estimate> estimate_from(const Record& j) {
   if (j.is_null()) return std::nullopt;
   return Estimate{j.at("value"), number_from(j.at("low")), number_from(j.at("high"))};
 }
-Record text_or_null(const std::string& text) { return text.empty() ? Record(nullptr) : Record(text); }
 std::string text_from(const Record& j) { return j.is_null() ? std::string() : j.get<std::string>(); }
 
 }  // namespace

@@ -16,6 +16,13 @@ namespace quantbench {
 
 using Record = nlohmann::ordered_json;
 
+// What is not known stands in a record as null.
+template <typename T>
+Record or_null(const std::optional<T>& value) {
+  return value ? Record(*value) : Record(nullptr);
+}
+inline Record text_or_null(const std::string& text) { return text.empty() ? Record(nullptr) : Record(text); }
+
 constexpr int kRecordVersion = 1;
 
 // Objects one key a line, arrays that hold no object on one line: records can be read and compared line by line.

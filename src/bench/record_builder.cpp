@@ -12,13 +12,6 @@
 namespace quantbench {
 namespace {
 
-template <typename T>
-Record or_null(const std::optional<T>& value) {
-  return value ? Record(*value) : Record(nullptr);
-}
-
-Record text_or_null(const std::string& text) { return text.empty() ? Record(nullptr) : Record(text); }
-
 Record environment_part(const Environment& e) {
   return {{"cpu", e.cpu_name},
           {"cpu_features", e.cpu_features},

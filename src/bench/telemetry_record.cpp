@@ -7,11 +7,6 @@
 namespace quantbench {
 namespace {
 
-template <typename T>
-Record or_null(const std::optional<T>& value) {
-  return value ? Record(*value) : Record(nullptr);
-}
-
 Record reasons_part(const std::optional<uint64_t>& reasons) {
   return reasons ? Record(names_of_reasons(*reasons)) : Record(nullptr);
 }

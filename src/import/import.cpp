@@ -2,6 +2,7 @@
 
 #include "bench/identity.h"
 #include "core/error.h"
+#include "core/os.h"
 #include "import/imported_row.h"
 
 namespace quantbench {
@@ -109,6 +110,11 @@ std::vector<Record> import_results(std::string_view content, const std::string& 
   for (const ImportedRow& row : rows_of(content, path)) records.push_back(record_of(row, file, options));
   if (records.empty()) Where{path, 1}.refuse("at least one row of results", "none");
   return records;
+}
+
+std::vector<Record> import_file(const std::string& path, const ImportOptions& options) {
+  constexpr int64_t kLargest = 256 << 20;
+  return import_results(os::read_file(path, kLargest), path, options);
 }
 
 }  // namespace quantbench

@@ -21,5 +21,7 @@ struct ImportOptions {
 //   nine headings over five or nine values), its text summaries, and its collected results (set,gpu,gpus,model,…).
 // Error usage with file, line, what was expected and what was found.
 std::vector<Record> import_results(std::string_view content, const std::string& path, const ImportOptions& options);
+// The same of a file of up to 256 MiB. Error disk as well.
+std::vector<Record> import_file(const std::string& path, const ImportOptions& options);
 
 }  // namespace quantbench

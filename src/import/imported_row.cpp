@@ -10,12 +10,6 @@
 namespace quantbench {
 namespace {
 
-template <typename T>
-Record or_null(const std::optional<T>& value) {
-  return value ? Record(*value) : Record(nullptr);
-}
-Record text_or_null(const std::string& text) { return text.empty() ? Record(nullptr) : Record(text); }
-
 Record devices_part(const ImportedRow& row, const std::string& name) {
   Record devices = Record::array();
   if (name.empty()) return devices;

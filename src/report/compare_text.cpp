@@ -273,8 +273,6 @@ std::string markdown_of(const Pages& pages) {
   return out;
 }
 
-Record or_null(const std::optional<double>& x) { return x ? Record(*x) : Record(nullptr); }
-
 Record json_of(const std::optional<SpeedChange>& s) {
   if (!s) return nullptr;
   return {{"metric", s->metric},

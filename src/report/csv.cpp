@@ -15,6 +15,11 @@ std::string column(const MetricInfo& m) {
   return m.unit == Unit::bytes && !name.ends_with("_bytes") ? name + "_bytes" : name;
 }
 
+// Another program may not tell how many there were.
+std::string count_or_nothing(const RecordView& v, int count) {
+  return count == 0 && !v.imported_from.empty() ? "" : std::to_string(count);
+}
+
 // The columns are always the same, so that the files of several runs can be put together.
 std::string own(std::span<const RecordView> views) {
   const std::vector<MetricInfo> metrics = metric_infos();
@@ -39,8 +44,8 @@ std::string own(std::span<const RecordView> views) {
                                  v.precision_long,
                                  v.test,
                                  v.kind,
-                                 std::to_string(v.prompt_tokens),
-                                 std::to_string(v.new_tokens),
+                                 count_or_nothing(v, v.prompt_tokens),
+                                 count_or_nothing(v, v.new_tokens),
                                  std::to_string(v.depth),
                                  std::to_string(v.batch),
                                  v.device,
