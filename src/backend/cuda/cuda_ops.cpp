@@ -331,7 +331,7 @@ void CudaOps::attend(const Attend& op) {
                   .ready = wide_.attended(op.a),
                   .lengths = op.lengths,
                   .bias = view(op.bias)},
-                 runtime_.stream());
+                 runtime_.room(), runtime_.stream());
     return;
   }
   wrote(op.a);

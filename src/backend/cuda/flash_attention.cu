@@ -1,7 +1,8 @@
 // Attention of many rows on tensor cores, after FlashAttention-2 (Dao 2023): a block takes one q head of a tile of
 // rows, 16 rows a warp, and goes through the keys and values a tile at a time, the softmax kept running; scores never
-// leave registers. Queries are two fp16 numbers each, x ≈ high + low, so that scores are as good as those of fp32
-// queries; the softmax's weights are rounded to fp16.
+// leave registers. Where such blocks would be few, warps have the same rows and a tile of keys each, and what they give
+// is put together at the end. Queries are two fp16 numbers each, x ≈ high + low, so that scores are as good as those of
+// fp32 queries; the softmax's weights are rounded to fp16.
 //
 // Rows may stand at any position of any sequence: sequences are gone through one after another, and rows of another
 // one are masked. A prompt has one.
@@ -16,20 +17,25 @@ namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-// What is in flight and in shared memory stays below the 64 KB of compute capability 7.5.
-template <int kDim>
+// kSharers: warps that have the same rows.
+template <int kDim, int kRowWarps, int kSharers>
 struct Shape {
   static constexpr bool kSharedQueries = kDim > 128;  // else in registers
-  static constexpr int kWarps = kDim > 128 ? 2 : 4;
-  static constexpr int kTile = kDim > 128 ? 16 : kDim > 96 ? 32 : 64;  // keys
+  static constexpr int kWarps = kRowWarps * kSharers;
+  static constexpr int kTile = (kDim > 128 ? 16 : kDim > 96 ? 32 : 64) / (kDim > 128 ? 1 : kSharers);  // keys of a warp
+  static constexpr int kKeys = kTile * kSharers;                                                       // of the block
   static constexpr int kStages = kDim > 128 ? 1 : 2;
-  static constexpr int kRows = 16 * kWarps, kThreads = kWarps * kWarpSize;
+  static constexpr int kRows = 16 * kRowWarps, kThreads = kWarps * kWarpSize;
   static constexpr int kStride = kDim + 8;  // numbers; so that eight rows meet no bank twice
-  static constexpr size_t kTileNumbers = size_t{kTile} * kStride;
+  static constexpr size_t kTileNumbers = size_t{kKeys} * kStride;
   static constexpr size_t kQueryNumbers = kSharedQueries ? size_t{2} * kRows * kStride : 0;
   static constexpr size_t kBytes = (kQueryNumbers + 2 * kStages * kTileNumbers) * sizeof(uint16_t);
-  static_assert(kBytes <= (size_t{63} << 10));
+  static constexpr size_t kJoinedBytes = kSharers * kRows * (size_t{kStride} + 2) * sizeof(float);  // of all sharers
+  static_assert(kSharers == 1 || kJoinedBytes <= kBytes);
 };
+// What is in flight and in shared memory stays below the 64 KB of compute capability 7.5, but for what newer ones run
+// alone.
+constexpr size_t kTuringBytes = size_t{63} << 10;
 
 QB_DEVICE int warp_least(int value) {
   for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
@@ -47,12 +53,11 @@ QB_DEVICE void split(float x0, float x1, uint32_t* high, uint32_t* low) {
 }
 
 // kReal: numbers of a head, of which those up to kDim are taken for 0.
-template <int kDim, int kReal>
+template <typename S, int kDim, int kReal>
 QB_DEVICE void load_tile(uint16_t* to, const uint16_t* from, int first, int length) {
   static_assert(kReal % 8 == 0);
-  using S = Shape<kDim>;
   constexpr int kPieces = kDim / 8;
-  for (int i = thread_index(); i < S::kTile * kPieces; i += S::kThreads) {
+  for (int i = thread_index(); i < S::kKeys * kPieces; i += S::kThreads) {
     const int position = i / kPieces, piece = i % kPieces;
     const bool real = first + position < length && piece < kReal / 8;
     copy16_async(to + position * S::kStride + piece * 8,
@@ -61,10 +66,16 @@ QB_DEVICE void load_tile(uint16_t* to, const uint16_t* from, int first, int leng
 }
 
 // grid: x: q head; y: tile of rows, the last first, since it has the most to do.
-template <int kDim, int kReal, bool kBias>
-__global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __grid_constant__ FlashArgs a) {
-  using S = Shape<kDim>;
+template <int kDim, int kReal, bool kBias, int kRowWarps, int kSharers>
+__global__ void __launch_bounds__(Shape<kDim, kRowWarps, kSharers>::kThreads)
+    flash_kernel(const __grid_constant__ FlashArgs a) {
+  using S = Shape<kDim, kRowWarps, kSharers>;
+#if !defined(QB_CUDA_EMULATED) && __CUDA_ARCH__ < 800
+  if constexpr (S::kBytes > kTuringBytes) return;
+#endif
   constexpr int kSteps = kDim / 16, kDimTiles = kDim / 8, kKeyTiles = S::kTile / 8;
+  // Sums of a score that are added up at the end, so that a product waits for none right before it where tiles are few.
+  constexpr int kChains = S::kSharedQueries ? 4 : 1;
   __shared__ int positions[S::kRows], sequences[S::kRows];  // the last that a row sees
   wait_for_previous();
   let_next_start();
@@ -72,7 +83,7 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
   const int first_row = ((a.rows + S::kRows - 1) / S::kRows - 1 - block_y()) * S::kRows;
   const int lane = lane_index(), g = lane / 4, t = lane % 4, matrix = lane / 8, matrix_row = lane % 8;
   auto* const shared_q = reinterpret_cast<uint16_t*>(dynamic_shared());  // high [kRows, kStride], then low
-  uint16_t* const keys = shared_q + S::kQueryNumbers;                    // [kStages, kTile, kStride]
+  uint16_t* const keys = shared_q + S::kQueryNumbers;                    // [kStages, kKeys, kStride]
   uint16_t* const values = keys + S::kStages * S::kTileNumbers;
   for (int i = thread_index(); i < S::kRows; i += S::kThreads) {
     const bool real = first_row + i < a.rows;
@@ -92,7 +103,7 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
     }
     split(x0, x1, high, low);
   };
-  const int own_row = warp_index() * 16 + g;
+  const int own_row = warp_index() % kRowWarps * 16 + g, own_key = warp_index() / kRowWarps * S::kTile;
   uint32_t q_high[S::kSharedQueries ? 1 : kSteps][4], q_low[S::kSharedQueries ? 1 : kSteps][4];
   if constexpr (S::kSharedQueries) {
     for (int i = thread_index(); i < S::kRows * kDim / 2; i += S::kThreads) {
@@ -140,29 +151,37 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
     int limit[2];  // the last position that the row sees
     for (int i = 0; i < 2; ++i) limit[i] = own_sequence[i] == sequence ? own_position[i] : -1;
 
-    const auto load = [&](int tile) {
+    // Keys and values of a tile, each behind a mark of its own.
+    const auto load = [&](uint16_t* to, const uint16_t* from, int tile) {
       const size_t stage = static_cast<size_t>(tile % S::kStages) * S::kTileNumbers;
-      load_tile<kDim, kReal>(keys + stage, a.kv.k + at, tile * S::kTile, length);
-      load_tile<kDim, kReal>(values + stage, a.kv.v + at, tile * S::kTile, length);
+      load_tile<S, kDim, kReal>(to + stage, from + at, tile * S::kKeys, length);
       close_copies();
     };
-    const int tiles = (length + S::kTile - 1) / S::kTile;
-    load(0);
+    const auto load_keys = [&](int tile) { load(keys, a.kv.k, tile); };
+    const auto load_values = [&](int tile) { load(values, a.kv.v, tile); };
+    const int tiles = (length + S::kKeys - 1) / S::kKeys;
+    load_keys(0);
+    load_values(0);
     for (int tile = 0; tile < tiles; ++tile) {
-      if (S::kStages == 2 && tile + 1 < tiles) {
-        load(tile + 1);
-        wait_for_copies<1>();
+      const bool more = tile + 1 < tiles;
+      if (S::kStages == 1) {
+        wait_for_copies<1>();  // the values may come later
+      } else if (more) {
+        load_keys(tile + 1);
+        load_values(tile + 1);
+        wait_for_copies<2>();
       } else {
         wait_for_copies<0>();
       }
       sync_block();
       const size_t stage = static_cast<size_t>(tile % S::kStages) * S::kTileNumbers;
-      float score[kKeyTiles][4] = {};
+      float chains[kChains][kKeyTiles][4] = {};
+      auto& score = chains[0];
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
         uint32_t high[4], low[4];
         if constexpr (S::kSharedQueries) {
-          const size_t place = static_cast<size_t>(warp_index() * 16 + matrix % 2 * 8 + matrix_row) * S::kStride +
+          const size_t place = static_cast<size_t>(own_row - g + matrix % 2 * 8 + matrix_row) * S::kStride +
                                static_cast<size_t>(s * 16 + matrix / 2 * 8);
           load_matrices(high, shared_q + place);
           load_matrices(low, shared_q + S::kRows * S::kStride + place);
@@ -172,14 +191,21 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
         uint32_t b[kKeyTiles / 2][4];
 #pragma unroll
         for (int j = 0; j < kKeyTiles; j += 2) {
-          load_matrices(b[j / 2],
-                        keys + stage + ((j + matrix / 2) * 8 + matrix_row) * S::kStride + s * 16 + matrix % 2 * 8);
+          load_matrices(b[j / 2], keys + stage + (own_key + (j + matrix / 2) * 8 + matrix_row) * S::kStride + s * 16 +
+                                      matrix % 2 * 8);
         }
         // All of one half before the other, so that no product waits for the one right before it.
+        auto &of_high = chains[s % 2 * 2 % kChains], &of_low = chains[(s % 2 * 2 + 1) % kChains];
 #pragma unroll
-        for (int j = 0; j < kKeyTiles; ++j) mma_f16(score[j], high, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
+        for (int j = 0; j < kKeyTiles; ++j) mma_f16(of_high[j], high, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
 #pragma unroll
-        for (int j = 0; j < kKeyTiles; ++j) mma_f16(score[j], low, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
+        for (int j = 0; j < kKeyTiles; ++j) mma_f16(of_low[j], low, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
+      }
+      if constexpr (kChains == 4) {
+#pragma unroll
+        for (int j = 0; j < kKeyTiles; ++j) {
+          for (int i = 0; i < 4; ++i) score[j][i] += chains[2][j][i] + (chains[1][j][i] + chains[3][j][i]);
+        }
       }
       float keep[2];
 #pragma unroll
@@ -187,7 +213,7 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
         float largest = most[i];
 #pragma unroll
         for (int j = 0; j < 2 * kKeyTiles; ++j) {
-          const int position = tile * S::kTile + j / 2 * 8 + 2 * t + j % 2;
+          const int position = tile * S::kKeys + own_key + j / 2 * 8 + 2 * t + j % 2;
           float& x = score[j / 2][2 * i + j % 2];
           if constexpr (kBias) {
             if (position <= limit[i]) x += kLog2E * bias_of(a.bias, a.q_heads, position - own_place[i], head);
@@ -215,6 +241,11 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
       for (int j = 0; j < kDimTiles; ++j) {
         for (int i = 0; i < 4; ++i) out[j][i] *= keep[i / 2];
       }
+      if (S::kStages == 1) {
+        wait_for_copies<0>();
+        sync_block();  // the values are there, and the keys are read
+        if (more) load_keys(tile + 1);
+      }
 #pragma unroll
       for (int s = 0; s < S::kTile / 16; ++s) {
         const float(&p)[4] = score[2 * s];
@@ -224,38 +255,79 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads) flash_kernel(const __gr
         for (int j = 0; j < kDimTiles; j += 2) {
           uint32_t b[4];
           load_matrices_transposed(
-              b, values + stage + (s * 16 + matrix % 2 * 8 + matrix_row) * S::kStride + (j + matrix / 2) * 8);
+              b, values + stage + (own_key + s * 16 + matrix % 2 * 8 + matrix_row) * S::kStride + (j + matrix / 2) * 8);
           mma_f16(out[j], weights, {b[0], b[1]});
           mma_f16(out[j + 1], weights, {b[2], b[3]});
         }
       }
       sync_block();  // before the next tile takes the place of this one
-      if (S::kStages == 1 && tile + 1 < tiles) load(tile + 1);
+      if (S::kStages == 1 && more) load_values(tile + 1);
     }
   }
 
+  for (int i = 0; i < 2; ++i) {
+    for (int mask = 1; mask < 4; mask *= 2) total[i] += from_lane_xor(total[i], mask);
+  }
+  const auto put = [&](int row, int dim, float x0, float x1) {
+    *reinterpret_cast<Pair*>(a.a + row * row_numbers + head * kReal + dim) = {x0, x1};
+    leave_ready(a.ready, row, head * kReal + dim, x0, x1);
+  };
+  if constexpr (kSharers > 1) {
+    // Each leaves its largest scores and sums of weights, then its share of the rows; always added in the same order.
+    auto* const joined = reinterpret_cast<float*>(dynamic_shared());  // [kSharers, kRows, kStride]
+    auto* const heads = reinterpret_cast<Pair*>(joined + kSharers * S::kRows * S::kStride);  // [kSharers, kRows]
+    const int sharer = warp_index() / kRowWarps;
+    for (int i = 0; i < 2; ++i) {
+      if (t == 0) heads[sharer * S::kRows + own_row + 8 * i] = {most[i], total[i]};
+    }
+    sync_block();
+    for (int i = 0; i < 2; ++i) {
+      float largest = -INFINITY, sum = 0;
+      for (int k = 0; k < kSharers; ++k) {
+        const float other = heads[k * S::kRows + own_row + 8 * i].x;
+        largest = other > largest ? other : largest;
+      }
+      if (largest == -INFINITY) largest = 0;  // no row of the prompt
+      for (int k = 0; k < kSharers; ++k) {
+        const Pair other = heads[k * S::kRows + own_row + 8 * i];
+        sum += other.y * power_of_two(other.x - largest);
+      }
+      const float factor = power_of_two(most[i] - largest) / sum;
+      float* const to = joined + (sharer * S::kRows + own_row + 8 * i) * S::kStride + 2 * t;
+#pragma unroll
+      for (int j = 0; j < kReal / 8; ++j)
+        *reinterpret_cast<Pair*>(to + j * 8) = {out[j][2 * i] * factor, out[j][2 * i + 1] * factor};
+    }
+    sync_block();
+    constexpr int kPairs = kReal / 2;
+    for (int i = thread_index(); i < S::kRows * kPairs; i += S::kThreads) {
+      const int row = i / kPairs, dim = i % kPairs * 2;
+      if (first_row + row >= a.rows) break;
+      Pair sum = {0, 0};
+      for (int k = 0; k < kSharers; ++k) {
+        const Pair part = *reinterpret_cast<const Pair*>(joined + (k * S::kRows + row) * S::kStride + dim);
+        sum = {sum.x + part.x, sum.y + part.y};
+      }
+      put(first_row + row, dim, sum.x, sum.y);
+    }
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = first_row + own_row + 8 * i;
-    float sum = total[i];
-    for (int mask = 1; mask < 4; mask *= 2) sum += from_lane_xor(sum, mask);
     if (row >= a.rows) continue;
-    const float factor = 1 / sum;
-    float* const to = a.a + row * row_numbers + head * kReal + 2 * t;
+    const float factor = 1 / total[i];
 #pragma unroll
-    for (int j = 0; j < kReal / 8; ++j) {
-      const float x0 = out[j][2 * i] * factor, x1 = out[j][2 * i + 1] * factor;
-      *reinterpret_cast<Pair*>(to + j * 8) = {x0, x1};
-      leave_ready(a.ready, row, head * kReal + j * 8 + 2 * t, x0, x1);
-    }
+    for (int j = 0; j < kReal / 8; ++j) put(row, j * 8 + 2 * t, out[j][2 * i] * factor, out[j][2 * i + 1] * factor);
   }
 }
 
-template <int kDim, int kReal = kDim, bool kBias = false>
+template <int kDim, int kReal = kDim, bool kBias = false, int kRowWarps = 4, int kSharers = 1>
 void attend_heads(const FlashArgs& args, const Stream& stream) {
-  using S = Shape<kDim>;
-  launch(flash_kernel<kDim, kReal, kBias>, {args.q_heads, (args.rows + S::kRows - 1) / S::kRows}, S::kThreads, stream,
-         args, S::kBytes);
+  using S = Shape<kDim, kRowWarps, kSharers>;
+  static_assert(S::kBytes <= kTuringBytes || kSharers == 4);
+  launch(flash_kernel<kDim, kReal, kBias, kRowWarps, kSharers>, {args.q_heads, (args.rows + S::kRows - 1) / S::kRows},
+         S::kThreads, stream, args, S::kBytes);
 }
 
 }  // namespace
@@ -265,16 +337,19 @@ bool has_flash(int head_dim, bool biased) {
   return head_dim == 64 || head_dim == 72 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256;
 }
 
-void attend_flash(const FlashArgs& args, const Stream& stream) {
+void attend_flash(const FlashArgs& args, const Room& room, const Stream& stream) {
   switch (args.kv.head_dim) {
     case 64:
       if (args.bias.values) return attend_heads<64, 64, true>(args, stream);
       return attend_heads<64>(args, stream);
-    case 72: return attend_heads<80, 72>(args, stream);
+    case 72: return attend_heads<80, 72, false, 2, 2>(args, stream);  // SigLIP's 16 heads
     case 80: return attend_heads<80>(args, stream);
     case 96: return attend_heads<96>(args, stream);
     case 128: return attend_heads<128>(args, stream);
-    case 256: return attend_heads<256>(args, stream);
+    case 256:  // Gemma's 8
+      if (room.compiled_for >= 80 && Shape<256, 1, 4>::kBytes <= room.shared_bytes)
+        return attend_heads<256, 256, false, 1, 4>(args, stream);
+      return attend_heads<256, 256, false, 1, 2>(args, stream);
     default: return;
   }
 }

@@ -18,6 +18,6 @@ struct FlashArgs {
 };
 // Head sizes 64, 72, 80, 96, 128 and 256, of which 64 alone takes a bias.
 bool has_flash(int head_dim, bool biased);
-void attend_flash(const FlashArgs& args, const Stream& stream);
+void attend_flash(const FlashArgs& args, const Room& room, const Stream& stream);
 
 }  // namespace quantbench::QB_CUDA

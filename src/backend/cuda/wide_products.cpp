@@ -14,10 +14,10 @@ namespace {
 
 constexpr int kFewRows = 64;  // up to which a tile of our own tensor products would be half empty
 
-// Whole 16-byte loads for the library and for the kernels around it.
+// Whole loads for the library and for the kernels around it: of 16 bytes, of fp16 rows 8.
 bool divides(WeightFormat format, int n, int k) {
   switch (format) {
-    case WeightFormat::f16: return k % 8 == 0 && n % 8 == 0;
+    case WeightFormat::f16: return k % 4 == 0 && n % 8 == 0;  // as SigLIP's patches of 588 numbers
     case WeightFormat::int8: return k % 16 == 0 && n % 16 == 0 && can_gather(k);
     case WeightFormat::nf4:
       return k % 8 == 0 && n % 8 == 0;  // eight codes have one scale, also where blocks straddle rows
