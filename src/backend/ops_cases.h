@@ -118,6 +118,9 @@ inline std::vector<OpCase> op_cases() {
   for (const OpKind kind : {OpKind::add_linear, OpKind::project, OpKind::gated_up}) {
     for (const int r : {1, 5, 33, 130}) cases.push_back({kind, kStraddling, Format::nf4, r});
   }
+  // fp16 rows of whole 8 bytes, as SigLIP's patches of 588 numbers.
+  constexpr OpShape kPatches = {"patches", 136, 2, 2, 64, 64, 204, 512, true, true, Act::gelu_tanh};
+  for (const int r : {1, 33, 130}) cases.push_back({OpKind::add_linear, kPatches, Format::f16, r});
   return cases;
 }
 
