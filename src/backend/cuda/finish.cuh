@@ -22,6 +22,17 @@ QB_DEVICE float activate(float x, Activation act) {
   return x;
 }
 
+// As activate(), with the shortest exponential; to a few units in the last place of fp32.
+template <Activation kAct>
+QB_DEVICE float activated(float x) {
+  if constexpr (kAct == Activation::none) return x;
+  if constexpr (kAct == Activation::relu) return x > 0 ? x : 0.0f;
+  constexpr float kLog2E = 1.4426950408889634f;
+  float u = x;
+  if constexpr (kAct == Activation::gelu_tanh) u = 1.5957691216f * fmaf(0.044715f * x * x, x, x);  // 2 √(2 / π)
+  return divide(x, 1 + power_of_two(-kLog2E * u));
+}
+
 constexpr float kOutputScale = 6.200012e-05f;         // kInt8OutputScale
 constexpr float kInverse127 = 7.874015718698502e-3f;  // of an outlier column's fp16 weight, code · absmax / 127
 

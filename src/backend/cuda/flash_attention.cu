@@ -85,10 +85,12 @@ __global__ void __launch_bounds__(Shape<kDim, kRowWarps, kSharers>::kThreads)
   auto* const shared_q = reinterpret_cast<uint16_t*>(dynamic_shared());  // high [kRows, kStride], then low
   uint16_t* const keys = shared_q + S::kQueryNumbers;                    // [kStages, kKeys, kStride]
   uint16_t* const values = keys + S::kStages * S::kTileNumbers;
-  for (int i = thread_index(); i < S::kRows; i += S::kThreads) {
-    const bool real = first_row + i < a.rows;
-    positions[i] = !real ? -1 : a.lengths ? a.lengths[first_row + i] - 1 : a.places.position[first_row + i];
-    sequences[i] = real ? a.places.sequence[first_row + i] : -1;
+  static_assert(S::kRows <= S::kThreads);
+  int row_position = -1, row_sequence = -1;
+  if (thread_index() < S::kRows && first_row + thread_index() < a.rows) {
+    const int row = first_row + thread_index();
+    row_position = a.lengths ? a.lengths[row] - 1 : a.places.position[row];
+    row_sequence = a.places.sequence[row];
   }
 
   // Queries, in units in which the softmax is a power of two.
@@ -97,21 +99,29 @@ __global__ void __launch_bounds__(Shape<kDim, kRowWarps, kSharers>::kThreads)
   const auto query = [&](int row, int dim, uint32_t* high, uint32_t* low) {
     float x0 = 0, x1 = 0;
     if (first_row + row < a.rows && dim < kReal) {
-      const float* const q = a.q + (first_row + row) * row_numbers + head * kReal + dim;
-      x0 = q[0] * scale;
-      x1 = q[1] * scale;
+      const Pair q = *reinterpret_cast<const Pair*>(a.q + (first_row + row) * row_numbers + head * kReal + dim);
+      x0 = q.x * scale;
+      x1 = q.y * scale;
     }
     split(x0, x1, high, low);
   };
   const int own_row = warp_index() % kRowWarps * 16 + g, own_key = warp_index() / kRowWarps * S::kTile;
   uint32_t q_high[S::kSharedQueries ? 1 : kSteps][4], q_low[S::kSharedQueries ? 1 : kSteps][4];
   if constexpr (S::kSharedQueries) {
-    for (int i = thread_index(); i < S::kRows * kDim / 2; i += S::kThreads) {
-      const int row = i / (kDim / 2), dim = i % (kDim / 2) * 2;
-      uint32_t high, low;
-      query(row, dim, &high, &low);
-      *reinterpret_cast<uint32_t*>(shared_q + row * S::kStride + dim) = high;
-      *reinterpret_cast<uint32_t*>(shared_q + (S::kRows + row) * S::kStride + dim) = low;
+    // All of a thread's before any is stored, so that they are on their way together.
+    constexpr int kEach = S::kRows * kDim / 2 / S::kThreads;
+    static_assert(kEach * S::kThreads == S::kRows * kDim / 2);
+    uint32_t high[kEach], low[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int pair = thread_index() + i * S::kThreads;
+      query(pair / (kDim / 2), pair % (kDim / 2) * 2, &high[i], &low[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int pair = thread_index() + i * S::kThreads, row = pair / (kDim / 2), dim = pair % (kDim / 2) * 2;
+      *reinterpret_cast<uint32_t*>(shared_q + row * S::kStride + dim) = high[i];
+      *reinterpret_cast<uint32_t*>(shared_q + (S::kRows + row) * S::kStride + dim) = low[i];
     }
   } else {
 #pragma unroll
@@ -119,6 +129,10 @@ __global__ void __launch_bounds__(Shape<kDim, kRowWarps, kSharers>::kThreads)
 #pragma unroll
       for (int i = 0; i < 4; ++i) query(own_row + i % 2 * 8, s * 16 + 2 * t + i / 2 * 8, &q_high[s][i], &q_low[s][i]);
     }
+  }
+  if (thread_index() < S::kRows) {
+    positions[thread_index()] = row_position;
+    sequences[thread_index()] = row_sequence;
   }
   sync_block();
 

@@ -398,17 +398,6 @@ class Consumer {
       }
     }
   }
-  // As activate(), with the shortest exponential; to a few units in the last place of fp32.
-  template <Activation kAct>
-  QB_DEVICE static float activated(float x) {
-    if constexpr (kAct == Activation::none) return x;
-    if constexpr (kAct == Activation::relu) return x > 0 ? x : 0.0f;
-    constexpr float kLog2E = 1.4426950408889634f;
-    float u = x;
-    if constexpr (kAct == Activation::gelu_tanh) u = 1.5957691216f * fmaf(0.044715f * x * x, x, x);  // 2 √(2 / π)
-    return divide(x, 1 + power_of_two(-kLog2E * u));
-  }
-
   const TensorArgs& args_;
   const FinishArgs& a_;
   std::byte* shared_;

@@ -34,6 +34,6 @@ struct ExpandArgs {  // rows of NF4 weights → fp16, each code times its scale 
   const float* nested_code;  // [256]
   float code[16];            // NF4's
 };
-void expand(const ExpandArgs& args, const Stream& stream);
+void expand(const ExpandArgs& args, int multiprocessors, const Stream& stream);
 
 }  // namespace quantbench::QB_CUDA

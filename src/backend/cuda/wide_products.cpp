@@ -5,6 +5,7 @@
 #include <map>
 
 #include "backend/cuda/tensor_products.h"
+#include "backend/cuda/turned_products.h"
 #include "backend/cuda/views.h"
 #include "core/os.h"
 #include "quant/nf4.h"
@@ -356,6 +357,19 @@ bool WideProducts::fits_tensor(const Product& product) const {
           can_finish_qkv(product.kv, product.rotation));
 }
 
+bool WideProducts::fits_turned(const Product& product) const {
+  const Tensor& x = product.x;
+  if (!runtime_.has_tensor_products() || product.finish != Finish::gate || x.rows > w_.rows || !has_room(x.cols))
+    return false;
+  for (const Product::Output& output : product.outputs) {
+    if (output.w.format != product.outputs.front().w.format ||
+        !can_multiply_turned(output.w.format, output.w.n, output.w.k)) {
+      return false;
+    }
+  }
+  return turned_rows(x.rows) <= unturned_rows(x.rows);
+}
+
 void WideProducts::multiply_by_tensor(const FinishArgs& args, const void* rows) {
   const Weight& w = args.jobs[0].w;
   const int stride = padded_k(w.k);
@@ -384,7 +398,7 @@ void WideProducts::multiply_by_tensor(const FinishArgs& args, const void* rows) 
         part.stride[i] = args.stride[job + i];
       }
       if (part.ready.x16) part.ready.x16 += first;
-      expand(expansion, runtime_.stream());
+      expand(expansion, runtime_.multiprocessors(), runtime_.stream());
       multiply_tensor(part, rows, stride, true, runtime_.multiprocessors(), runtime_.stream());
     }
   }
@@ -439,6 +453,13 @@ FinishArgs WideProducts::finish_args(const Product& product, Slot& slot) {
 }
 
 bool WideProducts::multiply(const Product& product) {
+  if (fits_turned(product)) {
+    Slot& slot = ready_rows(product, false);
+    const FinishArgs args = finish_args(product, slot);
+    multiply_turned(args, slot.ready.x16, padded_k(product.x.cols), kNf4Code.data(), tables_.nested_code,
+                    runtime_.multiprocessors(), runtime_.stream());
+    return true;
+  }
   const bool batch = fits_batch(product), tensor = fits_tensor(product);
   if (!batch && !tensor && !fits(product)) return false;
   const Tensor& x = product.x;
@@ -464,7 +485,7 @@ bool WideProducts::multiply(const Product& product) {
   }
   if (calls.empty()) return false;
   for (Call& call : calls) {
-    if (call.expand.part_count > 0) expand(call.expand, runtime_.stream());
+    if (call.expand.part_count > 0) expand(call.expand, runtime_.multiprocessors(), runtime_.stream());
     call.gemm.x = rows;
     gemm_->run(call.gemm);
   }
@@ -487,7 +508,7 @@ void WideProducts::tune(const Tape& step, int rows) {
       product.outputs.push_back({view(l->weight), l->bias, static_cast<float*>(w_.raw)});
     }
     const WeightFormat format = product.outputs.front().w.format;
-    if (can_multiply_batch(format, k, rows) || fits_tensor(product)) return;
+    if (can_multiply_batch(format, k, rows) || fits_turned(product) || fits_tensor(product)) return;
     if (format == WeightFormat::nf4 && rows <= kStreamedNf4Rows) return;
     for (const Product::Output& output : product.outputs) {
       if (output.w.format != format || !divides(format, output.w.n, k)) return;

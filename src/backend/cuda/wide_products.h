@@ -128,6 +128,7 @@ class WideProducts {
   std::vector<Call> calls_of(const Product& product, int rows, int x_stride) const;
   bool finishes(const Product& product) const;
   // Whether our own kernels on Hopper's tensor cores take it, and are the better choice.
+  bool fits_turned(const Product& product) const;
   bool fits_tensor(const Product& product) const;
   void multiply_by_tensor(const FinishArgs& args, const void* rows);
   // Of a product whose sums are there, or will be finished by the kernel that makes them.

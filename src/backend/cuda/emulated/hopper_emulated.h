@@ -116,6 +116,7 @@ template <typename... Values>
 QB_DEVICE void stay_here(Values&...) {}
 QB_DEVICE uint32_t load_shared_byte(SharedAddress from) { return load_aligned<uint8_t>(shared_pointer(from)); }
 QB_DEVICE Bytes16 load_shared16(SharedAddress from) { return load_aligned<Bytes16>(shared_pointer(from)); }
+QB_DEVICE Pair load_shared_pair(SharedAddress from) { return load_aligned<Pair>(shared_pointer(from)); }
 QB_DEVICE int load_shared_code(SharedAddress from) { return load_aligned<int8_t>(shared_pointer(from)); }
 QB_DEVICE Quad load_shared_floats(SharedAddress from) { return load_aligned<Quad>(shared_pointer(from)); }
 QB_DEVICE void prefetch_to_l1(const void*) {}

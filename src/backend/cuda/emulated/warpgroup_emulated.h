@@ -16,8 +16,8 @@ QB_DEVICE const std::byte* operand_byte(SharedAddress from, int row, int byte) {
   const SharedAddress plain = from + static_cast<SharedAddress>(row * 128 + byte);
   return shared_pointer(plain ^ (plain >> 7 & 7) << 4);
 }
-template <bool kInt8>
-QB_DEVICE void warpgroup_product(uint32_t (&sums)[kProductSums], SharedAddress x, SharedAddress w, bool adds) {
+template <bool kInt8, int kColumns>
+QB_DEVICE void product_of_shared(uint32_t (&sums)[kColumns / 2], SharedAddress x, SharedAddress w, bool adds) {
   constexpr int kBytes = 32, kCount = kInt8 ? kBytes : kBytes / 2;
   const int g = lane_index() / 4, t = lane_index() % 4;
   const auto load = [](SharedAddress from, int row, float(&to)[kCount]) {
@@ -31,7 +31,7 @@ QB_DEVICE void warpgroup_product(uint32_t (&sums)[kProductSums], SharedAddress x
   };
   float rows[2][kCount], column[kCount];
   for (int h = 0; h < 2; ++h) load(x, warp_index() % 4 * 16 + g + 8 * h, rows[h]);
-  for (int j = 0; j < kProductColumns / 8; ++j) {
+  for (int j = 0; j < kColumns / 8; ++j) {
     for (int i = 0; i < 2; ++i) {
       load(w, 8 * j + 2 * t + i, column);
       for (int h = 0; h < 2; ++h) {
@@ -41,6 +41,42 @@ QB_DEVICE void warpgroup_product(uint32_t (&sums)[kProductSums], SharedAddress x
         for (int c = 0; c < kCount; ++c) own += rows[h][c] * column[c];
         sum = kInt8 ? static_cast<uint32_t>(static_cast<int32_t>(own) + (adds ? static_cast<int32_t>(sum) : 0))
                     : bits_of_float(own);
+      }
+    }
+  }
+}
+template <bool kInt8>
+QB_DEVICE void warpgroup_product(uint32_t (&sums)[kProductSums], SharedAddress x, SharedAddress w, bool adds) {
+  product_of_shared<kInt8, kProductColumns>(sums, x, w, adds);
+}
+template <int kColumns>
+QB_DEVICE void warpgroup_product_of(uint32_t (&sums)[kColumns / 2], SharedAddress x, SharedAddress w, bool adds) {
+  product_of_shared<false, kColumns>(sums, x, w, adds);
+}
+template <int kColumns>
+QB_DEVICE void warpgroup_product_of_registers(uint32_t (&sums)[kColumns / 2], const uint32_t (&a)[4], SharedAddress w,
+                                              bool adds) {
+  constexpr int kCount = 16;
+  struct Left {
+    float numbers[8];
+  } mine;
+  for (int i = 0; i < 8; ++i) mine.numbers[i] = float_of_half(static_cast<uint16_t>(a[i / 2] >> (i % 2 * 16)));
+  const std::byte* const all = exchange_bytes(&mine, sizeof mine);
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  float rows[2][kCount], column[kCount];
+  for (int h = 0; h < 2; ++h) {
+    for (int k = 0; k < kCount; ++k)  // of lane k / 2 % 4 of the row
+      rows[h][k] = exchanged<Left>(all, g * 4 + k % 8 / 2).numbers[(h + k / 8 * 2) * 2 + k % 2];
+  }
+  for (int j = 0; j < kColumns / 8; ++j) {
+    for (int i = 0; i < 2; ++i) {
+      for (int k = 0; k < kCount; ++k)
+        column[k] = float_of_half(load_aligned<uint16_t>(operand_byte(w, 8 * j + 2 * t + i, 2 * k)));
+      for (int h = 0; h < 2; ++h) {
+        uint32_t& sum = sums[4 * j + 2 * h + i];
+        float own = adds ? float_of_bits(sum) : 0;
+        for (int k = 0; k < kCount; ++k) own += rows[h][k] * column[k];
+        sum = bits_of_float(own);
       }
     }
   }

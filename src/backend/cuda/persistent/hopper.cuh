@@ -167,6 +167,11 @@ QB_DEVICE Quad load_shared_floats(SharedAddress from) {
   return v;
 }
 
+QB_DEVICE Pair load_shared_pair(SharedAddress from) {
+  Pair v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(from));
+  return v;
+}
 QB_DEVICE Bytes16 load_shared16(SharedAddress from) {
   Bytes16 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
