@@ -211,8 +211,9 @@ struct Session::Parts {
   }
 
   // The piece's part of ids [sequences, tokens], of which the first stand at position `start`; leaves the stream in
-  // buffers.prefill.x. prompt_tokens: of a prompt with a picture.
-  State forward(std::span<const int32_t> ids, int tokens, const Piece& piece, int start, int prompt_tokens = 0) {
+  // buffers.prefill.x. prompt_tokens: of a prompt with a picture. answers: State::answers.
+  State forward(std::span<const int32_t> ids, int tokens, const Piece& piece, int start, int prompt_tokens = 0,
+                int answers = 0) {
     const size_t rows = static_cast<size_t>(piece.rows()), first_sequence = static_cast<size_t>(piece.first_sequence),
                  first_token = static_cast<size_t>(piece.first_token);
     for (size_t row = 0; row < rows; ++row) {
@@ -225,6 +226,7 @@ struct Session::Parts {
     buffers.upload_rows(buffers.prefill.rows, {token.data(), rows}, {position.data(), rows}, {sequence.data(), rows});
     State state = buffers.prefill.first(piece.rows());
     state.picture_rows = piece.sequences * piece.lead;
+    state.answers = answers;
     if (state.lengths) {
       // A prompt sees all of itself, what follows it all before.
       const auto seen = static_cast<int32_t>(prompt_tokens);
@@ -239,11 +241,13 @@ struct Session::Parts {
   // after(state, piece): takes what it needs of the call's stream before the next call.
   template <typename After>
   void forward_all(std::span<const int32_t> ids, int tokens, const After& after) {
-    forward_all(Prompt(ids), tokens, after, [] {});
+    forward_all(Prompt(ids), tokens, false, after, [] {});
   }
-  // Likewise; behind_picture is called when the pictures of a call are done.
+  // Likewise; behind_picture is called when the pictures of a call are done. only_last: after() reads no other row than
+  // the last of each sequence.
   template <typename After, typename BehindPicture>
-  void forward_all(const Prompt& prompt, int tokens, const After& after, const BehindPicture& behind_picture) {
+  void forward_all(const Prompt& prompt, int tokens, bool only_last, const After& after,
+                   const BehindPicture& behind_picture) {
     const int lead = model.shape().has_picture() ? model.shape().encoder->picture->tokens() : 0;
     const int together = std::min(shape.rows / tokens, shape.sequences);
     for (int first = 0; first < shape.sequences; first += together) {
@@ -252,7 +256,7 @@ struct Session::Parts {
         encode(prompt, tokens, first, piece.sequences);
         behind_picture();
       }
-      after(forward(prompt.ids, tokens, piece, context_tokens, tokens), piece);
+      after(forward(prompt.ids, tokens, piece, context_tokens, tokens, only_last ? piece.sequences : 0), piece);
     }
   }
 
@@ -416,7 +420,7 @@ Run Session::generate(const Prompt& prompt, const GenerateOptions& options) {
       end_phase(Phase::vision);
     };
     p.forward_all(
-        prompt, length,
+        prompt, length, true,
         [&](State state, const Parts::Piece& piece) {
           state.logits = decode.logits.slice(piece.first_sequence, piece.sequences);
           p.model.head(p.backend.ops(), state, piece.rows() - piece.sequences, piece.sequences);
@@ -573,7 +577,7 @@ void Session::force(const Prompt& prompt, std::span<const int32_t> ids) {
     if (encoder->picture) {
       first = length;
       p.encode(prompt, length, 0, 1);
-      const State state = p.forward(prompt.ids, length, {0, 1, 0, length, encoder->picture->tokens()}, 0, length);
+      const State state = p.forward(prompt.ids, length, {0, 1, 0, length, encoder->picture->tokens()}, 0, length, 1);
       p.model.head(p.backend.ops(), state, length - 1, 1);
       p.in_front.resize(p.looked_at.size());
       p.backend.synchronize();

@@ -27,10 +27,11 @@ class Llama final : public Model {
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& w = layers_[i];
       ops.qkv({s.q, s.kv[i], s.x, &w.attn_norm, &w.wq, &w.wk, &w.wv, rope_.rope(), s.rows});
-      ops.attend({s.a, s.q, s.kv[i], scale_, s.rows});
-      ops.add_linear({s.x, s.a, &w.wo});                                   // x += Wo·a
-      ops.gated_up({s.h, s.x, &w.mlp_norm, &w.gate, &w.up, activation_});  // h = silu(G·n) ∘ (U·n)
-      ops.add_linear({s.x, s.h, &w.down});                                 // x += Wd·h
+      if (i + 1 < layers_.size()) {
+        behind_cache(ops, s, i);
+      } else {
+        behind_cache(ops, s.answering({&w.wo, &w.gate, &w.up, &w.down}), i);
+      }
     }
   }
   void head(Ops& ops, const State& s, int first, int count) const override {
@@ -42,6 +43,14 @@ class Llama final : public Model {
     Norm attn_norm, mlp_norm;
     Linear wq, wk, wv, wo, gate, up, down;
   };
+  // What a layer does when its keys and values are there.
+  void behind_cache(Ops& ops, const State& s, size_t i) const {
+    const Layer& w = layers_[i];
+    ops.attend({s.a, s.q, s.kv[i], scale_, s.rows});
+    ops.add_linear({s.x, s.a, &w.wo});                                   // x += Wo·a
+    ops.gated_up({s.h, s.x, &w.mlp_norm, &w.gate, &w.up, activation_});  // h = silu(G·n) ∘ (U·n)
+    ops.add_linear({s.x, s.h, &w.down});                                 // x += Wd·h
+  }
   // A tied table is the head's own matrix, so that it is planned, packed and counted once.
   const F16Matrix* table() const { return tied_ ? std::get_if<F16Matrix>(&head_.weight) : &embedding_; }
 

@@ -29,6 +29,19 @@ State State::first(int count) const {
   return out;
 }
 
+State State::answering(std::initializer_list<const Linear*> by) const {
+  State out = *this;
+  if (answers == 0) return out;
+  for (const Linear* linear : by) {
+    if (format_of(linear->weight) == Format::int8) return out;
+  }
+  const int before = rows.count - answers;
+  for (Tensor* t : {&out.x, &out.q, &out.a, &out.h}) *t = t->slice(before, answers);
+  out.rows = rows.slice(before, answers);
+  if (lengths) out.lengths = lengths + before;
+  return out;
+}
+
 NextToken State::next_token(Tensor of_logits) const {
   return {.rows = rows,
           .logits = of_logits,

@@ -49,10 +49,11 @@ class PaliGemma final : public Model {
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& w = layers_[i];
       ops.qkv({s.q, s.kv[i], s.x, &w.attn_norm, &w.wq, &w.wk, &w.wv, rope_.rope(), s.rows});
-      ops.attend({s.a, s.q, s.kv[i], scale_, s.rows, s.lengths});
-      ops.add_linear({s.x, s.a, &w.wo});
-      ops.gated_up({s.h, s.x, &w.mlp_norm, &w.gate, &w.up, Act::gelu_tanh});
-      ops.add_linear({s.x, s.h, &w.down});
+      if (i + 1 < layers_.size()) {
+        behind_cache(ops, s, i);
+      } else {
+        behind_cache(ops, s.answering({&w.wo, &w.gate, &w.up, &w.down}), i);
+      }
     }
   }
   void head(Ops& ops, const State& s, int first, int count) const override {
@@ -68,6 +69,15 @@ class PaliGemma final : public Model {
     Norm attn_norm, mlp_norm;
     Linear wq, wk, wv, wo, gate, up, down;
   };
+  // What a layer does when its keys and values are there.
+  void behind_cache(Ops& ops, const State& s, size_t i) const {
+    const Layer& w = layers_[i];
+    ops.attend({s.a, s.q, s.kv[i], scale_, s.rows, s.lengths});
+    ops.add_linear({s.x, s.a, &w.wo});
+    ops.gated_up({s.h, s.x, &w.mlp_norm, &w.gate, &w.up, Act::gelu_tanh});
+    ops.add_linear({s.x, s.h, &w.down});
+  }
+
   const F16Matrix* table() const { return std::get_if<F16Matrix>(&head_.weight); }  // always tied
 
   Shape shape_;

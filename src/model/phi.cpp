@@ -22,11 +22,11 @@ class Phi final : public Model {
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& w = layers_[i];
       ops.qkv({s.q, s.kv[i], s.x, &w.norm, &w.wq, &w.wk, &w.wv, rope_.rope(), s.rows});
-      ops.project({s.h, s.x, &w.norm, &w.fc1, activation_});  // h = gelu(W1·n + b1), from the same n
-      ops.attend({s.a, s.q, s.kv[i], scale_, s.rows});
-      // First what does not depend on the attention, so that it need not be waited for.
-      ops.add_linear({s.x, s.h, &w.fc2});    // x += W2·h + b2
-      ops.add_linear({s.x, s.a, &w.dense});  // x += Wo·a + bo
+      if (i + 1 < layers_.size()) {
+        behind_cache(ops, s, i);
+      } else {
+        behind_cache(ops, s.answering({&w.fc1, &w.fc2, &w.dense}), i);
+      }
     }
   }
   void head(Ops& ops, const State& s, int first, int count) const override {
@@ -38,6 +38,16 @@ class Phi final : public Model {
     Norm norm;
     Linear wq, wk, wv, dense, fc1, fc2;
   };
+  // What a layer does when its keys and values are there.
+  void behind_cache(Ops& ops, const State& s, size_t i) const {
+    const Layer& w = layers_[i];
+    ops.project({s.h, s.x, &w.norm, &w.fc1, activation_});  // h = gelu(W1·n + b1), from the same n
+    ops.attend({s.a, s.q, s.kv[i], scale_, s.rows});
+    // First what does not depend on the attention, so that it need not be waited for.
+    ops.add_linear({s.x, s.h, &w.fc2});    // x += W2·h + b2
+    ops.add_linear({s.x, s.a, &w.dense});  // x += Wo·a + bo
+  }
+
   Shape shape_;
   Act activation_;
   float scale_;  // of q·k: 1 / √head_dim

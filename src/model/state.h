@@ -1,6 +1,7 @@
 // The buffers of a run as a model sees them: plain views, owned by engine/.
 #pragma once
 
+#include <initializer_list>
 #include <vector>
 
 #include "backend/ops.h"
@@ -31,6 +32,7 @@ struct State {
   Tensor logits;                     // fp32 [logit_rows, vocab]
   std::vector<KvLayer> kv;           // one a layer
   Rows rows;                         // capacity `rows`; count is set per call
+  int answers = 0;                   // the head reads so many of the last rows and no other; 0: perhaps any
   const int32_t* lengths = nullptr;  // [rows] positions of its own cache that a row sees; null: those up to its own
   EncoderState encoder;
   int picture_rows = 0;        // the first of `rows` stand for outputs of the encoder, which leaves them in x
@@ -45,6 +47,9 @@ struct State {
   NextToken next_token(Tensor of_logits) const;  // of this state's rows
   // The first `count` rows of everything.
   State first(int count) const;
+  // The rows whose part the last layer has to make behind its keys and values, by the linears that do so: those that
+  // the head reads; all of them with LLM.int8, where other rows' outliers decide how a row is multiplied.
+  State answering(std::initializer_list<const Linear*> by) const;
 };
 
 }  // namespace quantbench

@@ -57,6 +57,18 @@ template <typename S, int kDim, int kReal>
 QB_DEVICE void load_tile(uint16_t* to, const uint16_t* from, int first, int length) {
   static_assert(kReal % 8 == 0);
   constexpr int kPieces = kDim / 8;
+  if constexpr (S::kThreads % kPieces == 0 && kDim == kReal) {
+    // A thread's pieces lie below one another.
+    constexpr int kStep = S::kThreads / kPieces;
+    static_assert(S::kKeys % kStep == 0);
+    const int piece = thread_index() % kPieces, position = thread_index() / kPieces;
+    const uint16_t* const own = from + static_cast<size_t>(first + position) * kReal + piece * 8;
+    uint16_t* const place = to + position * S::kStride + piece * 8;
+#pragma unroll
+    for (int i = 0; i < S::kKeys; i += kStep)
+      copy16_async(place + i * S::kStride, own + i * kReal, first + position + i < length);
+    return;
+  }
   for (int i = thread_index(); i < S::kKeys * kPieces; i += S::kThreads) {
     const int position = i / kPieces, piece = i % kPieces;
     const bool real = first + position < length && piece < kReal / 8;

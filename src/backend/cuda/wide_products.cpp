@@ -367,6 +367,8 @@ bool WideProducts::fits_turned(const Product& product) const {
       return false;
     }
   }
+  // Expanding NF4 takes longer than a tile's empty rows do.
+  if (product.outputs.front().w.format == WeightFormat::nf4) return x.rows > kMostBatchRows;
   return turned_rows(x.rows) <= unturned_rows(x.rows);
 }
 
