@@ -4,6 +4,7 @@
 // each other the sums of a part of the columns.
 #include "backend/cuda/tensor_products.h"
 
+#include "backend/cuda/box_ring.cuh"
 #include "backend/cuda/finish.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/warpgroup.cuh"
@@ -13,7 +14,7 @@ namespace {
 
 constexpr int kRows = 128, kColumns = kProductColumns, kLine = 128;
 constexpr int kConsumers = 2 * kWarpgroup, kThreads = kConsumers + kWarpgroup;
-constexpr int kSlots = 4, kXBytes = kRows * kLine, kWBytes = kColumns * kLine, kSlotBytes = kXBytes + kWBytes;
+constexpr int kXBytes = kRows * kLine, kWBytes = kColumns * kLine, kSlotBytes = kXBytes + kWBytes;
 constexpr int kOutliers = 64;  // columns that are multiplied at a time, of which weights lie in shared memory
 constexpr int kOutliersAt = kSlots * kSlotBytes, kBarriersAt = kOutliersAt + kColumns * kOutliers * 2;
 constexpr int kSharedBytes = kBarriersAt + 2 * kSlots * 8;
@@ -41,24 +42,6 @@ QB_DEVICE Place place_of(const FinishArgs& a, int tile) {
   }
   return {row * kRows, job, column * outputs_of_tile(kFinish)};
 }
-
-struct Barriers {
-  SharedAddress base;
-  QB_DEVICE SharedAddress full(int slot) const { return base + static_cast<SharedAddress>(8 * slot); }
-  QB_DEVICE SharedAddress empty(int slot) const { return base + static_cast<SharedAddress>(8 * (kSlots + slot)); }
-};
-QB_DEVICE void wait_for(SharedAddress barrier, uint32_t parity) {
-  while (!barrier_passed(barrier, parity)) {
-  }
-}
-// Where in the ring a thread is.
-struct Turn {
-  int slot = 0;
-  uint32_t parity = 0;
-  QB_DEVICE void next() {
-    if (++slot == kSlots) slot = 0, parity ^= 1;
-  }
-};
 
 template <bool kInt8, Finish kFinish>
 QB_DEVICE void ask_for_weights(const TensorArgs& a, const Place& place, int stage, SharedAddress to,
@@ -374,27 +357,27 @@ class Consumer {
                                                  before[i].y + float_of_bits(sums[4 * j + 2 * h + 1])};
           }
         }
-        continue;
-      }
+      } else {
 #pragma unroll
-      for (int j = 0; j < kOutputs; ++j) {
-        if (first + 8 * j >= end) continue;
-        Pair y = {activated<kAct>(float_of_bits(sums[4 * j + 2 * h])),
-                  activated<kAct>(float_of_bits(sums[4 * j + 2 * h + 1]))};
-        if constexpr (kGate) {
-          y.x *= float_of_bits(sums[4 * (j + kOutputs) + 2 * h]);
-          y.y *= float_of_bits(sums[4 * (j + kOutputs) + 2 * h + 1]);
+        for (int j = 0; j < kOutputs; ++j) {
+          if (first + 8 * j >= end) continue;
+          Pair y = {activated<kAct>(float_of_bits(sums[4 * j + 2 * h])),
+                    activated<kAct>(float_of_bits(sums[4 * j + 2 * h + 1]))};
+          if constexpr (kGate) {
+            y.x *= float_of_bits(sums[4 * (j + kOutputs) + 2 * h]);
+            y.y *= float_of_bits(sums[4 * (j + kOutputs) + 2 * h + 1]);
+          }
+          *reinterpret_cast<Pair*>(to + 8 * j) = y;
+          if (!x16) continue;
+          const Half2 both = halves(y.x, y.y);
+          *reinterpret_cast<Half2*>(x16 + 8 * j) = both;
+          if (!kInt8 || !ready.marks) continue;
+          // Whether either may be an outlier: bit 15 of its magnitude plus 2^15 less the bits of 6.
+          constexpr uint32_t kMagnitudes = 0x7fff7fff, kBeyond = 0x3a003a00, kSigns = 0x80008000;
+          if ((((both & kMagnitudes) + kBeyond) & kSigns) == 0) continue;
+          mark(ready.marks + first + 8 * j, static_cast<uint16_t>(both));
+          mark(ready.marks + first + 8 * j + 1, static_cast<uint16_t>(both >> 16));
         }
-        *reinterpret_cast<Pair*>(to + 8 * j) = y;
-        if (!x16) continue;
-        const Half2 both = halves(y.x, y.y);
-        *reinterpret_cast<Half2*>(x16 + 8 * j) = both;
-        if (!kInt8 || !ready.marks) continue;
-        // Whether either may be an outlier: bit 15 of its magnitude plus 2^15 less the bits of 6.
-        constexpr uint32_t kMagnitudes = 0x7fff7fff, kBeyond = 0x3a003a00, kSigns = 0x80008000;
-        if ((((both & kMagnitudes) + kBeyond) & kSigns) == 0) continue;
-        mark(ready.marks + first + 8 * j, static_cast<uint16_t>(both));
-        mark(ready.marks + first + 8 * j + 1, static_cast<uint16_t>(both >> 16));
       }
     }
   }

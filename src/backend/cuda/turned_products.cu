@@ -6,6 +6,7 @@
 // product before is on its way.
 #include "backend/cuda/turned_products.h"
 
+#include "backend/cuda/box_ring.cuh"
 #include "backend/cuda/finish.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/tensor_products.h"
@@ -17,7 +18,7 @@ namespace {
 constexpr int kConsumers = 2 * kWarpgroup, kThreads = kConsumers + kWarpgroup, kWarps = kConsumers / kWarpSize;
 constexpr int kOutputs = 64, kWarpOutputs = kOutputs / kWarps;               // of a tile
 constexpr int kStage = 64, kLine = kStage * 2, kCodes = kStage / 2;          // k; bytes of a row of fp16, of codes
-constexpr int kSlots = 4, kAhead = 4;                                        // stages in the ring, of codes
+constexpr int kAhead = 4;                                                    // stages of codes on their way
 constexpr int kBox = kWarpOutputs * kLine, kWeights = 2 * kOutputs * kLine;  // bytes of a stage's fp16 weights
 constexpr int kWarpCodes = 2 * kWarpOutputs * kCodes;
 constexpr int kCopies = 16,
@@ -41,24 +42,6 @@ struct TurnedArgs {
 };
 
 #if defined(QB_WARPGROUPS)
-
-struct Barriers {
-  SharedAddress base;
-  QB_DEVICE SharedAddress full(int slot) const { return base + static_cast<SharedAddress>(8 * slot); }
-  QB_DEVICE SharedAddress empty(int slot) const { return base + static_cast<SharedAddress>(8 * (kSlots + slot)); }
-};
-QB_DEVICE void wait_for(SharedAddress barrier, uint32_t parity) {
-  while (!barrier_passed(barrier, parity)) {
-  }
-}
-// Where in the ring a thread is.
-struct Turn {
-  int slot = 0;
-  uint32_t parity = 0;
-  QB_DEVICE void next() {
-    if (++slot == kSlots) slot = 0, parity ^= 1;
-  }
-};
 
 // The eight rows of a warp of the one matrix, then of the other.
 QB_DEVICE void ask_for_weights(const TurnedArgs& a, int tile, int stage, SharedAddress to, SharedAddress full) {

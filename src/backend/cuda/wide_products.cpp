@@ -36,7 +36,7 @@ int chunk_rows(int n, int k, size_t scratch_numbers) {
   return std::min(((n + chunks - 1) / chunks + kWhole - 1) / kWhole * kWhole, n);
 }
 
-// Whether fits_tensor() takes a gate of such weights, rows and scratch aside.
+// Whether fits_tensor() or fits_turned() takes a gate of such weights, rows aside.
 bool tensor_takes(const Matrix& w) {
   const int n = rows_of(w), k = cols_of(w);
   switch (format_of(w)) {
@@ -344,8 +344,9 @@ bool WideProducts::fits_tensor(const Product& product) const {
   if (gemm_ && product.finish != Finish::gate) return false;
   const WeightFormat format = product.outputs.front().w.format;
   if (format == WeightFormat::int8 && (!w_.codes || !can_gather(x.cols))) return false;
-  const int together = product.finish == Finish::gate ? 2 : 1;  // tiles that are expanded at the same time
-  if (format == WeightFormat::nf4 && (x.cols % 64 != 0 || !has_scratch(together * x.cols))) return false;
+  // A gate's NF4 is multiplied turned.
+  if (format == WeightFormat::nf4 && (product.finish == Finish::gate || x.cols % 64 != 0 || !has_scratch(x.cols)))
+    return false;
   int columns = 0;
   for (const Product::Output& output : product.outputs) {
     const WeightFormat multiplied = format == WeightFormat::nf4 ? WeightFormat::f16 : format;
@@ -379,26 +380,22 @@ void WideProducts::multiply_by_tensor(const FinishArgs& args, const void* rows) 
     multiply_tensor(args, rows, stride, false, runtime_.multiprocessors(), runtime_.stream());
     return;
   }
-  // Expanded piece by piece; of a gate, the same rows of both.
-  const int together = args.finish == Finish::gate ? 2 : 1;
-  for (int job = 0; job < args.job_count; job += together) {
-    const int n = args.jobs[job].w.n, chunk = chunk_rows(n, w.k * together, w_.scratch_numbers);
+  // Expanded piece by piece.
+  for (int job = 0; job < args.job_count; ++job) {
+    const Job& whole = args.jobs[job];
+    const int n = whole.w.n, chunk = chunk_rows(n, w.k, w_.scratch_numbers);
     for (int first = 0; first < n; first += chunk) {
       const int count = std::min(chunk, n - first);
       FinishArgs part = args;
-      ExpandArgs expansion{.part_count = together, .to = w_.scratch, .nested_code = tables_.nested_code};
+      ExpandArgs expansion{.part_count = 1, .to = w_.scratch, .nested_code = tables_.nested_code};
       std::copy(kNf4Code.begin(), kNf4Code.end(), expansion.code);
-      part.job_count = together;
-      for (int i = 0; i < together; ++i) {
-        const Job& whole = args.jobs[job + i];
-        expansion.parts[i] = {whole.w, first, count};
-        const uint16_t* const expanded = w_.scratch + static_cast<size_t>(i) * count * w.k;
-        part.jobs[i] = {{.n = count, .k = w.k, .w = expanded},
-                        whole.bias ? whole.bias + first : nullptr,
-                        whole.y ? whole.y + first : nullptr};
-        part.sums[i] = static_cast<float*>(args.sums[job + i]) + first;
-        part.stride[i] = args.stride[job + i];
-      }
+      expansion.parts[0] = {whole.w, first, count};
+      part.job_count = 1;
+      part.jobs[0] = {{.n = count, .k = w.k, .w = w_.scratch},
+                      whole.bias ? whole.bias + first : nullptr,
+                      whole.y ? whole.y + first : nullptr};
+      part.sums[0] = static_cast<float*>(args.sums[job]) + first;
+      part.stride[0] = args.stride[job];
       if (part.ready.x16) part.ready.x16 += first;
       expand(expansion, runtime_.multiprocessors(), runtime_.stream());
       multiply_tensor(part, rows, stride, true, runtime_.multiprocessors(), runtime_.stream());
