@@ -8,6 +8,7 @@
 #   start     the program finds the card, measures on it by itself, and records it as nvidia-smi names it
 #   ops       the op tests, single linears, goldens and sessions of the CUDA backend; ops of 130 and 512 rows without
 #             cuBLASLt as well
+#   faults    a kernel that writes where no memory is, and memory that runs out, each in one cell of a sweep
 #   figures   decoding by both engines and first tokens behind texts of 8 and 512 tokens, by the project's own bench, beside
 #             the read rate of the same run; int8 also with 16 planted outlier channels; made of figures_MODEL (llama, phi, t5
 #             or paligemma)
@@ -38,7 +39,7 @@ turing_programs=build/gpu-check-turing-folder/bin
 out=build/gpu-check-results
 packed=""
 scratch="${TMPDIR:-/tmp}"
-all_stages=(start ops figures batches context memory op_figures sanitize parity soak turing)
+all_stages=(start ops faults figures batches context memory op_figures sanitize parity soak turing)
 # model_of NAME: of a stage; nothing where the name is none.
 model_of() {
   case "$1" in
@@ -64,7 +65,7 @@ while [ $# -gt 0 ]; do
       # One name: with its blanks replaced, "ops figures" is none.
       case " ${all_stages[*]} ${figures_stages[*]} ${memory_stages[*]} ${sanitize_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
         *" ${1// /?} "*) stages+=("$1"); shift ;;
-        *) sed -n '2,33s/^# \{0,1\}//p' "$0"; exit 64 ;;
+        *) sed -n '2,34s/^# \{0,1\}//p' "$0"; exit 64 ;;
       esac ;;
   esac
 done
@@ -158,6 +159,7 @@ ops() {
     "--gtest_filter=$many_rows"
   run engine_test 60 "$programs/engine_test" --gtest_brief=1 '--gtest_filter=*cuda*'
 }
+faults() { run device_faults_test 120 "$programs/device_faults_test" --gtest_brief=1; }
 models=(meta-llama/Llama-3.2-1B microsoft/phi-2)
 # Of decoding; nothing is timed before 32 positions' logits agree with those of other ways to make them.
 bench=("$programs/bench_decode" --device cuda --json --check 32 -p 8 --read-bytes 2576980378)

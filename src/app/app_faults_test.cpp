@@ -78,6 +78,7 @@ TEST(Run, RefusesBadFlagsInOneLine) {
        "LlamaForCausalLM model; lower -d, or lower -n"},
       {{"run", "-d", "100000", "-p", "8"}, "lower -d, or lower -p"},
       {{"run", "-b", "2", "--stop-at-eos"}, "--stop-at-eos: the sequences of a batch would end at different steps"},
+      {{"run", "-b", "1,2", "--host-tokens"}, "--host-tokens: tokens are looked at one sequence alone; leave out -b"},
       {{"generate", "-b", "2"}, "-b"},
       {{"run", "-r=x"}, "-r: 'x' is not a whole number"},
       {{"run", "-pg=5"}, "-pg: '5' is not a pair"},

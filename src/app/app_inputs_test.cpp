@@ -142,6 +142,16 @@ TEST_F(PictureModel, APromptMayBeginWithTheTokenOfThePicture) {
   }
 }
 
+TEST_F(PictureModel, IsAskedForACaptionWhereNothingElseIsSaid) {
+  const Result usual = measure({"--tokenizer", folder_.path(), "--max-new-tokens", "2"});
+  ASSERT_EQ(usual.code, 0) << usual.err;
+  const json prompt = lines_of(usual.out).at(0)["prompt"];
+  EXPECT_EQ(prompt["text"], "caption en");
+  EXPECT_EQ(prompt["ids"], lines_of(measure_prompt("caption en").out).at(0)["prompt"]["ids"]);
+  EXPECT_EQ(generate({}).out, generate({"--prompt", "caption en"}).out);
+  EXPECT_NE(lines_of(measure_prompt("").out).at(0)["prompt"]["ids"], prompt["ids"]) << "nothing is something to say";
+}
+
 TEST_F(PictureModel, RefusesOtherNumbersOfTokensOfAPicture) {
   for (const char* prompt : {"caption <image>", "<image><image>caption", " <image>caption"}) {
     const Result r = measure_prompt(prompt);

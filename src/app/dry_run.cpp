@@ -12,8 +12,9 @@ constexpr const char* kBasis =
     "the "
     "bytes that a generation must read, at the read rate of the device that was measured just now, times the "
     "generations of the protocol (least: warm-up settles and intervals are narrow at once; most: never), with a visit "
-    "to the bandwidth probe for each timed run. Loading, filling a context and computing a long prompt are not in it, "
-    "and no cell reaches the read rate quite, so it will take somewhat longer.";
+    "to the bandwidth probe for each timed run, and what --energy and --explain add. Loading, filling a context, "
+    "computing a long prompt and --quality are not in it, and no cell reaches the read rate quite, so it will take "
+    "somewhat longer.";
 
 std::string fit_of(const ForecastRow& row) {
   if (row.error) return row.error->kind() == ErrorKind::out_of_memory ? "does not fit" : "would fail";
@@ -52,7 +53,8 @@ std::string csv_field(const Record& value) {
 }  // namespace
 
 std::vector<ForecastRow> forecast_group(const PlannedGroup& group, const MeasureOptions& options,
-                                        const MeasureHooks& hooks, const std::optional<ReadSpeed>& speed) {
+                                        const MeasureHooks& hooks, const std::optional<ReadSpeed>& speed,
+                                        double before_s) {
   std::vector<ForecastRow> rows;
   for (const RefusedCell& refused : group.refused) rows.push_back({.cell = refused.cell, .error = refused.error});
   std::vector<std::unique_ptr<Worker>> workers;  // at once, as when they are measured: on a GPU each has a context
@@ -82,6 +84,11 @@ std::vector<ForecastRow> forecast_group(const PlannedGroup& group, const Measure
     if (row.error || !row.plan) continue;
     if (speed) row.generation_s = generation_bytes(row.cell, *row.plan) / speed->bytes_per_second;
     row.range = forecast(options, row.generation_s.value_or(0), speed ? speed->visit_s : 0, together);
+    if (!row.generation_s) continue;
+    const double more_s = seconds_after_runs(options, row.cell.test, *row.generation_s, together) + before_s;
+    before_s = 0;
+    row.range->low.seconds += more_s;
+    row.range->high.seconds += more_s;
   }
   return rows;
 }

@@ -28,10 +28,11 @@ struct ForecastRow {
   std::optional<ForecastRange> range;  // its seconds count only where generation_s is known
 };
 
-// Rows of a group, in the order of the plan. Each precision is planned by a worker of its own. Throws only Error
-// interrupted.
+// Rows of a group, in the order of the plan. Each precision is planned by a worker of its own. before_s: of what is
+// done before the first of its cells that does not fail, and counted with that one. Throws only Error interrupted.
 std::vector<ForecastRow> forecast_group(const PlannedGroup& group, const MeasureOptions& options,
-                                        const MeasureHooks& hooks, const std::optional<ReadSpeed>& speed);
+                                        const MeasureHooks& hooks, const std::optional<ReadSpeed>& speed,
+                                        double before_s = 0);
 
 // A table for people, with what the figures are made of below it.
 std::string forecast_text(const std::vector<ForecastRow>& rows, bool markdown);

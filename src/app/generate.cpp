@@ -65,7 +65,7 @@ int generate_text(const GenerateFlags& flags) {
   const Shape& shape = opened.model->shape();
   const auto tokenizer =
       open_tokenizer(common.tokenizer.empty() ? source.folder : common.tokenizer, shape, common.allow_symlinks);
-  const std::vector<int32_t> ids = encode_prompt(*tokenizer, common.prompt, shape, new_tokens);
+  const std::vector<int32_t> ids = encode_prompt(*tokenizer, prompt_of(common, shape), shape, new_tokens);
 
   const std::string picture = picture_for(common.image_path, shape);
 
@@ -140,7 +140,9 @@ void add_generate(CLI::App& app, Action* action) {
   text("--model-id", &common.model_ids, "folder or Hugging Face id in the local cache (default: the bundled model)",
        "ID|DIR");
   text("--precision", &flags->precision, "fp16, int8 or 4bit; default: as stored, else fp16", "P");
-  text("--prompt", &common.prompt, "what to go on from", "TEXT")->default_str(common.prompt);
+  CLI::Option* prompt =
+      text("--prompt", &common.prompt, "what to go on from; behind a picture by default: caption en", "TEXT")
+          ->default_str(common.prompt);
   text("--image-path", &common.image_path,
        "a JPEG, PNG or WebP file, for a model that takes pictures (default: the sample picture)", "FILE");
   text("--max-new-tokens", &common.max_new_tokens, "the most tokens to generate", "N")->default_str("64");
@@ -164,8 +166,9 @@ void add_generate(CLI::App& app, Action* action) {
   command->add_flag("--allow-nonfinite", common.allow_nonfinite,
                     "accept NaN, infinity and values beyond fp16 in weights");
   command->add_flag("--allow-symlinks", common.allow_symlinks, "follow links that leave the model's folder");
-  command->callback([flags, action, command] {
+  command->callback([flags, prompt, action, command] {
     refuse_empty_values(*command, "--prompt");
+    flags->common.prompt_given = prompt->count() > 0;
     *action = [flags] { return generate_text(*flags); };
   });
 }

@@ -36,7 +36,10 @@ class TestedProgram {
   Result finish() {
     Result result;
     std::string line;
-    while (process_.read_line(&line, kPatience_ns) == os::Process::Got::line) result.out += line + "\n";
+    os::Process::Got got;
+    while ((got = process_.read_line(&line, kPatience_ns)) == os::Process::Got::line) result.out += line + "\n";
+    // Nobody reads what it may still be about to print, so it would wait for ever.
+    if (got == os::Process::Got::timeout) process_.kill();
     result.code = process_.wait().code;
     result.err = errors();
     return result;

@@ -29,7 +29,9 @@ void add_run(CLI::App& app, Action* action) {
                "all",
                "P[,...]"),
           kWhat);
-  CLI::Option* prompt = grouped(text("--prompt", &flags->prompt, "prompt of a generation", "TEXT"), kWhat);
+  CLI::Option* prompt = grouped(
+      text("--prompt", &flags->prompt, "prompt of a generation; behind a picture by default: caption en", "TEXT"),
+      kWhat);
   prompt->default_str(flags->prompt);
   CLI::Option* new_tokens = grouped(
       text("--max-new-tokens", &flags->max_new_tokens, "tokens to generate after the prompt, exactly", "N"), kWhat);
@@ -109,6 +111,11 @@ void add_run(CLI::App& app, Action* action) {
                             "take a decode step of each cell apart when the timed runs are over (about a second), and "
                             "print in words why it is as fast as it is"),
           kHow);
+  grouped(
+      command->add_flag("--host-tokens", flags->host_tokens,
+                        "look at each token as it comes, and tell the times between them as the host sees them as "
+                        "well; without, a GPU makes all tokens and the host waits for the last. One sequence (-b 1)"),
+      kHow);
   grouped(
       text("--cell-timeout", &flags->cell_timeout, "end a worker process that says nothing for so many seconds", "S"),
       kHow)

@@ -181,6 +181,9 @@ std::vector<Test> requested_tests(const RunFlags& flags) {
     fail(ErrorKind::usage,
          "--stop-at-eos: the sequences of a batch would end at different steps; leave out -b or this");
   }
+  if (flags.host_tokens && std::any_of(batches.begin(), batches.end(), [](int batch) { return batch > 1; })) {
+    fail(ErrorKind::usage, "--host-tokens: tokens are looked at one sequence alone; leave out -b or this");
+  }
   return tests;
 }
 
@@ -216,8 +219,8 @@ std::vector<Wanted> wanted_tests(const RunFlags& flags, const PlannedModel& mode
       }
     }
     if (test.prompt_tokens == kPromptDecides) {
-      wanted.ids = encode_prompt(*model.tokenizer, flags.prompt, model.shape, test.new_tokens);
-      wanted.text = flags.prompt;
+      wanted.text = prompt_of(flags, model.shape);
+      wanted.ids = encode_prompt(*model.tokenizer, *wanted.text, model.shape, test.new_tokens);
       test.prompt_tokens = static_cast<int>(wanted.ids.size());
     } else if (test.kind == TestKind::decode && !model.shape.bos.empty()) {
       wanted.ids.push_back(model.shape.bos.front());
@@ -381,6 +384,10 @@ std::string picture_for(const std::string& path, const Shape& shape, std::string
   return file;
 }
 
+std::string prompt_of(const RunFlags& flags, const Shape& shape) {
+  return flags.prompt_given || !shape.has_picture() ? flags.prompt : "caption en";
+}
+
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt, const Shape& shape,
                                    int new_tokens) {
   std::vector<int32_t> ids = picture_ids(shape);
@@ -443,6 +450,7 @@ void plan_model(const std::string& id, const RunFlags& flags, const EngineOption
     const auto cell_of = [&](Precision precision) {
       Cell cell{model.source, precision, wanted.test, engine, wanted.ids, {}, wanted.context};
       if (flags.stop_at_eos) cell.stop_at = model.shape.eos;
+      cell.host_tokens = flags.host_tokens;
       cell.nf4_double_quantized = nf4_double_quantized;
       cell.picture = model.picture;
       return cell;

@@ -21,7 +21,7 @@ struct RunFlags {
   std::string model_ids;   // empty: the bundled model
   std::string precisions;  // empty: all, or the one that a checkpoint is stored in
   std::string prompt = "Explain quantization in simple terms.";
-  bool prompt_given = false;
+  bool prompt_given = false;  // else see prompt_of()
   std::string max_new_tokens = "64";
   bool max_new_tokens_given = false;
   std::vector<std::string> prompt_counts, new_counts, pairs;  // -p, -n, -pg
@@ -33,6 +33,7 @@ struct RunFlags {
   std::string runs = "auto", target_ci = "1%", max_time = "120", cell_timeout = "900";
   bool target_ci_given = false, max_time_given = false;
   bool aa = false;  // each cell twice
+  bool host_tokens = false;
   bool random_weights = false, stop_at_eos = false, energy = false, explain = false, allow_nonfinite = false,
        allow_symlinks = false;
   std::string outlier_channels = "0";
@@ -88,6 +89,8 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folde
 // warning: what decoding it remarked. Error usage where the flag and the model do not belong together, or there is no
 // such file, or it is no picture that can be read.
 std::string picture_for(const std::string& path, const Shape& shape, std::string* warning = nullptr);
+// The prompt that was given, else the usual one: of a model that takes pictures "caption en".
+std::string prompt_of(const RunFlags& flags, const Shape& shape);
 // The ids of a prompt, those that stand for a picture before it. A prompt may begin with one token of a picture, which
 // is how transformers' processor asks for them to be written: it is the picture that comes first anyway. Error usage
 // for a prompt that has such tokens elsewhere, is empty (and no BOS makes it one token), not UTF-8, or too long.

@@ -99,12 +99,22 @@ class Sweep {
     choose_devices();
     std::vector<ForecastRow> rows;
     std::optional<ReadSpeed> speed;
+    MeasureOptions options = plan_.options;
+    const Place* last = nullptr;
     for (const PlannedGroup& group : plan_.groups) {
       Place& place = *places_[group.device];
-      if (&group == &plan_.groups.front() || group.device != (&group - 1)->device) {
-        speed = probe && !group.cells.empty() ? read_speed(place) : std::nullopt;
+      double idle_s = 0;  // that energy takes once a device, before its first cell
+      if (&place != last && !group.cells.empty()) {
+        last = &place;
+        speed = probe ? read_speed(place) : std::nullopt;
+        watch(place);
+        options.energy = place.meter && place.meter->look().empty();
+        if (options.energy) idle_s = kSettleSeconds + kEnergySeconds;
+        if (place.meter && !options.energy) {
+          progress_.line(fmt::format("energy will not be measured: {}", place.meter->missing()));
+        }
       }
-      const auto of_group = forecast_group(group, plan_.options, place.hooks, speed);
+      const auto of_group = forecast_group(group, options, place.hooks, speed, idle_s);
       rows.insert(rows.end(), of_group.begin(), of_group.end());
     }
     progress_.clear();

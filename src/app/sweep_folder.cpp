@@ -30,6 +30,7 @@ Record row_of(const Cell& cell, const ModelIdentity& identity, size_t device, co
           {"prompt_sha256", hash_of(cell.prompt)},
           {"context_sha256", hash_of(cell.context)},
           {"stop_at", cell.stop_at},
+          {"host_tokens", cell.host_tokens},
           {"picture", cell.picture},
           {"engine", cell.engine.engine},
           {"threads", cell.engine.threads},

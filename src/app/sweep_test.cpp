@@ -60,6 +60,9 @@ TEST(Devices, EachOfAListMeasuresEveryCell) {
   EXPECT_GT(records[3]["runs"][0]["read_before_bytes_per_second"], 0) << "of the probe of its own device";
   EXPECT_THAT(rows_of(records_in(folder / "out")), ElementsAre(0, 1, 2, 3, 4, 5));
   EXPECT_THAT(r.err, AllOf(HasSubstr("on reference (1 of 2)"), HasSubstr("on cpu (2 of 2)")));
+  // Both are the same CPU by name; what is compared is of one device.
+  const Result report = run({"report", folder / "out", "-o", "md"});
+  EXPECT_THAT(report.out, AllOf(HasSubstr(" (reference) |"), HasSubstr("0 of 3 precisions can be compared")));
 }
 
 TEST(Devices, OneThatIsNamedTwiceOrCannotBeUsedIsRefusedBeforeAnythingIsMeasured) {
@@ -141,6 +144,42 @@ TEST(DryRun, PredictsTheMemoryAndBytesThatTheRecordThenHas) {
     const double step_bytes = measured[i]["cost"]["bytes_per_step"];
     const double prompt_bytes = measured[i]["cost"]["token_weight_bytes"];
     EXPECT_EQ(predicted[i]["generation_bytes"], std::floor(prompt_bytes + 3 * step_bytes));
+  }
+}
+
+TEST(DryRun, CountsTheTimeOfEnergyAndOfExplaining) {
+  const auto dry = [](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{"run",      "--model-id", "no-such-folder/x," + kTiny,
+                                       "-p",       "4",          "-n",
+                                       "4",        "-r",         "1",
+                                       "--device", "cpu",        "--precision",
+                                       "fp16",     "--dry-run",  "-o",
+                                       "json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run(arguments);
+  };
+  const auto least_s = [](const Result& r) {
+    std::vector<double> seconds;
+    const json document = json::parse(r.out);
+    for (const json& cell : document["cells"]) {
+      if (cell["error"].is_null()) seconds.push_back(cell["time_ns"]["low"].get<double>() * 1e-9);
+    }
+    return seconds;
+  };
+  const auto plain = least_s(dry({})), explained = least_s(dry({"--explain"}));
+  ASSERT_THAT(plain, SizeIs(2)) << "of the model that is there, though the first is not";
+  ASSERT_THAT(explained, SizeIs(2));
+  EXPECT_GT(plain[0], 0);
+  // A visit to the probe takes some tenths of a second, of the busiest machine less than these.
+  EXPECT_GE(explained[1], 1) << "tg4";
+  const Result energy = dry({"--energy"});
+  const auto with_energy = least_s(energy);
+  ASSERT_THAT(with_energy, SizeIs(2));
+  if (energy.err.find("energy will not be measured: ") == std::string::npos) {  // RAPL can be read
+    EXPECT_GE(with_energy[0], 2 + 5 + 5) << "the idle device before it";
+    EXPECT_GE(with_energy[1], 5);
+  } else {
+    EXPECT_LT(with_energy[0], 5);
   }
 }
 

@@ -71,6 +71,7 @@ struct DeviceUse {
   int64_t peak_bytes = 0;                // the most of that since the start or the last reset
   std::optional<int64_t> process_bytes;  // of this process, as the driver counts
   std::optional<int64_t> device_bytes;   // of all processes, as the driver counts
+  std::optional<int64_t> taken_bytes;    // of the device, what is not free, as CUDA tells this process (cudaMemGetInfo)
 };
 
 // What a weight is for; decides where the ledger books it and which layout a backend gives it. A vector (norm weight,

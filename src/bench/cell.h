@@ -52,6 +52,7 @@ struct Cell {
   std::vector<int32_t> prompt;  // ids [batch, prompt_tokens], identical in every precision, as are those of the context
   std::vector<int32_t> stop_at;  // empty: exactly test.new_tokens
   std::vector<int32_t> context;  // ids [batch, depth]
+  bool host_tokens = false;      // the host looks at each token of the one sequence as it comes, on a GPU too
   std::string picture = {};      // a file, of a model that takes pictures; each sequence has the same one
   // What 4bit is in this model, for the record; nothing: it could not be opened.
   std::optional<bool> nf4_double_quantized = {};

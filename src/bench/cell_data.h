@@ -77,8 +77,9 @@ struct MemoryReport {
   bool peaks_separate = false;  // the kernel let us reset the peak after load; else run_peak is that of the process
   MemoryUse load_use;           // the backend's ledger when all was loaded
   MemoryUse end_use;            // the backend's ledger now
-  // Beside a GPU's memory: the host's that the process had at the most, and what the GPU's driver counts now.
-  std::optional<int64_t> host_peak_bytes, driver_process_bytes, driver_device_bytes;
+  // Beside a GPU's memory: the host's that the process had at the most, what the GPU's driver counts now (NVML), and
+  // what of the GPU is not free, as CUDA tells the process (cudaMemGetInfo).
+  std::optional<int64_t> host_peak_bytes, driver_process_bytes, driver_device_bytes, taken_bytes;
   int64_t peak_bytes() const { return std::max(load_peak_bytes, run_peak_bytes); }
   // At the end: the baseline and everything that was booked by use.
   int64_t accounted_bytes() const { return start_bytes + static_cast<int64_t>(end_use.total()); }

@@ -7,12 +7,18 @@ EnergyMeter::EnergyMeter(Monitor& monitor, std::optional<Rapl> host, Now now, Pa
 
 double EnergyMeter::seconds() const { return static_cast<double>(now_() - start_ns_) * 1e-9; }
 
+const std::string& EnergyMeter::look() {
+  begin();
+  missing_ = end(0, 0).missing;
+  return missing_;
+}
+
 bool EnergyMeter::measure_idle() {
   if (idle_) return false;
-  begin();
-  idle_ = end(0, 0);
-  missing_ = idle_->missing;
-  if (!missing_.empty()) return true;
+  if (!look().empty()) {
+    idle_.emplace();
+    return true;
+  }
   pause_(kSettleSeconds);
   begin();
   pause_(kEnergySeconds);

@@ -24,6 +24,7 @@ class EnergyMeter {
   // The first time it is called, a few seconds of the idle device; then true. Takes no time where nothing can be read.
   bool measure_idle();
   const std::string& missing() const { return missing_; }  // why nothing can be read; empty: it can
+  const std::string& look();                               // finds that out; takes no time
   void begin();
   // Of what was done since begin().
   EnergyReport end(int runs, int64_t tokens);

@@ -31,7 +31,7 @@ struct MemoryNow {
 };
 MemoryNow memory_now(const DeviceUse& use);
 
-class EngineWorker final : public Worker {
+class EngineWorker : public Worker {
  public:
   // choose, cache: for tests, which put a backend of theirs in the place of the one that the name stands for, and a
   // file of theirs in that of the user's.
@@ -67,6 +67,7 @@ class EngineWorker final : public Worker {
   std::vector<float> patches_;  // of each sequence; empty of a model that takes no picture
   CellLoad load_;               // what is known before load()
   std::unique_ptr<Session> session_;
+  bool host_tokens_ = false;
   MemoryReport memory_;
 };
 

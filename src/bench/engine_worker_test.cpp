@@ -139,6 +139,7 @@ TEST(EngineWorker, TheLedgerOfAGpuAddsUpAndIsWholeBeforeTheFirstToken) {
     EXPECT_EQ(after.end_use.bytes, plan.predicted.bytes);
     EXPECT_GE(after.other_bytes(), 0) << "what blocks have left over";
     EXPECT_TRUE(after.host_peak_bytes);
+    EXPECT_EQ(after.taken_bytes, after.end_bytes) << "there is no other process";
     // All of it taken before the first token.
     EXPECT_EQ(after.end_bytes, before.end_bytes);
     EXPECT_EQ(after.run_peak_bytes, before.run_peak_bytes);
@@ -166,6 +167,27 @@ TEST(EngineWorker, OfAGpuTellsEveryStepAndWhatTheHostAdds) {
   EXPECT_GT(figure("host_overhead"), 0);
   EXPECT_EQ(figure("device_time") + figure("host_overhead"), figure("total_latency"));
   EXPECT_EQ(figure("device_time"), figure("prefill_time") + figure("decode_time"));
+  EXPECT_EQ(figure("inter_token_host_median"), -1);
+}
+
+TEST(EngineWorker, OfAGpuTheHostLooksAtEveryTokenWhereItIsAskedTo) {
+  Cell cell = tiny_cell(Precision::fp16);
+  std::vector<std::vector<int32_t>> tokens;
+  std::vector<size_t> host_steps;
+  for (const bool looks : {false, true}) {
+    EngineWorker worker({"auto", 1}, [](std::string_view, const BackendOptions&) {
+      return ChosenDevice{make_test_backend(kEmulatedCuda), ""};
+    });
+    cell.host_tokens = looks;
+    worker.plan(protocol::cell_from(protocol::to_json(cell)));
+    worker.load({});
+    const quantbench::Run run = worker.generate(cell.prompt, cell.test.new_tokens, {}).run;
+    tokens.push_back(run.tokens);
+    host_steps.push_back(decode_steps_ns(run, Clock::host).size());
+    EXPECT_EQ(decode_steps_ns(run, Clock::device).size(), 3u);
+  }
+  EXPECT_EQ(tokens[0], tokens[1]);
+  EXPECT_THAT(host_steps, testing::ElementsAre(0, 3));
 }
 
 TEST(EngineWorker, TheLedgerHoldsWhateverEngineIsTakenAndAnotherProcessTakesTheSame) {

@@ -99,6 +99,7 @@ class FakeWorker : public Worker {
       r.host_peak_bytes = 400'000'000;
       r.driver_process_bytes = r.end_bytes;
       r.driver_device_bytes = 20'000'000;
+      r.taken_bytes = 21'000'000;
     }
     return r;
   }

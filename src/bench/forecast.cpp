@@ -75,6 +75,18 @@ ForecastRange forecast(const MeasureOptions& options, double generation_s, doubl
           follow_protocol(options, generation_s, probe_s, resident_together, false)};
 }
 
+double seconds_after_runs(const MeasureOptions& options, const Test& test, double generation_s,
+                          bool resident_together) {
+  double seconds = 0;
+  if (options.energy) {
+    if (!resident_together) seconds += generation_s;
+    seconds += std::max(1.0, std::ceil(kEnergySeconds / generation_s)) * generation_s;
+  }
+  constexpr double kExplainSeconds = 1;  // engine/step_times.cpp
+  if (options.explain && test.new_tokens >= 2) seconds += generation_s + kExplainSeconds;
+  return seconds;
+}
+
 int expected_runs(const MeasureOptions& options, std::span<const double> latencies_ns, double spent_s) {
   if (options.runs > 0) return options.runs;
   const auto runs = static_cast<int>(latencies_ns.size());

@@ -35,9 +35,12 @@ struct Forecast {
 struct ForecastRange {
   Forecast low, high;  // where warm-up settles and the interval is narrow as soon as it counts; where neither ever is
 };
-// generation_s: of one; probe_s: of a visit to the bandwidth probe, one a timed run. As the protocol goes about it, the
-// time cap included; loading is not in it.
+// generation_s: of one, above 0; probe_s: of a visit to the bandwidth probe, one a timed run. As the protocol goes
+// about it, the time cap included; loading is not in it.
 ForecastRange forecast(const MeasureOptions& options, double generation_s, double probe_s, bool resident_together);
+// What comes when the timed runs of a cell are over: runs for energy, back to back, and taking a step apart; without
+// what the generations of the protocol take, the device idle before them, and loading.
+double seconds_after_runs(const MeasureOptions& options, const Test& test, double generation_s, bool resident_together);
 
 // Timed runs that a cell will have had in the end, from those so far: as the interval of a median narrows, by the root
 // of their number, until it is as narrow as asked for, or the most runs are made or its time is spent.

@@ -40,6 +40,20 @@ TEST(Forecast, StopsWhereTheTimeCapDoes) {
   EXPECT_EQ(forecast(options, 100, 0, true).high.runs, 1) << "one timed run is always made";
 }
 
+TEST(Forecast, KnowsWhatEnergyAndExplainingTake) {
+  MeasureOptions options;
+  const quantbench::Test tg{TestKind::decode, 1, 64}, pp{TestKind::prefill, 512, 1};
+  EXPECT_EQ(seconds_after_runs(options, tg, 0.3, true), 0);
+  options.energy = true;
+  EXPECT_DOUBLE_EQ(seconds_after_runs(options, tg, 0.3, true), 17 * 0.3) << "the first number of runs beyond 5 s";
+  EXPECT_DOUBLE_EQ(seconds_after_runs(options, tg, 0.3, false), 18 * 0.3) << "a fresh process makes one before";
+  EXPECT_DOUBLE_EQ(seconds_after_runs(options, tg, 20, true), 20) << "one in any case";
+  options.energy = false;
+  options.explain = true;
+  EXPECT_DOUBLE_EQ(seconds_after_runs(options, tg, 0.3, true), 0.3 + 1);
+  EXPECT_EQ(seconds_after_runs(options, pp, 0.3, true), 0) << "there is no step to take apart";
+}
+
 TEST(Forecast, IsOfTheBytesThatAreRead) {
   FakeWorker worker;  // 2,000,000 bytes of weights a token, 1000 a position
   const Cell tg = cell_of({TestKind::decode, 1, 11});

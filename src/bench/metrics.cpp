@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <string_view>
+#include <utility>
 
 #include "bench/inter_token.h"
 #include "bench/statistics.h"
@@ -120,6 +122,16 @@ constexpr std::array kRunMetrics{
                 return *bytes / sequences(s);
               }},
     RunMetric{kReadShare, Unit::fraction, Better::higher, read_share},
+    RunMetric{kInterTokenHostMedian, Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) -> std::optional<double> {
+                const auto steps = decode_steps_ns(s.report.run, Clock::host);
+                if (steps.empty()) return std::nullopt;
+                return median(steps);
+              }},
+    RunMetric{"inter_token_host_p95", Unit::nanoseconds, Better::lower,
+              [](const RunSample& s, const CellData&) {
+                return tail_quantile(decode_steps_ns(s.report.run, Clock::host), 0.95);
+              }},
 };
 
 using MaybeBytes = std::optional<double>;
@@ -194,15 +206,18 @@ std::optional<double> decode_step_ns(const Run& run) {
   return std::nullopt;
 }
 
-std::vector<double> decode_steps_ns(const Run& run) {
-  for (const Clock clock : {Clock::device, Clock::host}) {
-    std::vector<double> steps;
-    for (const Span& s : run.spans) {
-      if (s.phase == Phase::decode && s.clock == clock) steps.push_back(length_ns(s));
-    }
-    if (!steps.empty() && static_cast<int>(steps.size()) == run.new_tokens() - 1) return steps;
+std::vector<double> decode_steps_ns(const Run& run, Clock clock) {
+  std::vector<double> steps;
+  for (const Span& s : run.spans) {
+    if (s.phase == Phase::decode && s.clock == clock) steps.push_back(length_ns(s));
   }
-  return {};
+  if (static_cast<int>(steps.size()) != run.new_tokens() - 1) steps.clear();
+  return steps;
+}
+
+std::vector<double> decode_steps_ns(const Run& run) {
+  std::vector<double> steps = decode_steps_ns(run, Clock::device);
+  return steps.empty() ? decode_steps_ns(run, Clock::host) : steps;
 }
 
 std::optional<double> bytes_per_step(const RunSample& sample, const CellData& data) {
@@ -210,6 +225,22 @@ std::optional<double> bytes_per_step(const RunSample& sample, const CellData& da
   if (!data.load || run.new_tokens() < 2) return std::nullopt;
   return static_cast<double>(data.load->token_weight_bytes + data.load->kv_fixed_bytes) +
          run.sequences * mean_context(run, data) * static_cast<double>(data.load->kv_position_bytes);
+}
+
+std::optional<ReadPeak> read_peak(const CellData& data) {
+  // As CUDA names them; a slice of a card has another name.
+  constexpr std::array<std::pair<std::string_view, double>, 2> kCards{
+      {{"NVIDIA H100 80GB HBM3", 3.16e12}, {"NVIDIA H200", 4.58e12}}};
+  if (!data.plan) return std::nullopt;
+  const auto card = std::find_if(kCards.begin(), kCards.end(),
+                                 [&](const auto& known) { return known.first == data.plan->device.name; });
+  if (card == kCards.end()) return std::nullopt;
+  ReadPeak peak{0, card->second};
+  for (const RunSample& s : data.runs) {
+    peak.best = std::max({peak.best, s.read_before.value_or(0), s.read_after.value_or(0)});
+  }
+  if (peak.best == 0) return std::nullopt;
+  return peak;
 }
 
 double mean_context(const Run& run, const CellData& data) {

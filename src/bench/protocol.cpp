@@ -152,6 +152,7 @@ json to_json(const Cell& c) {
           {"depth", c.test.depth},
           {"batch", c.test.batch},
           {"picture", c.picture},
+          {"host_tokens", c.host_tokens},
           {"device", c.engine.device},
           {"threads", c.engine.threads},
           {"engine", c.engine.engine}};
@@ -173,6 +174,7 @@ Cell cell_from(const json& j) {
   c.test.depth = j.at("depth");
   c.test.batch = j.at("batch");
   c.picture = j.at("picture");
+  c.host_tokens = j.at("host_tokens");
   c.engine.device = j.at("device");
   c.engine.threads = j.at("threads");
   c.engine.engine = j.at("engine");
@@ -325,6 +327,7 @@ json to_json(const MemoryReport& r) {
   put(j, "host_peak", r.host_peak_bytes);
   put(j, "driver_process", r.driver_process_bytes);
   put(j, "driver_device", r.driver_device_bytes);
+  put(j, "taken", r.taken_bytes);
   return j;
 }
 MemoryReport memory_from(const json& j) {
@@ -340,6 +343,7 @@ MemoryReport memory_from(const json& j) {
   r.host_peak_bytes = get(j, "host_peak");
   r.driver_process_bytes = get(j, "driver_process");
   r.driver_device_bytes = get(j, "driver_device");
+  r.taken_bytes = get(j, "taken");
   return r;
 }
 

@@ -78,7 +78,8 @@ MemoryView memory_from(const Record& j) {
           j.at("reconciliation").at("accounted_bytes"),
           j.at("counted_by") != name_of(MemoryCount::resident),
           bytes_or_nothing(j, "driver_process_bytes"),
-          bytes_or_nothing(j, "driver_device_bytes")};
+          bytes_or_nothing(j, "driver_device_bytes"),
+          bytes_or_nothing(j, "taken_bytes")};
 }
 
 Summary summary_from(const std::string& name, const Record& j) {
@@ -135,6 +136,7 @@ RecordView view_of(const Record& record) {
   v.depth = told_or(cell, "depth", 0);
   v.batch = told_or(cell, "batch", 1);
   v.stop_at_eos = told_or(cell, "stop_at_eos", false);
+  if (cell.contains("host_tokens")) v.host_tokens = told_or(cell, "host_tokens", false);
   v.half = text_or(cell, "aa_half");
   if (cell.at("model").contains("outlier_channels")) v.outlier_channels = cell.at("model").at("outlier_channels");
   if (!record.at("devices").empty()) {
@@ -142,7 +144,8 @@ RecordView view_of(const Record& record) {
     v.device = device.at("name");
     // Two cards of one machine may have the same name.
     const std::string id = text_or(device, "id");
-    if (id.starts_with("cuda:") && id != "cuda:0") v.device += fmt::format(" ({})", id);
+    // Nor are the CPU and the scalar backend, which runs on it, one device.
+    if ((id.starts_with("cuda:") && id != "cuda:0") || id == "reference") v.device += fmt::format(" ({})", id);
     if (const size_t count = record.at("devices").size(); count > 1) v.device = fmt::format("{} × {}", count, v.device);
   }
   v.engine = text_or(cell, "engine");
@@ -159,6 +162,12 @@ RecordView view_of(const Record& record) {
   v.response_ids = response.at("ids").get<std::vector<int32_t>>();
   v.in_cache = record.at("cost").is_object() && record.at("cost").at("in_last_level_cache").get<bool>();
   // Fields that older records lack.
+  if (const Record& cost = record.at("cost"); !v.in_cache && cost.is_object() && cost.contains("read_peak")) {
+    const Record& peak = cost["read_peak"];
+    if (peak.is_object() && !peak.at("reached").get<bool>()) {
+      v.best_and_known_read = {peak.at("best_bytes_per_second"), peak.at("known_bytes_per_second")};
+    }
+  }
   if (record.contains("energy") && record["energy"].is_object()) v.energy_estimated = record["energy"].at("estimated");
   v.seed = told_or(record.at("protocol"), "seed", uint64_t{0});
   if (record.contains("imported") && record["imported"].is_object()) v.imported_from = record["imported"].at("tool");
@@ -176,7 +185,7 @@ RecordView view_of(const Record& record) {
 bool are_alike(const RecordView& a, const RecordView& b) {
   const auto cell = [](const RecordView& v) {
     return std::tie(v.model, v.random_weights, v.outlier_channels, v.precision_long, v.kind, v.prompt_tokens,
-                    v.new_tokens, v.depth, v.batch, v.stop_at_eos, v.engine, v.tuning);
+                    v.new_tokens, v.depth, v.batch, v.stop_at_eos, v.host_tokens, v.engine, v.tuning);
   };
   return cell(a) == cell(b);
 }

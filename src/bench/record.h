@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -39,14 +40,14 @@ struct MemoryView {
   std::string counted_by;
   int64_t end_bytes = 0, accounted_bytes = 0;
   bool on_gpu = false;
-  std::optional<int64_t> driver_process_bytes, driver_device_bytes;
+  std::optional<int64_t> driver_process_bytes, driver_device_bytes, taken_bytes;
 };
 
 // What reports need of a record, typed. Members that a record lacks stay empty.
 struct RecordView {
   std::string model, precision, precision_long, test, kind;
   int prompt_tokens = 0, new_tokens = 0, depth = 0, batch = 1;
-  bool stop_at_eos = false;
+  bool stop_at_eos = false, host_tokens = false;
   std::string half;            // "A" or "B" of an A/A run, else empty
   std::string device;          // by name; empty: none was opened
   std::string engine, tuning;  // empty, "none" or "auto": it was not loaded, or has none
@@ -57,6 +58,9 @@ struct RecordView {
   bool random_weights = false;
   int outlier_channels = 0;
   bool in_cache = false;  // what a token reads fits into the last-level cache: a share of DRAM bandwidth says nothing
+  // Of the rate at which memory was read beside it, where that is less than the card is known for, so that no share of
+  // it is told: both in bytes per second.
+  std::optional<std::pair<double, double>> best_and_known_read;
   bool energy_estimated = false;   // from samples of power
   std::vector<MemoryView> memory;  // of each device; empty of records that were not reconciled
   std::vector<Summary> metrics;

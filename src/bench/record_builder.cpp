@@ -129,6 +129,7 @@ Record cell_part(const Cell& cell, const CellData& data, const ModelIdentity& id
           {"batch", cell.test.batch},
           {"picture", text_or_null(cell.picture)},
           {"stop_at_eos", !cell.stop_at.empty()},
+          {"host_tokens", cell.host_tokens},
           {"aa_half", text_or_null(cell.half)},
           {"engine", engine_of(cell, data)},
           {"tuning", text_or_null(data.load ? data.load->tuning : "")},
@@ -203,10 +204,11 @@ Record reconciliation_part(const MemoryReport& m) {
   return {{"accounted_bytes", m.accounted_bytes()},
           {"counted_difference_bytes", m.other_bytes()},
           {"driver_process_difference_bytes", difference(m.driver_process_bytes)},
-          {"driver_device_difference_bytes", difference(m.driver_device_bytes)}};
+          {"driver_device_difference_bytes", difference(m.driver_device_bytes)},
+          {"taken_difference_bytes", difference(m.taken_bytes)}};
 }
 
-// One entry a device; on a CPU the process's resident memory is the device's, and the last three are null.
+// One entry a device; on a CPU the process's resident memory is the device's, and the last four are null.
 Record memory_part(const CellData& data) {
   Record part = Record::array();
   if (!data.memory) return part;
@@ -227,6 +229,7 @@ Record memory_part(const CellData& data) {
                   {"host_peak_bytes", or_null(m.host_peak_bytes)},
                   {"driver_process_bytes", or_null(m.driver_process_bytes)},
                   {"driver_device_bytes", or_null(m.driver_device_bytes)},
+                  {"taken_bytes", or_null(m.taken_bytes)},
                   {"reconciliation", reconciliation_part(m)}});
   return part;
 }
@@ -244,6 +247,12 @@ bool in_cache(const CellData& data, const Environment& e) {
                                            : static_cast<size_t>(e.last_level_cache_bytes));
 }
 
+Record read_peak_part(const CellData& data) {
+  const std::optional<ReadPeak> peak = read_peak(data);
+  if (!peak) return nullptr;
+  return {{"known_bytes_per_second", peak->known}, {"best_bytes_per_second", peak->best}, {"reached", peak->reached()}};
+}
+
 Record cost_part(const Cell& cell, const CellData& data, const Environment& e) {
   if (!data.load) return nullptr;
   const std::optional<double> bytes = first_bytes_per_step(data);
@@ -251,16 +260,22 @@ Record cost_part(const Cell& cell, const CellData& data, const Environment& e) {
           {"kv_position_bytes", data.load->kv_position_bytes},
           {"bytes_per_token", bytes ? Record(*bytes / cell.test.batch) : Record(nullptr)},
           {"bytes_per_step", or_null(bytes)},
-          {"in_last_level_cache", in_cache(data, e)}};
+          {"in_last_level_cache", in_cache(data, e)},
+          {"read_peak", read_peak_part(data)}};
 }
 
-// All metrics there are, null where the cell has none. A share of the read rate says nothing of a model that is read
-// from the cache, so it is left out there.
-Record metrics_part(const std::vector<Summary>& summaries, bool from_cache) {
+// A share of the read rate says nothing of a model that is read from the cache, nor where the rate is not the device's.
+bool has_share(const CellData& data, const Environment& e) {
+  const std::optional<ReadPeak> peak = read_peak(data);
+  return !in_cache(data, e) && (!peak || peak->reached());
+}
+
+// All metrics there are, null where the cell has none.
+Record metrics_part(const std::vector<Summary>& summaries, bool with_share) {
   Record part = Record::object();
   for (const MetricInfo& m : metric_infos()) part[std::string(m.name)] = nullptr;
   for (const Summary& s : summaries) {
-    if (from_cache && s.name == kReadShare) continue;
+    if (!with_share && s.name == kReadShare) continue;
     Record metric{{"unit", name_of(s.unit)},
                   {"better", s.better == Better::higher ? "higher" : "lower"},
                   {"runs", s.runs},
@@ -279,10 +294,10 @@ Record metrics_part(const std::vector<Summary>& summaries, bool from_cache) {
   return part;
 }
 
-std::optional<double> share_of(const std::vector<Summary>& summaries, bool from_cache) {
+std::optional<double> share_of(const std::vector<Summary>& summaries, bool with_share) {
   const auto found =
       std::find_if(summaries.begin(), summaries.end(), [](const Summary& s) { return s.name == kReadShare; });
-  if (from_cache || found == summaries.end()) return std::nullopt;
+  if (!with_share || found == summaries.end()) return std::nullopt;
   return found->median;
 }
 
@@ -304,7 +319,7 @@ Record protocol_part(const CellData& data, const MeasureOptions& o) {
 Record make_record(const Cell& cell, const CellData& data, const SweepFacts& sweep, const CellFacts& facts) {
   const Stamp stamp = judge(cell, data, sweep.options, sweep.build);
   const std::vector<Summary> summaries = summarize(data);
-  const bool from_cache = in_cache(data, sweep.environment);
+  const bool with_share = has_share(data, sweep.environment);
   const RunSample* shown = !data.runs.empty() ? &data.runs.front() : data.cold ? &*data.cold : nullptr;
   const std::vector<int32_t> response = shown ? shown->report.run.tokens : std::vector<int32_t>{};
   const auto of_first = response.begin() + (shown ? shown->report.run.new_tokens() : 0);
@@ -336,8 +351,8 @@ Record make_record(const Cell& cell, const CellData& data, const SweepFacts& swe
           {"telemetry", telemetry_part(data, sweep.telemetry_missing)},
           {"energy", energy_part(data.energy)},
           {"quality", data.quality ? quality_part(*data.quality, sweep.options.seed) : Record(nullptr)},
-          {"explain", explain_part(cell, data, share_of(summaries, from_cache))},
-          {"metrics", metrics_part(summaries, from_cache)},
+          {"explain", explain_part(cell, data, share_of(summaries, with_share))},
+          {"metrics", metrics_part(summaries, with_share)},
           {"cold", data.cold ? run_part(*data.cold, Outlier::none) : Record(nullptr)},
           {"warmup", runs_part(data.warmup, false)},
           {"runs", runs_part(data.runs, true)},

@@ -218,6 +218,7 @@ TEST(Record, MemoryIsReconciledWithEveryCountAndTheDifferenceIsShown) {
   EXPECT_EQ(gpu["counted_difference_bytes"], 200'000);
   EXPECT_EQ(gpu["driver_process_difference_bytes"], 600'000);
   EXPECT_EQ(gpu["driver_device_difference_bytes"], 11'500'000);
+  EXPECT_EQ(gpu["taken_difference_bytes"], 12'500'000);
   m.data.memory->driver_process_bytes.reset();
   m.data.memory->driver_device_bytes = 8'000'000;
   const Record untold = m.record()["memory"][0]["reconciliation"];
@@ -249,6 +250,7 @@ TEST(Record, NamesTheCardByNameUuidAndDriver) {
   EXPECT_EQ(record["memory"][0]["counted_by"], "driver");
   EXPECT_EQ(record["memory"][0]["host_peak_bytes"], 400'000'000);
   EXPECT_EQ(record["memory"][0]["driver_device_bytes"], 20'000'000);
+  EXPECT_EQ(record["memory"][0]["taken_bytes"], 21'000'000);
 }
 
 TEST(Record, SaysWhetherCublasLtWasThereAndWhich) {
@@ -339,6 +341,27 @@ TEST(Record, OfAGpuComparesWithTheGpusCache) {
   m.data.plan->device.gpu->cache_bytes = 1 << 20;
   m.sweep.environment.last_level_cache_bytes = 512 << 20;
   EXPECT_FALSE(view_of(m.record()).in_cache);
+}
+
+TEST(Record, HasNoShareOfAReadRateBelowWhatTheCardIsKnownFor) {
+  Made m = measured_on_a_gpu();
+  m.data.plan->device.gpu->cache_bytes = 1;
+  EXPECT_TRUE(m.record()["cost"]["read_peak"].is_null()) << "of a card that is not listed";
+  EXPECT_FALSE(m.record()["metrics"]["read_share"].is_null());
+  m.data.plan->device.name = "NVIDIA H200";  // known for 4.58 TB/s, 99 % of which are 4.5342
+  for (RunSample& run : m.data.runs) run.read_before = run.read_after = 4.53e12;
+  const Record below = m.record();
+  EXPECT_EQ(below["cost"]["read_peak"]["best_bytes_per_second"], 4.53e12);
+  EXPECT_EQ(below["cost"]["read_peak"]["reached"], false);
+  EXPECT_TRUE(below["metrics"]["read_share"].is_null());
+  EXPECT_TRUE(below["explain"]["predictions"].is_null());
+  EXPECT_EQ(view_of(below).best_and_known_read, std::pair(4.53e12, 4.58e12));
+  EXPECT_THAT(JsonSchema(schema_file()).check(json::parse(to_text(below))), IsEmpty());
+  m.data.runs[3].read_after = 4.54e12;
+  const Record reached = m.record();
+  EXPECT_EQ(reached["cost"]["read_peak"]["reached"], true);
+  EXPECT_EQ(reached["metrics"]["read_share"]["runs"], 10) << "of what was read beside each run all the same";
+  EXPECT_FALSE(view_of(reached).best_and_known_read);
 }
 
 TEST(Record, KeepsRawSamplesAndOutlierClasses) {

@@ -129,6 +129,14 @@ TEST_F(StampTest, DebugBuildsAreFlagged) {
   EXPECT_THAT(stamp().reasons, Contains(HasSubstr("debug build")));
 }
 
+TEST_F(StampTest, ACellWithoutATimedRunIsInvalid) {
+  data_.runs.clear();
+  EXPECT_EQ(stamp().kind, StampKind::invalid);
+  EXPECT_THAT(stamp().reasons, ElementsAre("no timed run"));
+  data_.outcome.status = Status::interrupted;
+  EXPECT_THAT(stamp().reasons, ElementsAre("interrupted")) << "which says why";
+}
+
 TEST_F(StampTest, FailedCellsAreInvalidEvenWithSamples) {
   data_.outcome.status = Status::failed;
   EXPECT_EQ(stamp().kind, StampKind::invalid);

@@ -13,7 +13,8 @@ enum class Unit : uint8_t { nanoseconds, bytes, per_second, fraction, joules };
 std::string_view name_of(Unit unit);  // as in records: "ns", "bytes", "1/s", "1", "J"
 enum class Better : uint8_t { lower, higher };
 
-constexpr std::string_view kReadShare = "read_share", kJoulesPerToken = "joules_per_token";
+constexpr std::string_view kReadShare = "read_share", kJoulesPerToken = "joules_per_token",
+                           kInterTokenHostMedian = "inter_token_host_median";
 
 struct MetricInfo {
   std::string_view name;

@@ -92,11 +92,13 @@ TEST(Protocol, CarriesADeviceAndItsMemoryUnchanged) {
   memory.host_peak_bytes = 1;
   memory.driver_process_bytes.reset();
   memory.driver_device_bytes = 2;
+  memory.taken_bytes = 3;
   const MemoryReport memory_back = protocol::memory_from(protocol::to_json(memory));
   EXPECT_EQ(memory_back.count, MemoryCount::driver);
   EXPECT_EQ(memory_back.host_peak_bytes, 1);
   EXPECT_EQ(memory_back.driver_process_bytes, std::nullopt);
   EXPECT_EQ(memory_back.driver_device_bytes, 2);
+  EXPECT_EQ(memory_back.taken_bytes, 3);
 }
 
 TEST(WorkerProcess, AnswersEveryRequest) {

@@ -59,6 +59,7 @@ constexpr Field kCellFields[] = {
     {"new tokens", [](const ComparedCell& c) { return std::to_string(c.view.new_tokens); }},
     {"depth", [](const ComparedCell& c) { return std::to_string(c.view.depth); }},
     {"batch", [](const ComparedCell& c) { return std::to_string(c.view.batch); }},
+    {"tokens looked at", [](const ComparedCell& c) { return std::string(c.view.host_tokens ? "yes" : "no"); }},
     {"stop at end of sequence", [](const ComparedCell& c) { return std::string(c.view.stop_at_eos ? "yes" : "no"); }},
 };
 // What some do not.

@@ -26,6 +26,8 @@ std::string percent(double share) {
   return percents >= 9.95 ? fmt::format("{:.0f} %", percents) : fmt::format("{:.2g} %", percents);
 }
 
+bool is_invalid(const RecordView& v) { return v.stamp.kind == StampKind::invalid; }
+
 bool is_explained(const RecordView& v) {
   return v.status == "ok" && v.explain && v.explain->bytes_per_step && v.find(kDecode) && v.half.empty();
 }
@@ -148,10 +150,10 @@ std::vector<std::string> explanations(std::span<const RecordView> views) {
   std::vector<SamplePair> pairs;
   std::map<const RecordView*, std::pair<const RecordView*, size_t>> against;
   for (const auto& [title, cells] : groups) {
-    const auto base =
-        std::find_if(cells.begin(), cells.end(), [](const RecordView* v) { return v->precision == "fp16"; });
+    const auto base = std::find_if(cells.begin(), cells.end(),
+                                   [](const RecordView* v) { return v->precision == "fp16" && !is_invalid(*v); });
     for (const RecordView* v : cells) {
-      if (base == cells.end() || v == *base) continue;
+      if (base == cells.end() || v == *base || is_invalid(*v)) continue;
       against[v] = {*base, pairs.size()};
       const Summary &of_base = *(*base)->find(kDecode), &own = *v->find(kDecode);
       pairs.push_back({of_base.samples, own.samples, own.better});
@@ -167,6 +169,10 @@ std::vector<std::string> explanations(std::span<const RecordView> views) {
   for (const std::string& title : titles) {
     lines.push_back(title + ":");
     for (const RecordView* v : groups[title]) {
+      if (is_invalid(*v)) {
+        lines.push_back(fmt::format("  {} is INVALID, so its figures are not explained.", v->precision));
+        continue;
+      }
       const auto found = against.find(v);
       const RecordView* const base = found == against.end() ? nullptr : found->second.first;
       const std::string waits = bottleneck(*v);

@@ -99,6 +99,17 @@ TEST(Explanations, SayWhoseKernelsTheSharesAreOfAndWhatIsPredicted) {
             "GB/s) too small for it; L40S (864 GB/s) 555.4 tokens/s.");
 }
 
+TEST(Explanations, NeitherExplainNorCompareWithWhatIsInvalid) {
+  std::vector<RecordView> views{view("fp16", 1000, 2, 0.8), view("int8", 2000, 1, 0.8)};
+  views[0].stamp.kind = StampKind::invalid;
+  const auto lines = explanations(views);
+  ASSERT_THAT(lines, SizeIs(3));
+  EXPECT_EQ(lines[1], "  fp16 is INVALID, so its figures are not explained.");
+  EXPECT_THAT(lines[2], AllOf(HasSubstr("int8 decodes 2000 tokens/s: "), Not(HasSubstr("fp16"))));
+  views[0].stamp.kind = StampKind::flagged;
+  EXPECT_THAT(explanations(views).at(2), HasSubstr("2.00 × as fast as fp16"));
+}
+
 TEST(Explanations, LeaveOutCellsWithoutDecodeSteps) {
   RecordView v = view("fp16", 1000, 2, 0.8);
   v.explain.reset();

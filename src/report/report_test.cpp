@@ -106,10 +106,27 @@ TEST(Table, NamesEngineAndDeviceWhereTheyDifferAndElseIsNarrow) {
   EXPECT_THAT(notes(views), ElementsAre("org/model int8 p8+n64 Some CPU graph: FLAGGED: a reason"));
 }
 
+TEST(Table, ShowsWhatTheHostSawBetweenTokensWhereItLooked) {
+  auto views = three();
+  EXPECT_THAT(table_markdown(views), Not(HasSubstr("host p50")));
+  views[1].host_tokens = true;
+  views[1].metrics.push_back({"inter_token_host_median", Unit::nanoseconds, Better::lower, 10, 12'345});
+  EXPECT_THAT(table_markdown(views), AllOf(HasSubstr("| inter-token p50 | host p50 | mem peak |"),
+                                           HasSubstr("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---|"),
+                                           HasSubstr(" | 12.35 µs | "), HasSubstr(" | n/a | ")));
+}
+
 TEST(Table, ModelsInTheCacheShowNoShare) {
   auto views = three();
   views[0].in_cache = true;
   EXPECT_THAT(table_text(views), HasSubstr("in cache"));
+}
+
+TEST(Table, SaysWhyACardsReadRateHasNoShare) {
+  auto views = three();
+  views[1].best_and_known_read = {4.513e12, 4.58e12};
+  EXPECT_THAT(notes(views), Contains("org/model int8 p8+n64: no share of the read peak: beside it memory was read at "
+                                     "4.51 TB/s at the most, and this card is known for 4.58 TB/s"));
 }
 
 TEST(Table, JoulesAreThereEstimatedOrNotKnown) {
@@ -146,15 +163,16 @@ TEST(MemoryNotes, ShowEveryDifference) {
   EXPECT_THAT(memory_notes(views), SizeIs(0)) << "of records without";
   constexpr int64_t kMiB = 1 << 20;
   views[0].memory = {{"resident pages", 24 * kMiB, 23 * kMiB}};
-  views[1].memory = {{"driver", 100 * kMiB, 101 * kMiB, true, 100 * kMiB, 300 * kMiB}};
+  views[1].memory = {{"driver", 100 * kMiB, 101 * kMiB, true, 100 * kMiB, 300 * kMiB, 299 * kMiB}};
   views[2].memory = {{"allocations", 100 * kMiB, 99 * kMiB, true}};
   EXPECT_THAT(
       memory_notes(views),
       ElementsAre("org/model fp16 p8+n64: memory at the end: 23.0 MiB by use, 24.0 MiB by resident pages (+1.0 MiB)",
                   "org/model int8 p8+n64: memory at the end: 101.0 MiB by use, 100.0 MiB by driver (-1.0 MiB); the "
-                  "driver counts 100.0 MiB (-1.0 MiB) of the process, 300.0 MiB (+199.0 MiB) of all on the device",
+                  "driver counts 100.0 MiB (-1.0 MiB) of the process, 300.0 MiB (+199.0 MiB) of all on the device; of "
+                  "that 299.0 MiB (+198.0 MiB) are not free",
                   "org/model 4bit p8+n64: memory at the end: 99.0 MiB by use, 100.0 MiB by allocations (+1.0 MiB); the "
-                  "driver counts n/a of the process, n/a of all on the device"));
+                  "driver counts n/a of the process, n/a of all on the device; of that n/a are not free"));
 }
 
 TEST(Table, ANameStaysInItsLine) {

@@ -71,17 +71,30 @@ Grid grid(std::span<const RecordView> views) {
     return before;
   };
   using Row = std::vector<std::string>;
+  // As the host sees them, where it was asked to look.
+  const bool host_tokens = std::any_of(views.begin(), views.end(), [](const RecordView& v) { return v.host_tokens; });
+  const auto between_tokens = [&](const std::string& device, const std::string& host) {
+    return host_tokens ? Row{device, host} : Row{device};
+  };
+  const auto behind_tokens = [](Row first, const Row& between, const Row& after) {
+    first.insert(first.end(), between.begin(), between.end());
+    first.insert(first.end(), after.begin(), after.end());
+    return first;
+  };
+  std::vector<Grid::Align> align(host_tokens ? 7 : 6, right);
+  align.push_back(left);
   const Row headings = places.headings();
   Grid g(with_places(Row{"model", "precision", "size", "test"}, headings,
-                     Row{"t/s", "TTFT", "inter-token p50", "mem peak", "% read peak", "J/token", "stamp"}),
-         with_places(std::vector{left, left, right, left}, std::vector(headings.size(), left),
-                     std::vector{right, right, right, right, right, right, left}));
+                     behind_tokens({"t/s", "TTFT"}, between_tokens("inter-token p50", "host p50"),
+                                   {"mem peak", "% read peak", "J/token", "stamp"})),
+         with_places(std::vector{left, left, right, left}, std::vector(headings.size(), left), align));
   for (const RecordView& v : views) {
-    g.add(with_places(Row{one_line(v.shown_model()), v.shown_precision(), of(v, "weight_bytes", format_bytes), v.test},
-                      places.of(v),
-                      Row{with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns),
-                          of(v, "inter_token_median", format_ns), of(v, "memory_peak", format_bytes), read_share(v),
-                          joules_per_token(v), v.status == "ok" ? std::string(name_of(v.stamp.kind)) : v.status}));
+    g.add(with_places(
+        Row{one_line(v.shown_model()), v.shown_precision(), of(v, "weight_bytes", format_bytes), v.test}, places.of(v),
+        behind_tokens({with_interval(v.find(headline_metric(v))), of(v, "time_to_first_token", format_ns)},
+                      between_tokens(of(v, "inter_token_median", format_ns), of(v, kInterTokenHostMedian, format_ns)),
+                      {of(v, "memory_peak", format_bytes), read_share(v), joules_per_token(v),
+                       v.status == "ok" ? std::string(name_of(v.stamp.kind)) : v.status})));
   }
   return g;
 }
@@ -125,9 +138,10 @@ std::vector<std::string> memory_notes(std::span<const RecordView> views) {
                                      format_bytes(static_cast<double>(m.end_bytes)), m.counted_by,
                                      signed_bytes(m.end_bytes - m.accounted_bytes));
       if (m.on_gpu) {
-        line += fmt::format("; the driver counts {} of the process, {} of all on the device",
+        line += fmt::format("; the driver counts {} of the process, {} of all on the device; of that {} are not free",
                             of_driver(m.driver_process_bytes, m.accounted_bytes),
-                            of_driver(m.driver_device_bytes, m.accounted_bytes));
+                            of_driver(m.driver_device_bytes, m.accounted_bytes),
+                            of_driver(m.taken_bytes, m.accounted_bytes));
       }
       lines.push_back(std::move(line));
     }
@@ -148,6 +162,13 @@ std::vector<std::string> notes(std::span<const RecordView> views) {
     for (const std::string& reason : v.stamp.reasons) {
       const bool only_flags = std::find(flags.begin(), flags.end(), reason) != flags.end();
       lines.push_back(fmt::format("{}: {}: {}", cell, name_of(only_flags ? StampKind::flagged : v.stamp.kind), reason));
+    }
+    if (v.best_and_known_read) {
+      const auto& [best, known] = *v.best_and_known_read;
+      lines.push_back(
+          fmt::format("{}: no share of the read peak: beside it memory was read at {}/s at the most, and this card is "
+                      "known for {}/s",
+                      cell, format_decimal(best), format_decimal(known)));
     }
   }
   return lines;

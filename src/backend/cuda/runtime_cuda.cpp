@@ -296,6 +296,10 @@ class CudaRuntime final : public Runtime {
   }
   DeviceUse use() const override {
     DeviceUse use{.context_bytes = context_bytes_, .held_bytes = held_bytes_, .peak_bytes = peak_bytes_};
+    size_t free_bytes = 0, total_bytes = 0;
+    if (cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess) {
+      use.taken_bytes = static_cast<int64_t>(total_bytes - free_bytes);
+    }
     if (counts_us_) use.process_bytes = nvml_->process_bytes(info_.uuid, os::process_id());
     if (!nvml_) return use;
     if (const auto memory = nvml_->memory(info_.uuid)) use.device_bytes = memory->used_bytes;

@@ -66,7 +66,9 @@ class EmulatedRuntime final : public Runtime {
                 .cache_bytes = has_persistent_ ? size_t{50} << 20 : size_t{48} << 10};
     return info;
   }
-  DeviceUse use() const override { return {.held_bytes = held_bytes_, .peak_bytes = peak_bytes_}; }
+  DeviceUse use() const override {
+    return {.held_bytes = held_bytes_, .peak_bytes = peak_bytes_, .taken_bytes = held_bytes_};
+  }
   void reset_peak() override { peak_bytes_ = held_bytes_; }
   // Few, so that blocks take several turns.
   int multiprocessors() const override { return has_persistent_ ? 3 : 1; }
