@@ -40,9 +40,6 @@ class Sink {
   std::optional<os::OutputFile> file_;
 };
 
-// More cells than that make verdicts that nobody reads, one a model, test and card.
-constexpr size_t kMostVerdictCells = 1000;
-
 constexpr double kPngScale = 3;  // 900 points are 2700 pixels: 300 a 9-inch page
 
 struct ReportFlags {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <thread>
 
 #include "core/parallel.h"
 
@@ -27,6 +28,7 @@ Difference difference_of(const Ratio& speed, double adjusted_p, double threshold
 
 namespace {
 constexpr size_t kPairsForThreads = 50;  // below, there is nothing to be gained
+constexpr unsigned kMostThreads = 8;
 }  // namespace
 
 std::vector<Comparison> compare(std::span<const SamplePair> pairs, uint64_t seed, double threshold) {
@@ -37,7 +39,8 @@ std::vector<Comparison> compare(std::span<const SamplePair> pairs, uint64_t seed
     if (pairs[i].base.empty() || pairs[i].other.empty()) continue;
     compared.push_back(i);
   }
-  ThreadPool pool(compared.size() < kPairsForThreads ? 1 : 0);
+  const unsigned cpus = std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads);
+  ThreadPool pool(compared.size() < kPairsForThreads ? 1 : static_cast<int>(cpus));
   pool.for_chunks(compared.size(), 1, [&](size_t begin, size_t end, int) {
     for (size_t c = begin; c < end; ++c) {
       const size_t i = compared[c];

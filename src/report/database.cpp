@@ -280,7 +280,7 @@ Database::Database(const std::string& path, Access access) {
 Database::~Database() = default;
 
 std::string Database::checked(const std::string& path) {
-  const std::string file = os::expand_home(path);
+  std::string file = os::expand_home(path);
   const Database database(file, Access::read);
   return file;
 }

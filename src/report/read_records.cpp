@@ -168,7 +168,7 @@ std::string problem_of(const Record& record, RecordView* view) {
   try {
     *view = view_of(record);
     for (const Summary& s : view->metrics) {
-      const std::string problem = metric_problem(s, record.at("metrics").at(s.name));
+      std::string problem = metric_problem(s, record.at("metrics").at(s.name));
       if (!problem.empty()) return problem;
     }
   } catch (const Record::exception& error) {
