@@ -12,10 +12,10 @@
 namespace quantbench {
 namespace {
 
-constexpr int kRecords = 1000, kTries = 3;
-// 5 s of two cores are 1 s of one for a thousand; a slow machine may take twice as long and a half. When every record
-// was parsed by nlohmann's parser and looked at in one thread, 4.6 s.
-constexpr double kMostCpuSeconds = 2.5;
+constexpr int kRecords = 400, kTries = 3;
+// 5 s of two cores are 0.4 s of one for four hundred; a slow machine may take twice as long and a half. When every
+// record was parsed by nlohmann's parser and looked at in one thread, they took 1.8 s.
+constexpr double kMostCpuSeconds = 1;
 
 bool is_instrumented() {
 #if defined(__SANITIZE_ADDRESS__) || !defined(NDEBUG)
@@ -28,7 +28,7 @@ bool is_instrumented() {
 // Of all threads, so that what else the machine does counts little.
 double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
-TEST(ReportSpeed, AThousandRecordsAreAPageInATenthOfTheTimeOfTenThousand) {
+TEST(ReportSpeed, FourHundredRecordsAreAPageInTheirPartOfTheTimeOfTenThousand) {
   if (is_instrumented()) GTEST_SKIP() << "a build that is not for speed";
   TestFolder folder;
   for (int i = 0; i < kRecords; ++i) folder.write(std::to_string(i) + ".json", to_text(measured(i)));
@@ -42,7 +42,7 @@ TEST(ReportSpeed, AThousandRecordsAreAPageInATenthOfTheTimeOfTenThousand) {
                       return [&page, cell] { page.add(std::move(*cell)); };
                     });
     EXPECT_EQ(page.count(), kRecords);
-    EXPECT_LT(page.json({}, {}, "now", "a program").size(), 2'500'000u);
+    EXPECT_LT(page.json({}, {}, "now", "a program").size(), 1'000'000u);
     least = std::min(least, cpu_seconds() - before);
   }
   RecordProperty("cpu_ms", static_cast<int>(least * 1000));
