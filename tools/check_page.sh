@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Opens a page of `quantbench report` in a headless Chromium: no error on its console, nothing asked of a network, and
-# tools/check_page.js finds what the records say: in the table, the charts, the samples and behind filters.
+# tools/check_page.js finds what the records say: in the table, the charts, the samples, behind filters, and in what is
+# copied and saved. tools/check_keyboard.sh then uses the page by its keyboard alone.
 #   tools/check_page.sh BUILD_FOLDER [RECORDS…]     by default the records of a short run of the bundled model, made for this
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -42,5 +43,6 @@ if ! grep -q '<pre id="check">page: fine</pre>' "$scratch/dom"; then
   sed -n '/<pre id="check">/,/<\/pre>/p' "$scratch/dom"
   failed=1
 fi
+"$root/tools/check_keyboard.sh" "$scratch/page.html" "$browser" || failed=1
 [ $failed -eq 0 ] && echo "page: as the records say, $(wc -c < "$scratch/page.html") bytes"
 exit $failed

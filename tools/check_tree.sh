@@ -34,7 +34,7 @@ check() {
       for (room in sees) known[room] = 1
       # report/ is made from records alone: of bench/ it sees the record and nothing that measures.
       extra["import"] = "bench/identity.h bench/record.h bench/statistics.h bench/summary.h"
-      extra["report"] = "bench/comparison.h bench/record.h bench/statistics.h bench/summary.h"
+      extra["report"] = "bench/comparison.h bench/identity.h bench/record.h bench/statistics.h bench/summary.h"
 
       io_header = "^<(fstream|filesystem|fcntl.h|unistd.h|dirent.h|spawn.h|poll.h|dlfcn.h|sys/(mman|stat|wait|file|sendfile|uio|socket).h)>"
       # Asks the kernel how large a page is, and how much memory this process has.

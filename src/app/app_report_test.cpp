@@ -1,4 +1,6 @@
 // `quantbench report` as people use it: what run wrote, as a page and as text.
+#include <algorithm>
+
 #include "app/program_under_test.h"
 
 namespace quantbench {
@@ -40,6 +42,53 @@ TEST_F(Report, PrintsTheSameRecordsAsText) {
   EXPECT_EQ(table.out, "");
   EXPECT_THAT(os::read_file(folder_ / "table.md", 1 << 20),
               AllOf(HasSubstr("| model"), HasSubstr("fp16"), HasSubstr("4bit")));
+}
+
+TEST_F(Report, DrawsChartsWithoutABrowser) {
+  measure();
+  const Result result = run({"report", folder_ / "records", "--charts", folder_ / "charts"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("charts in "));
+  const std::string svg = os::read_file(folder_ / "charts/throughput.svg", 1 << 20);
+  for (const nlohmann::json& record : records_in(folder_ / "records")) {
+    EXPECT_THAT(svg, HasSubstr(record["cell"]["precision"].get<std::string>()));
+  }
+  EXPECT_EQ(run({"report", folder_ / "records", "-o", "md", "--png"}).code, 64);
+}
+
+TEST_F(Report, ReadsFromADatabaseWhatRunAndImportAppendToIt) {
+  const std::string database = folder_ / "results.sqlite", records = folder_ / "records";
+  const Result made = run(tiny_run(records, {"-o", "jsonl", "--db", database}));
+  if (made.code == 64 && made.err.find("libsqlite3-0") != std::string::npos) GTEST_SKIP() << made.err;
+  ASSERT_EQ(made.code, 0) << made.err;
+  const auto sorted_lines = [](const std::string& text) {
+    std::vector<nlohmann::json> lines = lines_of(text);
+    std::sort(lines.begin(), lines.end());
+    return lines;
+  };
+  const auto of_database = [&] { return sorted_lines(run({"report", "--db", database, "-o", "jsonl"}).out); };
+  const auto in_folder = sorted_lines(run({"report", records, "-o", "jsonl"}).out);
+  EXPECT_THAT(in_folder, SizeIs(3));
+  EXPECT_EQ(of_database(), in_folder);
+
+  const Result resumed = run(tiny_run(records, {"-o", "jsonl", "--db", database, "--resume"}));
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_EQ(of_database(), in_folder) << "each is there once";
+
+  const Result imported = run({"import", QB_SOURCE_DIR "/docs/reference/predecessor_results.csv", "--db", database});
+  EXPECT_EQ(imported.code, 0) << imported.err;
+  EXPECT_THAT(of_database(), SizeIs(3 + 72));
+  EXPECT_THAT(sorted_lines(run({"report", database, "--sweep", "records", "-o", "jsonl"}).out), SizeIs(3));
+  EXPECT_EQ(run({"claims", "--db", database}).code, 0);
+
+  const Result compared = run({"compare", "--db", database, "records", "records", "-o", "json"});
+  EXPECT_EQ(compared.code, 0) << compared.err;
+  EXPECT_THAT(nlohmann::json::parse(compared.out).at("cells"), SizeIs(3));
+  const Result unknown = run({"gate", "--db", database, "records", "tomorrow"});
+  EXPECT_EQ(unknown.code, 64);
+  EXPECT_THAT(unknown.err, HasSubstr("there are: records, imported"));
+  EXPECT_EQ(run({"report", "--db", folder_ / "missing.sqlite", "-o", "md"}).code, 64);
+  EXPECT_EQ(run({"report", "-o", "md"}).code, 64);
 }
 
 TEST_F(Report, RefusesWhatItCannotReport) {

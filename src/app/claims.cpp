@@ -3,6 +3,7 @@
 #include "app/commands.h"
 #include "core/os.h"
 #include "import/import.h"
+#include "report/database.h"
 #include "report/read_records.h"
 
 namespace quantbench {
@@ -12,7 +13,7 @@ constexpr int64_t kLargestFile = 256 << 20;
 
 struct ClaimsFlags {
   std::vector<std::string> paths;
-  std::string claims, output = "table";
+  std::string claims, output = "table", database, sweep;
 };
 
 int run_claims(const ClaimsFlags& flags) {
@@ -28,8 +29,11 @@ int run_claims(const ClaimsFlags& flags) {
     }
     for (Record& record : import_file(path, {})) records.push_back(std::move(record));
   }
+  if (!flags.database.empty()) of_records.push_back(Database::checked(flags.database));
+  if (of_records.empty() && records.empty())
+    fail(ErrorKind::usage, "paths: name records, folders of them or CSV files, or a database with --db");
   if (!of_records.empty()) {
-    FoundRecords found = read_records(of_records);
+    FoundRecords found = read_records(of_records, flags.sweep);
     for (Record& record : found.records) records.push_back(std::move(record));
     for (const std::string& problem : found.problems)
       std::fputs(("quantbench: left out: " + problem + "\n").c_str(), stderr);
@@ -52,9 +56,9 @@ void add_claims(CLI::App& app, Action* action) {
       "test conclusions on records, by device and model: supported, refuted or undecided, with the cells that decide.\n"
       "Without --claims those of the predecessor (docs/claims.md)");
   auto flags = std::make_shared<ClaimsFlags>();
-  command->add_option("paths", flags->paths, "records, folders of them, or CSV files that import reads")
-      ->type_name("DIR|FILE")
-      ->required();
+  command->add_option("paths", flags->paths, "records, folders of them, databases, or CSV files that import reads")
+      ->type_name("DIR|FILE");
+  add_database_flags(command, &flags->database, &flags->sweep);
   command->add_option("--claims", flags->claims, "claims to test instead (JSON, docs/claims.md)")->type_name("FILE");
   command->add_option("-o", flags->output, "what to print: table, md or json")
       ->type_name("FORMAT")

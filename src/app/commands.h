@@ -12,6 +12,9 @@ using Action = std::function<int()>;  // returns the exit code; failures are Err
 // Error usage for a flag whose value is an empty text, but for those named, where that means something.
 void refuse_empty_values(const CLI::App& command, const std::string& except = "");
 
+// --db and --sweep of a command that reads records.
+void add_database_flags(CLI::App* command, std::string* database, std::string* sweep);
+
 void add_run(CLI::App& app, Action* action);
 void add_generate(CLI::App& app, Action* action);
 void add_quantize(CLI::App& app, Action* action);

@@ -4,6 +4,7 @@
 #include "core/error.h"
 #include "core/os.h"
 #include "report/compare_records.h"
+#include "report/database.h"
 
 namespace quantbench {
 namespace {
@@ -13,8 +14,9 @@ constexpr size_t kLargestSummary = 1'000'000;
 constexpr const char* kSummaryVariable = "GITHUB_STEP_SUMMARY";
 
 struct CompareFlags {
-  std::string a, b;
-  std::string threshold = "2%", memory_threshold = "5%", quality_threshold = "1%", kl_threshold = "0.01";
+  std::string a, b, database;
+  std::string threshold = "2%", first_token_threshold, memory_threshold = "5%", quality_threshold = "1%",
+              kl_threshold = "0.01";
   std::string output = "table";
   bool any_device = false, github = false;
 };
@@ -33,6 +35,8 @@ CompareOptions options_of(const CompareFlags& flags) {
   constexpr double kLeast = 1e-6, kMostNats = 100;
   CompareOptions o;
   o.threshold = parse_share("--threshold", flags.threshold, kLeast, 1);
+  if (!flags.first_token_threshold.empty())
+    o.first_token_threshold = parse_share("--first-token-threshold", flags.first_token_threshold, kLeast, 1);
   o.memory_threshold = parse_share("--memory-threshold", flags.memory_threshold, kLeast, 1);
   o.quality_threshold = parse_share("--quality-threshold", flags.quality_threshold, kLeast, 1);
   o.kl_threshold = parse_number("--kl-threshold", flags.kl_threshold, 0, kMostNats);
@@ -41,8 +45,12 @@ CompareOptions options_of(const CompareFlags& flags) {
 }
 
 RecordsCompared compared(const CompareFlags& flags, const CompareOptions& options) {
-  const FoundRecords a = read_records(std::span(&flags.a, 1)), b = read_records(std::span(&flags.b, 1));
-  return compare_records(a, b, options);
+  if (flags.database.empty()) {
+    return compare_records(read_records(std::span(&flags.a, 1)), read_records(std::span(&flags.b, 1)), options);
+  }
+  const std::string path = Database::checked(flags.database);
+  return compare_records(read_records(std::span(&path, 1), flags.a), read_records(std::span(&path, 1), flags.b),
+                         options);
 }
 
 int compare_sides(const CompareFlags& flags) {
@@ -82,13 +90,18 @@ int gate_sides(const CompareFlags& flags) {
 }
 
 void add_common(CLI::App* command, CompareFlags* flags, const char* a, const char* b) {
-  const auto text = [&](const char* name, std::string* into, const char* help, const char* type) {
+  const auto text = [&](const char* name, std::string* into, const std::string& help, const char* type) {
     return command->add_option(name, *into, help)->type_name(type);
   };
-  text(a, &flags->a, "a record, or a folder with records (however deep)", "FILE|DIR")->required();
+  text(a, &flags->a, "a record, a folder with records (however deep) or a database", "FILE|DIR")->required();
   text(b, &flags->b, "what is compared with it", "FILE|DIR")->required();
+  text("--db", &flags->database,
+       fmt::format("a database that run wrote; {} and {} are then sweeps in it, by their folders' names", a, b),
+       "FILE");
   text("--threshold", &flags->threshold, "a difference of speed or time to first token within this is none", "SHARE")
       ->default_str("2%");
+  text("--first-token-threshold", &flags->first_token_threshold,
+       "the same of time to first token, where it is to be another", "SHARE");
   text("--memory-threshold", &flags->memory_threshold, "the same of peak memory", "SHARE")->default_str("5%");
   text("--quality-threshold", &flags->quality_threshold, "the same of perplexity, where both sides have it", "SHARE")
       ->default_str("1%");

@@ -27,6 +27,9 @@ TEST_F(Compare, TheExitCodeOfAGateIsItsOutcome) {
   EXPECT_EQ(run({"gate", base, write("invalid.json", {.stamp = "INVALID"})}).code, 3);
   EXPECT_EQ(run({"gate", base, folder_ / "nowhere"}).code, 64);
   EXPECT_EQ(run({"gate", base, folder_ / "slower.json", "--threshold", "20%"}).code, 0);
+  // The first token is as much slower as the rest.
+  EXPECT_EQ(run({"gate", base, folder_ / "slower.json", "--threshold", "20%", "--first-token-threshold", "5%"}).code,
+            1);
   EXPECT_EQ(run({"gate", base, write("larger.json", {.peak_bytes = 1.1e9})}).code, 1);
   EXPECT_EQ(run({"gate", base, folder_ / "larger.json", "--memory-threshold", "20%"}).code, 0);
 }

@@ -2,14 +2,17 @@
 #include "import/import.h"
 #include "app/commands.h"
 #include "core/os.h"
+#include "report/database.h"
 #include "report/report.h"
 
 namespace quantbench {
 namespace {
 
+constexpr const char* kDefaultFolder = "quantbench-results/imported";
+
 struct ImportFlags {
   std::vector<std::string> files;
-  std::string out = "quantbench-results/imported";
+  std::string out, database;
   ImportOptions names;
 };
 
@@ -20,14 +23,22 @@ int import_files(ImportFlags flags) {
   for (const std::string& file : flags.files) {
     for (Record& record : import_file(os::expand_home(file), flags.names)) records.push_back(std::move(record));
   }
-  const std::string folder = os::expand_home(flags.out);
+  const bool to_folder = !flags.out.empty() || flags.database.empty();
+  const std::string folder = os::expand_home(flags.out.empty() ? kDefaultFolder : flags.out);
+  std::string where;
+  if (!flags.database.empty()) {
+    where = os::expand_home(flags.database);
+    Database(where, Database::Access::append).add(records, "imported");
+    if (to_folder) where += " and ";
+  }
+  if (to_folder) where += folder;
   std::vector<RecordView> views;
   for (const Record& record : records) {
-    write_record(record, folder);
+    if (to_folder) write_record(record, folder);
     views.push_back(view_of(record));
   }
   os::write_output(table_text(views) +
-                   fmt::format("\n{} record{} in {}\n", records.size(), records.size() == 1 ? "" : "s", folder));
+                   fmt::format("\n{} record{} in {}\n", records.size(), records.size() == 1 ? "" : "s", where));
   return 0;
 }
 
@@ -41,7 +52,12 @@ void add_import(CLI::App& app, Action* action) {
       "records are marked as imported, and what the file does not tell stays missing.");
   auto flags = std::make_shared<ImportFlags>();
   command->add_option("files", flags->files, "files to import")->type_name("FILE")->required();
-  command->add_option("--out", flags->out, "folder of the records")->type_name("DIR")->capture_default_str();
+  command
+      ->add_option("--out", flags->out,
+                   fmt::format("folder of the records (default: {}; with --db none)", kDefaultFolder))
+      ->type_name("DIR");
+  command->add_option("--db", flags->database, "database of the records, made where it is missing (docs/database.md)")
+      ->type_name("FILE");
   command
       ->add_option("--model", flags->names.model,
                    "the model's name in the records, e.g. to stand beside ours (default: the file's)")

@@ -101,6 +101,13 @@ int parse_and_run(int argc, char** argv) {
 
 }  // namespace
 
+void quantbench::add_database_flags(CLI::App* command, std::string* database, std::string* sweep) {
+  command->add_option("--db", *database, "a database that run or import wrote, beside what is named or instead of it")
+      ->type_name("FILE");
+  command->add_option("--sweep", *sweep, "of databases the records of one sweep alone, by its folder's name")
+      ->type_name("NAME");
+}
+
 void quantbench::refuse_empty_values(const CLI::App& command, const std::string& except) {
   for (const CLI::Option* option : command.get_options()) {
     if (option->count() == 0 || option->get_expected_min() == 0 || option->get_name() == except) continue;

@@ -146,6 +146,10 @@ void add_run(CLI::App& app, Action* action) {
   grouped(text("--out", &flags->out, "folder of the records (default: ./quantbench-results/<utc>-<model>)", "DIR"),
           kOut);
   grouped(
+      text("--db", &flags->database,
+           "append each record to a database of SQLite as well, made where it is missing (docs/database.md)", "FILE"),
+      kOut);
+  grouped(
       command->add_flag("--dry-run", flags->dry_run,
                         "print the cells with the memory and time that they are predicted to take, and whether they "
                         "fit; reads no weights, writes no file; the exit code is that of what would fail"),

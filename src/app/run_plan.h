@@ -40,7 +40,7 @@ struct RunFlags {
   bool quality_given = false;
   std::string quality;  // a file; empty: the built-in text
   std::string quality_windows = "all", quality_reference = "none";
-  std::string out;
+  std::string out, database;
   bool resume = false, dry_run = false, no_probe = false;
 };
 

@@ -19,6 +19,7 @@
 #include "bench/record_builder.h"
 #include "bench/worker_process.h"
 #include "core/os.h"
+#include "report/database.h"
 #include "report/format.h"
 #include "report/report.h"
 
@@ -70,6 +71,9 @@ class Sweep {
         records_(plan_.rows) {
     facts_ = {os::utc_now(), read_environment(), build_info(), plan_.options, {}};
     folder_ = !flags.out.empty() ? os::expand_home(flags.out) : own_folder();
+    if (!flags.database.empty() && !flags.dry_run) {
+      database_ = std::make_unique<Database>(os::expand_home(flags.database), Database::Access::append);
+    }
     for (const std::string& name : plan_.devices) {
       places_.push_back(std::make_unique<Place>());
       Place& place = *places_.back();
@@ -329,6 +333,13 @@ class Sweep {
       ++(is_finished(*found) ? ok : failed);
     }
     if (ok + failed == 0) return;
+    if (database_) {  // what was killed between the folder and the database
+      std::vector<Record> there;
+      for (const auto& record : records_) {
+        if (record) there.push_back(*record);
+      }
+      database_->add(there, sweep_name());
+    }
     progress_.line(fmt::format(
         "--resume: of {} cells {} {} finished and not measured again{}", plan_.rows, ok, ok == 1 ? "is" : "are",
         failed > 0 ? fmt::format("; {} that failed or {} interrupted begin anew", failed, failed == 1 ? "was" : "were")
@@ -390,6 +401,7 @@ class Sweep {
                        {"rows", plan_.rows},
                        {"resumed", resume_},
                        {"blocks_of", with}};
+    if (database_ && records_[row]) replaced_.push_back(sha256_of(*records_[row]));
     records_[row] = record;
     to_write_.emplace_back(row, std::move(record));
     if (data.outcome.status != Status::ok) return;
@@ -409,7 +421,28 @@ class Sweep {
           fmt::format("{} {} {}: its record is lost: {}", v.shown_model(), v.precision, v.test, error.what()));
       if (!write_failure_) write_failure_ = error;
     }
+    append_to_database();
     to_write_.clear();
+  }
+
+  void append_to_database() {
+    if (!database_) return;
+    std::vector<Record> records;
+    for (const SweepFolder::RowRecord& record : to_write_) records.push_back(record.second);
+    try {
+      database_->add(records, sweep_name(), replaced_);
+    } catch (const Error& error) {  // the folder has them
+      progress_.line(fmt::format("--db: {} record{} could not be added: {}", records.size(),
+                                 records.size() == 1 ? "" : "s", error.what()));
+      if (!write_failure_) write_failure_ = error;
+    }
+    replaced_.clear();
+  }
+
+  // The last part of the folder's name.
+  std::string sweep_name() const {
+    const size_t end = folder_.find_last_not_of('/') + 1, begin = folder_.rfind('/', end - 1) + 1;
+    return folder_.substr(begin, end - begin);
   }
 
   std::vector<RecordView> all_views() const {
@@ -442,6 +475,8 @@ class Sweep {
   std::vector<Cell> in_blocks_;                 // of the group: those that are measured now
   std::vector<std::optional<Record>> records_;  // by row of the plan
   std::vector<SweepFolder::RowRecord> to_write_;
+  std::unique_ptr<Database> database_;  // with --db
+  std::vector<std::string> replaced_;   // hashes of records in it that to_write_ takes the place of
   std::optional<Error> write_failure_, quality_failure_;
   ErrorKind first_failure_ = ErrorKind::internal;
   bool interrupted_ = false;

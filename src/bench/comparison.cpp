@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <thread>
+
+#include "core/parallel.h"
 
 namespace quantbench {
 
@@ -23,20 +26,32 @@ Difference difference_of(const Ratio& speed, double adjusted_p, double threshold
   return Difference::ambiguous;
 }
 
+namespace {
+constexpr size_t kPairsForThreads = 50;  // below, there is nothing to be gained
+constexpr unsigned kMostThreads = 8;
+}  // namespace
+
 std::vector<Comparison> compare(std::span<const SamplePair> pairs, uint64_t seed, double threshold) {
   std::vector<Comparison> comparisons(pairs.size());
   std::vector<double> p_values;
   std::vector<size_t> compared;
   for (size_t i = 0; i < pairs.size(); ++i) {
-    const auto& [base, other, better] = pairs[i];
-    if (base.empty() || other.empty()) continue;
-    // A seed a pair: two pairs must not be lucky together.
-    const uint64_t own = derived_seed(seed, i);
-    comparisons[i].speed =
-        better == Better::higher ? bootstrap_median_ratio(other, base, own) : bootstrap_median_ratio(base, other, own);
+    if (pairs[i].base.empty() || pairs[i].other.empty()) continue;
     compared.push_back(i);
-    p_values.push_back(comparisons[i].speed.p);
   }
+  const unsigned cpus = std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads);
+  ThreadPool pool(compared.size() < kPairsForThreads ? 1 : static_cast<int>(cpus));
+  pool.for_chunks(compared.size(), 1, [&](size_t begin, size_t end, int) {
+    for (size_t c = begin; c < end; ++c) {
+      const size_t i = compared[c];
+      const auto& [base, other, better] = pairs[i];
+      // A seed a pair: two pairs must not be lucky together.
+      const uint64_t own = derived_seed(seed, i);
+      comparisons[i].speed = better == Better::higher ? bootstrap_median_ratio(other, base, own)
+                                                      : bootstrap_median_ratio(base, other, own);
+    }
+  });
+  for (const size_t i : compared) p_values.push_back(comparisons[i].speed.p);
   const std::vector<double> adjusted = holm_adjusted(p_values);
   for (size_t i = 0; i < compared.size(); ++i) {
     Comparison& c = comparisons[compared[i]];

@@ -106,6 +106,72 @@ uint64_t SeededNumbers::below(uint64_t bound) {
   return value % bound;
 }
 
+namespace {
+
+// As SeededNumbers::below, many times with one bound: without a division, of which there are two.
+class Draw {
+ public:
+  explicit Draw(uint64_t bound) : bound_(bound), unfair_((0 - bound) % bound), inverse_(~uint64_t{0} / bound) {}
+  size_t operator()(SeededNumbers& numbers) const {
+    uint64_t value;
+    do {
+      value = numbers.next();
+    } while (value < unfair_);
+    // The inverse is too small by less than 2 / bound of a 2^64th, so the quotient by 2 at the most.
+    uint64_t rest = value - static_cast<uint64_t>(static_cast<Wide>(value) * inverse_ >> 64) * bound_;
+    while (rest >= bound_) rest -= bound_;
+    return rest;
+  }
+
+ private:
+  __extension__ using Wide = unsigned __int128;
+  uint64_t bound_, unfair_, inverse_;
+};
+
+// Medians of resamples. Which of the sorted samples were drawn is counted, so none is sorted.
+class MedianOfResamples {
+ public:
+  explicit MedianOfResamples(std::span<const double> samples)
+      : samples_(samples.size()), rank_(samples.size()), count_(samples.size()), draw_(samples.size()) {
+    std::vector<size_t> order(samples.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return samples[a] < samples[b]; });
+    for (size_t i = 0; i < order.size(); ++i) {
+      samples_[i] = samples[order[i]];
+      rank_[order[i]] = i;
+    }
+  }
+  double operator()(SeededNumbers& numbers) {
+    const size_t n = samples_.size();
+    std::fill(count_.begin(), count_.end(), 0u);
+    for (size_t i = 0; i < n; ++i) ++count_[rank_[draw_(numbers)]];
+    size_t at = 0, up_to = count_[0];  // of them, samples_[at] and smaller
+    while (up_to < (n + 1) / 2) up_to += count_[++at];
+    const double lower = samples_[at];
+    if (n % 2 == 1) return lower;
+    while (up_to < n / 2 + 1) up_to += count_[++at];
+    return (lower + samples_[at]) / 2;
+  }
+
+ private:
+  std::vector<double> samples_;
+  std::vector<size_t> rank_;  // of each sample as it was given
+  std::vector<unsigned> count_;
+  Draw draw_;
+};
+
+// As quantile(), of values whose order does not matter.
+double quantile_in_place(std::vector<double>& x, double q) {
+  const double at = q * static_cast<double>(x.size() - 1);
+  const auto below = x.begin() + static_cast<std::ptrdiff_t>(at);
+  std::nth_element(x.begin(), below, x.end());
+  if (below + 1 == x.end()) return *below;
+  const double above = *std::min_element(below + 1, x.end());
+  return *below + (at - std::floor(at)) * (above - *below);
+}
+
+}  // namespace
+
 uint64_t derived_seed(uint64_t seed, uint64_t index) {
   SeededNumbers numbers(seed ^ (index * 0xd1342543de82ef95));
   return numbers.next();
@@ -206,20 +272,18 @@ std::vector<double> holm_adjusted(std::span<const double> p_values) {
 Ratio bootstrap_median_ratio(std::span<const double> numerator, std::span<const double> denominator, uint64_t seed,
                              double confidence, int resamples) {
   SeededNumbers numbers(seed);
-  std::vector<double> draw_a(numerator.size()), draw_b(denominator.size()), ratios;
-  ratios.reserve(static_cast<size_t>(resamples));
-  for (int i = 0; i < resamples; ++i) {
-    for (double& x : draw_a) x = numerator[numbers.below(numerator.size())];
-    for (double& x : draw_b) x = denominator[numbers.below(denominator.size())];
-    ratios.push_back(median_in_place(draw_a) / median_in_place(draw_b));
+  MedianOfResamples above(numerator), below(denominator);
+  std::vector<double> ratios(static_cast<size_t>(resamples));
+  for (double& ratio : ratios) {
+    const double of_numerator = above(numbers);
+    ratio = of_numerator / below(numbers);
   }
-  std::sort(ratios.begin(), ratios.end());
   const double tail = (1 - confidence) / 2;
-  const auto up_to_1 = std::upper_bound(ratios.begin(), ratios.end(), 1.0) - ratios.begin();
-  const auto from_1 = ratios.end() - std::lower_bound(ratios.begin(), ratios.end(), 1.0);
+  const auto up_to_1 = std::count_if(ratios.begin(), ratios.end(), [](double x) { return x <= 1; });
+  const auto from_1 = std::count_if(ratios.begin(), ratios.end(), [](double x) { return x >= 1; });
   const double p = 2 * static_cast<double>(std::min<std::ptrdiff_t>(up_to_1, from_1) + 1) / (resamples + 1);
-  return {median(numerator) / median(denominator), quantile_of_sorted(ratios, tail),
-          quantile_of_sorted(ratios, 1 - tail), std::min(1.0, p)};
+  const double low = quantile_in_place(ratios, tail), high = quantile_in_place(ratios, 1 - tail);
+  return {median(numerator) / median(denominator), low, high, std::min(1.0, p)};
 }
 
 }  // namespace quantbench

@@ -46,9 +46,10 @@ std::optional<SpeedChange> speed_change(const RecordView& a, const RecordView& b
 }
 
 // Every speed of every pair at once: what is claimed is adjusted over all of it.
-void judge_speeds(std::vector<ComparedPair>* pairs, double threshold) {
+void judge_speeds(std::vector<ComparedPair>* pairs, const CompareOptions& o) {
   std::vector<SamplePair> samples;
   std::vector<SpeedChange*> changes;
+  std::vector<double> thresholds;
   for (ComparedPair& pair : *pairs) {
     for (std::optional<SpeedChange>* change : {&pair.speed, &pair.first_token}) {
       if (!*change) continue;
@@ -56,16 +57,17 @@ void judge_speeds(std::vector<ComparedPair>* pairs, double threshold) {
       if (!has_interval(a) || !has_interval(b)) continue;
       samples.push_back({a.samples, b.samples, a.better});
       changes.push_back(&**change);
+      thresholds.push_back(change == &pair.first_token ? o.of_first_token() : o.threshold);
     }
   }
   if (samples.empty()) return;
-  const std::vector<Comparison> comparisons = compare(samples, pairs->front().a.view.seed, threshold);
+  const std::vector<Comparison> comparisons = compare(samples, pairs->front().a.view.seed);
   for (size_t i = 0; i < changes.size(); ++i) {
     changes[i]->ratio = comparisons[i].speed.value;
     changes[i]->low = comparisons[i].speed.low;
     changes[i]->high = comparisons[i].speed.high;
     changes[i]->adjusted_p = comparisons[i].adjusted_p;
-    changes[i]->difference = comparisons[i].difference;
+    changes[i]->difference = difference_of(comparisons[i].speed, comparisons[i].adjusted_p, thresholds[i]);
   }
 }
 
@@ -256,7 +258,7 @@ void judge(ComparedPair* pair, const CompareOptions& o) {
     return;
   }
   judge_speed(pair, pair->speed, "speed", o.threshold);
-  judge_speed(pair, pair->first_token, "time to first token", o.threshold);
+  judge_speed(pair, pair->first_token, "time to first token", o.of_first_token());
   judge_figure(pair, pair->memory, "peak memory", o.memory_threshold, "%");
   judge_figure(pair, pair->perplexity, "perplexity", o.quality_threshold, "%");
   judge_figure(pair, pair->kl, "divergence from FP16", o.kl_threshold, "nats");
@@ -332,7 +334,7 @@ RecordsCompared compare_records(const FoundRecords& a, const FoundRecords& b, co
     compare_figures(&pair, options);
     result.pairs.push_back(std::move(pair));
   }
-  judge_speeds(&result.pairs, options.threshold);
+  judge_speeds(&result.pairs, options);
   for (ComparedPair& pair : result.pairs) {
     note_circumstances(&pair, options);
     judge(&pair, options);

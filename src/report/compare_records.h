@@ -16,12 +16,14 @@
 namespace quantbench {
 
 struct CompareOptions {
-  double threshold = kSameThreshold;  // of speed and time to first token
-  double memory_threshold = 0.05;     // of peak memory
-  double quality_threshold = 0.01;    // of perplexity
-  double kl_threshold = 0.01;         // of the mean divergence from FP16, in nats
-  bool any_device = false;            // a gate also takes measurements of two devices
+  double threshold = kSameThreshold;            // of speed
+  std::optional<double> first_token_threshold;  // of time to first token; nothing: that of speed
+  double memory_threshold = 0.05;               // of peak memory
+  double quality_threshold = 0.01;              // of perplexity
+  double kl_threshold = 0.01;                   // of the mean divergence from FP16, in nats
+  bool any_device = false;                      // a gate also takes measurements of two devices
   std::string name_a = "A", name_b = "B";
+  double of_first_token() const { return first_token_threshold.value_or(threshold); }
 };
 
 // Speed or time to first token of both sides.

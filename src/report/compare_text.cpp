@@ -336,6 +336,7 @@ Record json_of(const RecordsCompared& c, bool gate) {
            {"schema_version", 1},
            {"thresholds",
             {{"speed", c.options.threshold},
+             {"time_to_first_token", c.options.of_first_token()},
              {"memory", c.options.memory_threshold},
              {"perplexity", c.options.quality_threshold},
              {"kl_nats", c.options.kl_threshold}}},

@@ -6,15 +6,16 @@
 #include <array>
 #include <cmath>
 #include <iterator>
+#include <map>
 
 #include "bench/statistics.h"
+#include "report/charts.h"
 #include "report/packed.h"
+#include "report/record_json.h"
 
 namespace quantbench {
 namespace {
 
-constexpr std::array kLedger{"process",     "weights",   "scales", "unquantized", "kv_cache",
-                             "activations", "workspace", "tables", "other"};
 // Positions of the run at which a page without samples has the latency of a step.
 constexpr size_t kStepPoints = 32;
 // Characters of a response in a page without samples; the whole stands in the file that it names.
@@ -52,7 +53,12 @@ Record rounded(double value, bool exact) {
     if (value == std::trunc(value) && std::fabs(value) < 9e15) number = static_cast<int64_t>(value);
     return number;
   }
-  const double seven = std::stod(fmt::format("{:.7g}", value));
+  double seven = value;
+  if (value != 0) {
+    const int places = 6 - static_cast<int>(std::floor(std::log10(std::fabs(value))));
+    const double power = std::pow(10.0, std::abs(places));
+    seven = places >= 0 ? std::nearbyint(value * power) / power : std::nearbyint(value / power) * power;
+  }
   if (seven == std::trunc(seven) && std::fabs(seven) < 9e15) return static_cast<int64_t>(seven);
   return seven;
 }
@@ -92,7 +98,7 @@ Record ledger_row(const Record& memory, const char* key) {
   const Record* ledger = member(memory, key);
   if (!ledger) return nullptr;
   Record row = Record::array();
-  for (const char* use : kLedger) row.push_back(ledger->value(use, int64_t{0}));
+  for (const char* use : ledger_parts()) row.push_back(ledger->value(use, int64_t{0}));
   return row;
 }
 
@@ -107,54 +113,26 @@ Record memory_of(const Record& record) {
   return out;
 }
 
-// Each decode step of a run, by the device's clock where it tells them, else by the host's.
-std::vector<double> steps_of(const Record& run) {
-  std::vector<double> steps;
-  for (const char* clock : {"device", "host"}) {
-    for (const Record& span : list_of(run, "spans")) {
-      if (span.at(0) == "decode" && span.at(1) == clock)
-        steps.push_back(span.at(3).get<double>() - span.at(2).get<double>());
-    }
-    if (steps.size() > 1) return steps;
-    steps.clear();  // one span of all steps is none of a step
-  }
-  return steps;
-}
-
-double quantile_of(std::vector<double>& values, double q) {
-  std::sort(values.begin(), values.end());
-  const double at = q * static_cast<double>(values.size() - 1);
-  const auto below = static_cast<size_t>(at);
-  const size_t above = std::min(below + 1, values.size() - 1);
-  return values[below] + (at - static_cast<double>(below)) * (values[above] - values[below]);
-}
-
 // Of kStepPoints stretches of the run: where each begins, and 10th, 50th and 90th percentile of its steps in all runs.
 Record step_quantiles(const std::vector<std::vector<double>>& runs) {
-  size_t longest = 0;
-  for (const auto& run : runs) longest = std::max(longest, run.size());
-  if (longest == 0) return nullptr;
-  const size_t points = std::min(longest, kStepPoints);
   std::vector<double> begins, low, middle, high;
-  for (size_t i = 0; i < points; ++i) {
-    std::vector<double> values;
-    const size_t begin = i * longest / points, end = (i + 1) * longest / points;
-    for (const auto& run : runs) {
-      for (size_t j = begin; j < std::min(end, run.size()); ++j) values.push_back(run[j]);
-    }
-    if (values.empty()) continue;
-    begins.push_back(static_cast<double>(begin));
-    low.push_back(std::round(quantile_of(values, 0.1)));
-    middle.push_back(std::round(quantile_of(values, 0.5)));
-    high.push_back(std::round(quantile_of(values, 0.9)));
+  for (const StepBand& band : step_bands(runs, kStepPoints)) {
+    begins.push_back(band.step);
+    low.push_back(std::round(band.low));
+    middle.push_back(std::round(band.middle));
+    high.push_back(std::round(band.high));
   }
+  if (begins.empty()) return nullptr;
   return {packed(begins), packed(low), packed(middle), packed(high)};
 }
 
-Record steps_json(const Record& record, bool with_samples) {
+std::vector<std::vector<double>> steps_of_runs(const Record& record) {
   std::vector<std::vector<double>> runs;
-  for (const Record& run : list_of(record, "runs")) runs.push_back(steps_of(run));
-  if (!with_samples) return step_quantiles(runs);
+  for (const Record& run : list_of(record, "runs")) runs.push_back(decode_steps_of(run));
+  return runs;
+}
+
+Record all_steps(const std::vector<std::vector<double>>& runs) {
   std::vector<double> counts, all;
   for (const auto& run : runs) {
     counts.push_back(static_cast<double>(run.size()));
@@ -166,22 +144,23 @@ Record steps_json(const Record& record, bool with_samples) {
 
 // Every run: how many of a kind one after another, and of each when it began, what it took and what it was called.
 Record runs_json(const Record& record) {
-  std::vector<Record> runs;
+  std::vector<const Record*> runs;
   Record counts = Record::array();
-  if (const Record* cold = member(record, "cold")) runs.push_back(*cold);
+  if (const Record* cold = member(record, "cold")) runs.push_back(cold);
   counts.push_back(runs.size());
   for (const char* kind : {"warmup", "runs", "repeated_runs"}) {
     const Record* of_kind = member(record, kind);
     counts.push_back(of_kind ? of_kind->size() : 0);
-    if (of_kind) runs.insert(runs.end(), of_kind->begin(), of_kind->end());
+    if (!of_kind) continue;
+    for (const Record& run : *of_kind) runs.push_back(&run);
   }
   std::vector<double> at, total, block;
   std::string outliers;
-  for (const Record& run : runs) {
-    at.push_back(number_of(run, "at_ns", 0));
-    total.push_back(number_of(run, "total_ns", 0));
-    block.push_back(number_of(run, "block", -1));
-    const std::string outlier = text_of(run, "outlier");
+  for (const Record* run : runs) {
+    at.push_back(number_of(*run, "at_ns", 0));
+    total.push_back(number_of(*run, "total_ns", 0));
+    block.push_back(number_of(*run, "block", -1));
+    const std::string outlier = text_of(*run, "outlier");
     outliers += outlier.empty() || outlier == "none" ? '-' : outlier[0];  // m: mild, s: severe
   }
   return {counts, packed(at), packed(total), packed(block), outliers};
@@ -230,28 +209,26 @@ void flatten(const Record& j, const std::string& name, Record* lines) {
 
 std::string safe_in_script(const std::string& json) {
   std::string out;
-  out.reserve(json.size());
+  out.reserve(json.size() + json.size() / 64);
+  size_t from = 0;  // what is not copied yet
+  const auto instead = [&](size_t at, size_t length, const char* text) {
+    out.append(json, from, at - from) += text;
+    from = at + length;
+  };
   for (size_t i = 0; i < json.size(); ++i) {
     if (json[i] == '<') {
-      out += "\\u003c";
-    } else if (json.compare(i, 2, "\xE2\x80") == 0 && i + 2 < json.size() &&
-               (json[i + 2] == '\xA8' || json[i + 2] == '\xA9')) {
-      out += json[i + 2] == '\xA8' ? "\\u2028" : "\\u2029";
-      i += 2;
-    } else {
-      out += json[i];
+      instead(i, 1, "\\u003c");
+    } else if (json[i] == '\xE2' &&
+               (json.compare(i + 1, 2, "\x80\xA8") == 0 || json.compare(i + 1, 2, "\x80\xA9") == 0)) {
+      instead(i, 3, json[i + 2] == '\xA8' ? "\\u2028" : "\\u2029");
     }
   }
-  return out;
+  return out.append(json, from);
 }
 
-size_t PageData::string_index(const std::string& text) {
-  const auto [place, is_new] = string_places_.emplace(text, strings_.size());
-  if (is_new) strings_.push_back(text);
-  return place->second;
-}
+namespace {
 
-size_t PageData::machine_index(const Record& record) {
+std::string machine_of(const Record& record) {
   Record lines = Record::array();
   for (const Record& device : list_of(record, "devices")) {
     Record of_device = device;
@@ -260,44 +237,20 @@ size_t PageData::machine_index(const Record& record) {
   }
   if (const Record* environment = member(record, "environment")) flatten(*environment, "", &lines);
   if (const Record* build = member(record, "build")) flatten(*build, "build", &lines);
-  const std::string text = one_liner(lines);
-  const auto [place, is_new] = machine_places_.emplace(text, machines_.size());
-  if (is_new) machines_.push_back(text);
-  return place->second;
+  return one_liner(lines);
 }
 
-Record PageData::cell(const Record& record, const std::string& path, bool with_samples) {
-  const RecordView v = view_of(record);
-  Record out;
-  const auto say = [&](const char* key, const std::string& text) {
-    if (!text.empty()) out[key] = string_index(text);
-  };
-  say("model", v.shown_model());
-  say("precision", v.shown_precision());
-  say("long", v.precision_long);
-  say("test", v.test);
-  say("kind", v.kind);
-  say("device", v.device);
-  say("engine", v.engine);
-  say("tuning", v.tuning);
-  say("status", v.status);
-  say("stamp", std::string(name_of(v.stamp.kind)));
-  say("error", v.error);
-  say("stop", v.stop_reason);
-  say("started", text_of(record, "started_utc"));
-  out["file"] = path;
-  out["size"] = {v.prompt_tokens, v.new_tokens, v.depth, v.batch};
-  out["machine"] = machine_index(record);
-  out["seed"] = v.seed;
-  if (v.stop_at_eos) out["eos"] = true;
-  if (v.in_cache) out["cached"] = true;
-  if (v.energy_estimated) out["estimated"] = true;
-  if (!v.stamp.reasons.empty()) {
-    Record reasons = Record::array();
-    for (const std::string& reason : v.stamp.reasons) reasons.push_back(string_index(reason));
-    out["reasons"] = reasons;
-  }
-  const std::vector<MetricInfo> infos = metric_infos();
+// The members of an object as they stand in one: behind a comma each.
+std::string members(const Record& object) {
+  if (object.empty()) return "";
+  std::string text = one_liner(object);
+  text.front() = ',';
+  text.pop_back();
+  return text;
+}
+
+Record metric_rows(const RecordView& v, bool with_samples) {
+  static const std::vector<MetricInfo> infos = metric_infos();
   Record metrics = Record::array();
   for (const Summary& s : v.metrics) {
     const auto info = std::find_if(infos.begin(), infos.end(), [&](const MetricInfo& m) { return m.name == s.name; });
@@ -305,62 +258,131 @@ Record PageData::cell(const Record& record, const std::string& path, bool with_s
       metrics.push_back(metric_row(static_cast<size_t>(std::distance(infos.begin(), info)), s, with_samples));
     }
   }
-  out["metrics"] = metrics;
-  if (v.quality) out["quality"] = quality_of(*v.quality);
-  out["memory"] = memory_of(record);
-  if (const Record steps = steps_json(record, with_samples); !steps.is_null()) out["steps"] = steps;
+  return metrics;
+}
+
+// What is shown of it with samples, and without.
+std::string detail(const Record& record, const RecordView& v, const std::vector<std::vector<double>>& steps,
+                   bool with_samples) {
+  Record out;
+  out["metrics"] = metric_rows(v, with_samples);
+  if (const Record of_steps = with_samples ? all_steps(steps) : step_quantiles(steps); !of_steps.is_null())
+    out["steps"] = of_steps;
   if (const Record told = telemetry_json(record, with_samples); !told.is_null()) out["telemetry"] = told;
   if (with_samples) out["runs"] = runs_json(record);
-  if (v.response_text) {
-    std::string text = *v.response_text;
-    if (!with_samples && text.size() > kResponseStart) {
-      size_t end = kResponseStart;
-      while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // no character in halves
-      text = text.substr(0, end) + "…";
-    }
-    out["said"] = string_index(text);
-  } else if (!v.response_ids.empty()) {
+  if (!v.response_text && !v.response_ids.empty()) {
     std::vector<double> ids(v.response_ids.begin(), v.response_ids.end());
     if (!with_samples && ids.size() > 16) ids.resize(16);
     out["ids"] = packed(ids);
   }
-  if (const Record* prompt = member(record, "prompt")) say("prompt", text_of(*prompt, "text"));
-  return out;
+  return members(out);
 }
 
-void PageData::add(const Record& record, const std::string& path) {
-  if (count() < kMostRecordsWithSamples) {
-    full_.push_back(one_liner(cell(record, path, true)));
-  } else {
-    full_.clear();
+// Numbers texts in the order in which they come.
+class Numbered {
+ public:
+  size_t operator()(const std::string& text) {
+    const auto [place, is_new] = places_.emplace(text, all_.size());
+    if (is_new) all_.push_back(&place->first);
+    return place->second;
   }
-  brief_.push_back(one_liner(cell(record, path, false)));
+  const std::vector<const std::string*>& all() const { return all_; }
+
+ private:
+  std::map<std::string, size_t, std::less<>> places_;
+  std::vector<const std::string*> all_;
+};
+
+}  // namespace
+
+PageCell page_cell(const Record& record, const RecordView& v, const std::string& path, bool with_samples) {
+  PageCell cell;
+  cell.texts = {{"model", v.shown_model()},
+                {"precision", v.shown_precision()},
+                {"long", v.precision_long},
+                {"test", v.test},
+                {"kind", v.kind},
+                {"device", v.device},
+                {"engine", v.engine},
+                {"tuning", v.tuning},
+                {"status", v.status},
+                {"stamp", std::string(name_of(v.stamp.kind))},
+                {"error", v.error},
+                {"stop", v.stop_reason},
+                {"started", text_of(record, "started_utc")}};
+  if (const Record* prompt = member(record, "prompt")) cell.texts.emplace_back("prompt", text_of(*prompt, "text"));
+  cell.reasons = v.stamp.reasons;
+  cell.machine = machine_of(record);
+  Record facts;
+  facts["file"] = path;
+  facts["size"] = {v.prompt_tokens, v.new_tokens, v.depth, v.batch};
+  facts["seed"] = v.seed;
+  if (v.stop_at_eos) facts["eos"] = true;
+  if (v.in_cache) facts["cached"] = true;
+  if (v.energy_estimated) facts["estimated"] = true;
+  if (v.quality) facts["quality"] = quality_of(*v.quality);
+  facts["memory"] = memory_of(record);
+  cell.facts = members(facts);
+  if (v.response_text) {
+    cell.said = *v.response_text;
+    cell.said_in_brief = cell.said;
+    if (cell.said.size() > kResponseStart) {
+      size_t end = kResponseStart;
+      while (end > 0 && (static_cast<unsigned char>(cell.said[end]) & 0xC0) == 0x80) --end;  // no character in halves
+      cell.said_in_brief = cell.said.substr(0, end) + "…";
+    }
+  }
+  const std::vector<std::vector<double>> steps = steps_of_runs(record);
+  if (with_samples) cell.samples = detail(record, v, steps, true);
+  cell.brief = detail(record, v, steps, false);
+  return cell;
 }
+
+void PageData::add(PageCell cell) { cells_.push_back(std::move(cell)); }
 
 std::string PageData::json(std::span<const std::string> problems, std::span<const std::string> verdict,
                            const std::string& generated_utc, const std::string& program) const {
   const bool with_samples = count() <= kMostRecordsWithSamples;
+  Numbered strings, machines;
+  std::string cells;
+  for (const PageCell& cell : cells_) {
+    cells += cells.empty() ? "\n{" : ",\n{";
+    cells += fmt::format("\"machine\":{}", machines(cell.machine));
+    const auto say = [&](const char* key, const std::string& text) {
+      if (!text.empty()) cells += fmt::format(",\"{}\":{}", key, strings(text));
+    };
+    for (const auto& [key, text] : cell.texts) say(key, text);
+    say("said", with_samples ? cell.said : cell.said_in_brief);
+    if (!cell.reasons.empty()) {
+      cells += ",\"reasons\":[";
+      for (const std::string& reason : cell.reasons) {
+        cells += fmt::format("{}{}", &reason == &cell.reasons.front() ? "" : ",", strings(reason));
+      }
+      cells += "]";
+    }
+    cells += cell.facts;
+    cells += with_samples ? cell.samples : cell.brief;
+    cells += "}";
+  }
   Record head;
   head["generated"] = generated_utc;
   head["program"] = program;
   head["detail"] = with_samples ? "samples" : "quantiles";
-  head["ledger"] = kLedger;
+  head["ledger"] = std::vector<std::string>(ledger_parts().begin(), ledger_parts().end());
   head["problems"] = std::vector<std::string>(problems.begin(), problems.end());
   head["verdict"] = std::vector<std::string>(verdict.begin(), verdict.end());
   Record metrics = Record::array();
   for (const MetricInfo& m : metric_infos()) metrics.push_back({{"name", m.name}, {"unit", name_of(m.unit)}});
   head["metrics"] = metrics;
-  head["strings"] = strings_;
+  Record& texts = head["strings"] = Record::array();
+  for (const std::string* text : strings.all()) texts.push_back(*text);
   std::string text = one_liner(head);
-  text.pop_back();
-  const auto list = [&](const char* name, const std::vector<std::string>& items) {
-    text += fmt::format(",\n\"{}\":[", name);
-    for (size_t i = 0; i < items.size(); ++i) text += (i > 0 ? ",\n" : "\n") + items[i];
-    text += "]";
-  };
-  list("machines", machines_);
-  list("cells", with_samples ? full_ : brief_);
-  return safe_in_script(text + "}\n");
+  text.back() = ',';
+  text += "\n\"machines\":[";
+  for (const std::string* machine : machines.all())
+    text += (machine == machines.all().front() ? "\n" : ",\n") + *machine;
+  text += "],\n\"cells\":[" + cells + "]}\n";
+  return safe_in_script(text);
 }
 
 }  // namespace quantbench

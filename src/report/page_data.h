@@ -1,9 +1,9 @@
 // What the page of `quantbench report -o html` knows: records, made short, as JSON that may stand in a script element.
 #pragma once
 
-#include <map>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/record.h"
@@ -13,11 +13,25 @@ namespace quantbench {
 // Up to so many records a page holds every sample; of more, quantiles and where the samples are.
 constexpr size_t kMostRecordsWithSamples = 100;
 
+// What the page shows of a record. Texts that many records share are kept apart, for the page to have them once.
+struct PageCell {
+  std::vector<std::pair<const char*, std::string>> texts;  // a key, and what it says
+  std::vector<std::string> reasons;
+  std::string machine;                // JSON
+  std::string said, said_in_brief;    // the response, or how it begins
+  std::string facts, samples, brief;  // members of the cell's object: of both, with every sample, and without
+};
+// `path`: the file that the record is in, which the page names. Without samples it cannot be in a page of few records.
+// May be called from several threads.
+PageCell page_cell(const Record& record, const RecordView& view, const std::string& path, bool with_samples);
+
 class PageData {
  public:
-  // Takes what the page shows of it; the record is not kept. `path`: the file that it is in, which the page names.
-  void add(const Record& record, const std::string& path);
-  size_t count() const { return brief_.size(); }
+  void add(PageCell cell);
+  void add(const Record& record, const std::string& path) {
+    add(page_cell(record, view_of(record), path, count() < kMostRecordsWithSamples));
+  }
+  size_t count() const { return cells_.size(); }
 
   // problems: files that were left out, and why; verdict: lines below the charts. The text has no "<" and none of the
   // two line ends that older JavaScript takes for its own, so nothing in a record can end the script.
@@ -25,13 +39,7 @@ class PageData {
                    const std::string& generated_utc, const std::string& program) const;
 
  private:
-  size_t string_index(const std::string& text);
-  size_t machine_index(const Record& record);
-  Record cell(const Record& record, const std::string& path, bool with_samples);
-
-  std::vector<std::string> strings_, machines_;  // each once: most cells share most of them
-  std::map<std::string, size_t, std::less<>> string_places_, machine_places_;
-  std::vector<std::string> full_, brief_;  // of each record; full_ is empty once there are too many
+  std::vector<PageCell> cells_;
 };
 
 // A text as it may stand in a script element of type application/json.

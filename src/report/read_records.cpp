@@ -1,8 +1,8 @@
 #include "report/read_records.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
+#include <memory>
 #include <set>
 #include <thread>
 
@@ -10,22 +10,26 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/os.h"
+#include "core/parallel.h"
+#include "report/database.h"
 
 namespace quantbench {
 namespace {
 
 constexpr int64_t kLargestFile = int64_t{1} << 30;
-constexpr int kDeepest = 64;    // of nested JSON, and of nested folders
-constexpr size_t kAtOnce = 64;  // files that are held before they are handed over
+constexpr int kDeepest = 64;     // of nested JSON, and of nested folders
+constexpr size_t kAtOnce = 128;  // files that are held before they are handed over
 constexpr unsigned kMostThreads = 8;
 
 struct Candidate {
   std::string path;
-  bool named = false;  // itself, and not found in a folder
+  bool named = false;               // itself, and not found in a folder
+  std::optional<std::string> text;  // of a row of a database; else it is in the file
 };
 
+// Of a file: what is to be done with its records, in order.
 struct Parsed {
-  std::vector<Record> records;
+  std::vector<std::function<void()>> taken;
   std::vector<std::string> problems;
 };
 
@@ -45,7 +49,7 @@ void gather(const std::string& folder, int depth, std::vector<Candidate>* found)
   }
 }
 
-std::vector<Candidate> candidates(std::span<const std::string> files_or_folders) {
+std::vector<Candidate> found_files(std::span<const std::string> files_or_folders) {
   std::vector<Candidate> all, once;
   for (const std::string& name : files_or_folders) {
     const std::string path = os::expand_home(name);
@@ -87,82 +91,49 @@ bool is_too_deep(std::string_view text) {
 
 bool is_of_ours(const Record& j) { return j.is_object() && j.contains("schema") && j["schema"] == "quantbench.record"; }
 
-void take_value(Record&& value, const Candidate& from, const std::string& where, Parsed* into) {
-  if (!is_of_ours(value)) {
-    if (from.named) into->problems.push_back(where + ": " + record_problem(value));
-    return;
-  }
-  const std::string problem = record_problem(value);
-  if (problem.empty())
-    into->records.push_back(std::move(value));
-  else
-    into->problems.push_back(where + ": " + problem);
-}
+// Files one after another, and what is in databases, read as it is asked for: one row at a time, so that who writes to
+// one need not wait for all of it to be read.
+class Supply {
+ public:
+  Supply(std::span<const std::string> files_or_folders, const std::string& sweep)
+      : files_(found_files(files_or_folders)), sweep_(sweep) {}
 
-// A value of JSON and what it holds; `where` names it in problems.
-void take_text(std::string_view text, const Candidate& from, const std::string& where, Parsed* into) {
-  if (is_too_deep(text)) {
-    into->problems.push_back(fmt::format("{}: JSON nested deeper than {} levels is no record", where, kDeepest));
-    return;
-  }
-  Record value = Record::parse(text.begin(), text.end(), nullptr, false);
-  if (value.is_discarded()) {
-    try {
-      parse_json(text, where);  // says at which byte, and why
-      into->problems.push_back(where + ": not valid JSON; is the file complete?");
-    } catch (const Error& error) {
-      into->problems.emplace_back(error.what());
+  std::optional<Candidate> next() {
+    for (;;) {
+      if (database_) {
+        while (row_ < rows_.size()) {
+          const int64_t id = rows_[row_++];
+          std::optional<std::string> text = database_->record_text(id);
+          if (text) return Candidate{fmt::format("{}, record {}", files_[file_ - 1].path, id), true, std::move(text)};
+        }
+        database_.reset();
+      }
+      if (file_ == files_.size()) return std::nullopt;
+      const Candidate& file = files_[file_++];
+      if (!file.named || !is_database(file.path)) return file;
+      open(file.path);
     }
-    return;
   }
-  if (!value.is_array()) {
-    take_value(std::move(value), from, where, into);
-    return;
-  }
-  if (value.empty() && from.named) into->problems.push_back(where + ": an empty list has no record");
-  for (size_t i = 0; i < value.size(); ++i) {
-    take_value(std::move(value[i]), from, fmt::format("{} (record {})", where, i + 1), into);
-  }
-}
 
-Parsed parse(const Candidate& from) {
-  Parsed parsed;
-  try {
-    const std::string text = os::read_file(from.path, kLargestFile);
-    if (!from.path.ends_with(".jsonl")) {
-      take_text(text, from, from.path, &parsed);
-      return parsed;
-    }
-    int number = 0;
-    for (size_t at = 0; at < text.size();) {
-      const size_t end = std::min(text.find('\n', at), text.size());
-      const std::string_view line = std::string_view(text).substr(at, end - at);
-      ++number;
-      if (line.find_first_not_of(" \t\r") != line.npos)
-        take_text(line, from, fmt::format("{} (line {})", from.path, number), &parsed);
-      at = end + 1;
-    }
-  } catch (const Error& error) {  // it cannot be read: the others can
-    parsed.problems.emplace_back(error.what());
+ private:
+  void open(const std::string& path) {
+    database_ = std::make_unique<Database>(path, Database::Access::read);
+    rows_ = database_->ids(sweep_);
+    row_ = 0;
+    if (sweep_.empty() || !rows_.empty()) return;
+    std::string names;
+    for (const std::string& name : database_->sweeps()) names += (names.empty() ? "" : ", ") + name;
+    fail(ErrorKind::usage, "{} has no records of a sweep '{}'; there are: {}", path, sweep_,
+         names.empty() ? "none" : names);
   }
-  return parsed;
-}
 
-// Side by side: most of the time goes into taking numbers apart.
-std::vector<Parsed> parse_all(std::span<const Candidate> files) {
-  std::vector<Parsed> parsed(files.size());
-  std::atomic<size_t> next{0};
-  const auto work = [&] {
-    for (size_t i = next++; i < files.size(); i = next++) parsed[i] = parse(files[i]);
-  };
-  const size_t threads =
-      std::min<size_t>(std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads), files.size() / 2);
-  std::vector<std::jthread> others;
-  for (size_t i = 1; i < threads; ++i) others.emplace_back(work);
-  work();
-  others.clear();
-  return parsed;
-}
+  std::vector<Candidate> files_;
+  std::string sweep_;
+  size_t file_ = 0;
+  std::unique_ptr<Database> database_;
+  std::vector<int64_t> rows_;
+  size_t row_ = 0;
+};
 
 bool agrees(double a, double b) { return std::abs(a - b) <= 1e-9 * std::max(std::abs(a), std::abs(b)); }
 
@@ -186,9 +157,7 @@ std::string metric_problem(const Summary& s, const Record& part) {
   return "";
 }
 
-}  // namespace
-
-std::string record_problem(const Record& record) {
+std::string problem_of(const Record& record, RecordView* view) {
   if (!is_of_ours(record)) return "no record of quantbench (no \"schema\": \"quantbench.record\")";
   const Record version = record.value("schema_version", Record(nullptr));
   if (version != kRecordVersion) {
@@ -197,9 +166,9 @@ std::string record_problem(const Record& record) {
                        kRecordVersion);
   }
   try {
-    const RecordView view = view_of(record);
-    for (const Summary& s : view.metrics) {
-      const std::string problem = metric_problem(s, record.at("metrics").at(s.name));
+    *view = view_of(record);
+    for (const Summary& s : view->metrics) {
+      std::string problem = metric_problem(s, record.at("metrics").at(s.name));
       if (!problem.empty()) return problem;
     }
   } catch (const Record::exception& error) {
@@ -210,26 +179,130 @@ std::string record_problem(const Record& record) {
   return "";
 }
 
-std::vector<std::string> for_each_record(std::span<const std::string> files_or_folders, const TakeRecord& take) {
-  const std::vector<Candidate> files = candidates(files_or_folders);
-  std::vector<std::string> problems;
-  for (size_t at = 0; at < files.size(); at += kAtOnce) {
-    const auto some = std::span(files).subspan(at, std::min(kAtOnce, files.size() - at));
-    std::vector<Parsed> parsed = parse_all(some);
-    for (size_t i = 0; i < parsed.size(); ++i) {
-      problems.insert(problems.end(), parsed[i].problems.begin(), parsed[i].problems.end());
-      for (Record& record : parsed[i].records) take(std::move(record), some[i].path);
+// Takes one text apart: a file, or a line of one.
+class Parser {
+ public:
+  Parser(const Candidate& from, Spans spans, const Prepare& prepare) : from_(from), spans_(spans), prepare_(prepare) {}
+
+  Parsed parse() {
+    try {
+      if (from_.text) {
+        take_text(*from_.text, from_.path);
+        return std::move(parsed_);
+      }
+      const std::string text = os::read_file(from_.path, kLargestFile);
+      if (!from_.path.ends_with(".jsonl")) {
+        take_text(text, from_.path);
+        return std::move(parsed_);
+      }
+      int number = 0;
+      for (size_t at = 0; at < text.size();) {
+        const size_t end = std::min(text.find('\n', at), text.size());
+        const std::string_view line = std::string_view(text).substr(at, end - at);
+        ++number;
+        if (line.find_first_not_of(" \t\r") != line.npos)
+          take_text(line, fmt::format("{} (line {})", from_.path, number));
+        at = end + 1;
+      }
+    } catch (const Error& error) {  // it cannot be read: the others can
+      parsed_.problems.emplace_back(error.what());
+    }
+    return std::move(parsed_);
+  }
+
+ private:
+  void take_value(Record&& value, const std::string& where) {
+    if (!is_of_ours(value)) {
+      if (from_.named) parsed_.problems.push_back(where + ": " + record_problem(value));
+      return;
+    }
+    RecordView view;
+    const std::string problem = problem_of(value, &view);
+    if (problem.empty())
+      parsed_.taken.push_back(prepare_(std::move(value), std::move(view), from_.path));
+    else
+      parsed_.problems.push_back(where + ": " + problem);
+  }
+
+  // A value of JSON and what it holds; `where` names it in problems.
+  void take_text(std::string_view text, const std::string& where) {
+    std::optional<Record> value = parse_record(text, spans_);
+    if (!value) {
+      if (is_too_deep(text)) {
+        parsed_.problems.push_back(fmt::format("{}: JSON nested deeper than {} levels is no record", where, kDeepest));
+        return;
+      }
+      value = Record::parse(text.begin(), text.end(), nullptr, false);
+    }
+    if (value->is_discarded()) {
+      try {
+        parse_json(text, where);  // says at which byte, and why
+        parsed_.problems.push_back(where + ": not valid JSON; is the file complete?");
+      } catch (const Error& error) {
+        parsed_.problems.emplace_back(error.what());
+      }
+      return;
+    }
+    if (!value->is_array()) {
+      take_value(std::move(*value), where);
+      return;
+    }
+    if (value->empty() && from_.named) parsed_.problems.push_back(where + ": an empty list has no record");
+    for (size_t i = 0; i < value->size(); ++i) {
+      take_value(std::move((*value)[i]), fmt::format("{} (record {})", where, i + 1));
     }
   }
-  return problems;
+
+  const Candidate& from_;
+  Spans spans_;
+  const Prepare& prepare_;
+  Parsed parsed_;
+};
+
+}  // namespace
+
+std::string record_problem(const Record& record) {
+  RecordView view;
+  return problem_of(record, &view);
 }
 
-FoundRecords read_records(std::span<const std::string> files_or_folders) {
+std::vector<std::string> for_each_record(std::span<const std::string> files_or_folders, Spans spans,
+                                         const Prepare& prepare, const std::string& sweep) {
+  Supply supply(files_or_folders, sweep);
+  std::vector<std::string> problems;
+  const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads);
+  ThreadPool pool(static_cast<int>(threads));
+  for (;;) {
+    std::vector<Candidate> some;
+    while (some.size() < kAtOnce) {
+      std::optional<Candidate> next = supply.next();
+      if (!next) break;
+      some.push_back(std::move(*next));
+    }
+    if (some.empty()) return problems;
+    std::vector<Parsed> parsed(some.size());
+    pool.for_chunks(parsed.size(), 1, [&](size_t begin, size_t end, int) {
+      for (size_t i = begin; i < end; ++i) parsed[i] = Parser(some[i], spans, prepare).parse();
+    });
+    for (const Parsed& of_file : parsed) {
+      problems.insert(problems.end(), of_file.problems.begin(), of_file.problems.end());
+      for (const std::function<void()>& take : of_file.taken) take();
+    }
+  }
+}
+
+FoundRecords read_records(std::span<const std::string> files_or_folders, const std::string& sweep) {
   FoundRecords found;
-  found.problems = for_each_record(files_or_folders, [&](Record&& record, const std::string& path) {
-    found.records.push_back(std::move(record));
-    found.paths.push_back(path);
-  });
+  found.problems = for_each_record(
+      files_or_folders, Spans::steps,
+      [&](Record&& record, RecordView&&, const std::string& path) {
+        auto held = std::make_shared<Record>(std::move(record));  // a std::function must be copyable
+        return [&found, &path, held] {
+          found.records.push_back(std::move(*held));
+          found.paths.push_back(path);
+        };
+      },
+      sweep);
   if (!found.records.empty()) return found;
   std::string names;
   for (const std::string& name : files_or_folders) names += (names.empty() ? "" : ", ") + name;

@@ -31,6 +31,9 @@ std::string responses_markdown(std::span<const RecordView> views);
 // of them; else "undecided", or "the same".
 std::vector<std::string> verdict(std::span<const RecordView> views);
 
+// Of more cells verdicts are left out: nobody reads so many, and what is compared grows with them.
+constexpr size_t kMostVerdictCells = 1000;
+
 // What the two halves of each cell of an A/A run differ by, and what threshold a comparison here can have; empty where
 // there are no halves.
 std::vector<std::string> noise_floor(std::span<const RecordView> views);
@@ -39,7 +42,8 @@ std::vector<std::string> noise_floor(std::span<const RecordView> views);
 // model and test a title, then sentences. Empty where no cell has decode steps.
 std::vector<std::string> explanations(std::span<const RecordView> views);
 
-// All of this, one after another, as `run` prints it; in Markdown or for a terminal. explained: with explanations().
+// All of this, one after another, as `run` prints it; in Markdown or for a terminal. explained: with explanations(). Of
+// more than kMostVerdictCells without verdict and noise floor.
 std::string whole_text(std::span<const RecordView> views, bool markdown, bool explained = false);
 
 // Why a cell cannot be compared with others; empty if it can.

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "report/format.h"
+#include "report/test_record.h"
 
 namespace quantbench {
 namespace {
@@ -318,6 +319,11 @@ TEST(Verdict, ComparesOnOneDeviceAlone) {
   ASSERT_THAT(lines, SizeIs(8));
   EXPECT_EQ(lines[0], "org/model, p8+n64, Some GPU:");
   EXPECT_EQ(lines[4], "org/model, p8+n64, Some CPU:");
+}
+
+TEST(Verdict, OfThousandsOfCellsIsLeftOut) {
+  const std::vector<RecordView> views(kMostVerdictCells + 1, view_of(test_record({})));
+  EXPECT_THAT(whole_text(views, true), HasSubstr("left out of more than 1000 cells"));
 }
 
 TEST(Verdict, OfACellThatWasMeasuredTwiceThereIsNone) {

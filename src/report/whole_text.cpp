@@ -1,5 +1,7 @@
 #include "report/report.h"
 
+#include <fmt/format.h>
+
 namespace quantbench {
 
 std::string whole_text(std::span<const RecordView> views, bool markdown, bool explained) {
@@ -17,12 +19,16 @@ std::string whole_text(std::span<const RecordView> views, bool markdown, bool ex
   if (explained) add_lines(explanations(views));
   const std::string said = markdown ? responses_markdown(views) : responses_text(views);
   if (!said.empty()) text += "\nResponses\n\n" + said;
-  const std::vector<std::string> lines = verdict(views);
+  const bool is_too_many = views.size() > kMostVerdictCells;
+  const std::vector<std::string> lines =
+      is_too_many ? std::vector<std::string>{fmt::format("left out of more than {} cells; report a part of them",
+                                                         kMostVerdictCells)}
+                  : verdict(views);
   if (!lines.empty()) {
     text += said.empty() ? "\nVerdict\n" : "Verdict\n";
     add_lines(lines);
   }
-  const std::vector<std::string> floor = noise_floor(views);
+  const std::vector<std::string> floor = is_too_many ? std::vector<std::string>() : noise_floor(views);
   if (!floor.empty()) {
     text += said.empty() ? "\nNoise floor\n" : "Noise floor\n";
     add_lines(floor);

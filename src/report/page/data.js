@@ -59,7 +59,7 @@ const speedOf = (cell) => cell.kind === 'prefill' ? 'prefill_tokens_per_second' 
 function digits(value, count) {
   if (value === null || value === undefined || !isFinite(value)) return 'n/a';
   if (value === 0) return '0';
-  const whole = Math.max(0, count - 1 - Math.floor(Math.log(Math.abs(value)) / Math.LN10));
+  const whole = Math.max(0, count - 1 - Math.floor(Math.log10(Math.abs(value))));
   return Math.abs(value) >= 1e-4 ? value.toFixed(Math.min(whole, 9)) : value.toExponential(count - 1);
 }
 function scaled(units, base) {
