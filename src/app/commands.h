@@ -15,6 +15,7 @@ void refuse_empty_values(const CLI::App& command, const std::string& except = ""
 void add_run(CLI::App& app, Action* action);
 void add_generate(CLI::App& app, Action* action);
 void add_quantize(CLI::App& app, Action* action);
+void add_pull(CLI::App& app, Action* action);
 void add_report(CLI::App& app, Action* action);
 void add_claims(CLI::App& app, Action* action);
 void add_import(CLI::App& app, Action* action);
