@@ -17,7 +17,7 @@ endif()
 # After the targets exist: what computes nothing by the token or by the weight is made small, which takes 0.9 MiB off the
 # folder. What computes is compiled as everywhere, so that it is as fast as a build for measuring; what lies between is not
 # made small either: with a small reader of tokenizers the bundled model was there after 12.2 instead of 10.9 ms.
-set(QB_SMALL_ROOMS core checkpoint hub text image model engine bench report backend_base backend_reference gpu_choice
+set(QB_SMALL_ROOMS core checkpoint hub text image model engine bench import report backend_base backend_reference gpu_choice
     persistent_plan backend)
 set(QB_SMALL_SOURCES cublaslt cuda_backend device_memory runtime_cuda persistent/persistent_program persistent/tensor_map)
 set(QB_BETWEEN_SOURCES core/json core/parallel text/bpe_merges text/byte_level_bpe text/text_model image/exif engine/session)

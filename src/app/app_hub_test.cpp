@@ -153,7 +153,8 @@ TEST_F(ProgramAndHub, WhatWasInterruptedGoesOnWhereItStopped) {
 }
 
 TEST_F(ProgramAndHub, WithoutLibcurlItSaysWhatToInstallAndDoesAllElse) {
-  for (const char* name : {"libcurl.so.4", "libcurl-gnutls.so.4"}) folder.write(fmt::format("lib/{}", name), "no library");
+  for (const char* name : {"libcurl.so.4", "libcurl-gnutls.so.4"})
+    folder.write(fmt::format("lib/{}", name), "no library");
   const std::string before = environment("LD_LIBRARY_PATH=" + folder / "lib");
   const Result r = run({"pull", "org/name"}, before);
   EXPECT_EQ(r.code, exit_code(ErrorKind::hub));

@@ -235,7 +235,8 @@ PulledModel download_or(const std::optional<ResolvedModel>& cached, const std::s
     return download(model, name, needs, settings, cached ? 0 : kHubRetries, listener);
   } catch (const Error& error) {
     const std::string text = without_token(error.what(), settings.token);
-    if (error.kind() != ErrorKind::hub || !cached) throw Error(error.kind(), text);
+    const bool is_ours = error.kind() != ErrorKind::hub && error.kind() != ErrorKind::disk;  // or a cache to read only
+    if (is_ours || !cached) throw Error(error.kind(), text);
     listener.line(
         fmt::format("warning: {}; going on with commit {} of '{}' in the cache", text, cached->commit, name.id));
     return {.model = *cached, .is_current = false};

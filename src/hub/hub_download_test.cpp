@@ -563,6 +563,17 @@ TEST_F(HubDownload, AFullDiskIsSaidAndWhatFittedIsKept) {
   EXPECT_EQ(pull().received_bytes, static_cast<int64_t>(kWeights.size()) - kept);
 }
 
+TEST_F(HubDownload, WhereTheCacheCannotBeWrittenWhatItHasIsTaken) {
+  pull();
+  std::filesystem::remove(snapshot("tokenizer.json"));
+  std::filesystem::remove(blob("tokenizer.json"));
+  NarrowSystem narrow;
+  narrow.room = 0;
+  const os::ScopedSystem scoped(narrow);
+  EXPECT_EQ(obtain_model("org/name", {}, "", heard).commit, hub.commit);
+  EXPECT_THAT(heard.text, AllOf(HasSubstr("warning: "), HasSubstr("No space left")));
+}
+
 TEST_F(HubDownload, WithoutLocksEachProcessHasAFileOfItsOwn) {
   NarrowSystem narrow;
   narrow.has_locks = false;
