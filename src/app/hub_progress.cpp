@@ -16,7 +16,7 @@ std::string time_text(double seconds) {
 
 void HubProgress::begin(const std::string& model, size_t files, int64_t missing_bytes) {
   model_ = model;
-  terminal_.line(fmt::format("downloading {}: {} of {} files are not in the cache yet", model,
+  terminal_.line(fmt::format("downloading {}: {} to go, {} files in all", model,
                              format_bytes(static_cast<double>(missing_bytes)), files));
 }
 
