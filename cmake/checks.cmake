@@ -19,7 +19,7 @@ if(QB_PYTHON AND TARGET quantbench AND QB_CURL_HEADERS)
   qb_check(check_hub -c "exec '${QB_PYTHON}' tools/check_hub.py '$<TARGET_FILE:quantbench>'")
   qb_check(check_hub_tls -c "exec '${QB_PYTHON}' tools/check_hub.py --tls '$<TARGET_FILE:quantbench>'")
 else()
-  qb_check(check_hub -c "echo 'skipped: it needs python3, and a program that is built with downloads'; exit 77")
+  qb_check(check_hub -c "echo 'skipped: it needs python3, and a program that is built with downloads' && exit 77")
 endif()
 # What the linker makes of inline functions is only meaningful for the build that is handed out.
 if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT QB_SANITIZE)

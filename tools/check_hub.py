@@ -2,7 +2,7 @@
 """Python's huggingface_hub and quantbench on one cache: each downloads from a server of this script's own, and each is then
 shown, without any server, what the other one left.
 
-    tools/check_hub.py PROGRAM         status 77, and why, where huggingface_hub is not there
+    tools/check_hub.py PROGRAM         status 77, and why, where neither this Python nor that of .ci/run has huggingface_hub
     tools/check_hub.py --tls PROGRAM   instead: whose certificates are trusted, over https, by quantbench alone
 """
 import hashlib
@@ -150,6 +150,9 @@ def main():
     try:
         import huggingface_hub
     except ImportError as error:
+        other = pathlib.Path(__file__).resolve().parent.parent / "build/hub_python/bin/python3"  # from .ci/run
+        if other.exists() and pathlib.Path(sys.prefix) != other.parent.parent:
+            os.execv(other, [str(other), *sys.argv])
         print(f"skipped: {sys.executable} has no huggingface_hub ({error})")
         sys.exit(77)
     program = sys.argv[1]
