@@ -206,7 +206,11 @@ PulledModel download(const std::string& model, const HubName& name, const HubNee
 
 // Whatever a server answers, and whatever is set as what: the token is in nothing that is said.
 std::string without_token(std::string text, const std::string& token) {
-  for (size_t at; !token.empty() && (at = text.find(token)) != text.npos;) text.replace(at, token.size(), "***");
+  constexpr std::string_view kInstead = "***";
+  if (token.empty()) return text;
+  for (size_t at = 0; (at = text.find(token, at)) != text.npos; at += kInstead.size()) {
+    text.replace(at, token.size(), kInstead);
+  }
   return text;
 }
 

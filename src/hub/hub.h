@@ -28,8 +28,8 @@ struct HubNeeds {
 };
 
 // The same, but what the cache does not have, or not all of, is downloaded. offline: why nothing may be, beside what
-// the environment says (offline_reason()); empty where it may. Where the Hub cannot be asked or refuses, what the cache
-// has is taken, and the listener told so. Errors hub, disk, interrupted.
+// the environment says (offline_reason()); empty where it may. Where the Hub cannot be asked or refuses, or the cache
+// cannot be written, what the cache has is taken, and the listener told so. Errors hub, disk, interrupted.
 ResolvedModel obtain_model(const std::string& model, const HubNeeds& needs, const std::string& offline,
                            HubListener& listener, int64_t first_wait_ns = kHubFirstWait_ns);
 

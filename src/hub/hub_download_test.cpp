@@ -257,6 +257,10 @@ TEST_F(HubDownload, RefusalsSayWhatToDo) {
   EXPECT_THAT(refused(404, "EntryNotFound"), HasSubstr("has no file"));
   EXPECT_THAT(refused(403, "", "Access to this resource is disabled."), HasSubstr("is disabled"));
   EXPECT_THAT(refused(400, "", "Echo of " + kToken), AllOf(HasSubstr("400"), HasSubstr("Echo of ***")));
+  set("HF_TOKEN", "*");  // whose replacement has it in itself
+  reply = {.status = 400, .headers = {{"X-Error-Message", "a * b"}}};
+  EXPECT_THAT(refusal([&] { pull(); }, ErrorKind::hub), HasSubstr("a *** b"));
+  set("HF_TOKEN", kToken);
   reply = {.body = "<html>log in here</html>"};
   EXPECT_THAT(pull_refusal(), HasSubstr("a list of the files of 'org/name' that is refused"));
   hub.instead = nullptr;
@@ -561,6 +565,28 @@ TEST_F(HubDownload, AFullDiskIsSaidAndWhatFittedIsKept) {
   EXPECT_GT(kept, 0);
   EXPECT_LE(kept, narrow.room);
   EXPECT_EQ(pull().received_bytes, static_cast<int64_t>(kWeights.size()) - kept);
+}
+
+TEST_F(HubDownload, WhatDoesNotFitIsRefusedBeforeItIsBrought) {
+  constexpr int64_t kTooMuch = int64_t{1} << 43;
+  if (os::free_bytes(cache.path()).value_or(0) > kTooMuch) GTEST_SKIP() << "there is room for 8 TiB here";
+  hub.instead = [&](const TestHub::Request& request) -> std::optional<TestHub::Reply> {
+    if (!request.is("GET", "/api/")) return std::nullopt;
+    return TestHub::Reply{
+        .body = fmt::format(
+            R"({{"sha":"{}","siblings":[{{"rfilename":"config.json"}},{{"rfilename":"model.safetensors","size":{}}}]}})",
+            hub.commit, kTooMuch)};
+  };
+  EXPECT_THAT(pull_refusal("org/name", ErrorKind::disk),
+              AllOf(HasSubstr("not enough space"), HasSubstr(std::to_string(kTooMuch)), HasSubstr("HF_HUB_CACHE")));
+  EXPECT_EQ(hub.requests().size(), 1u);
+}
+
+TEST_F(HubDownload, WhatIsLeftOfSomethingLongerIsNotGoneOnWith) {
+  cache.write("models--org--name/blobs/" + hub.etag("model.safetensors") + ".qb.incomplete", kWeights + "more");
+  pull();
+  EXPECT_EQ(hub.requests().back().header("range"), "");
+  EXPECT_EQ(text_of(snapshot("model.safetensors")), kWeights);
 }
 
 TEST_F(HubDownload, WhereTheCacheCannotBeWrittenWhatItHasIsTaken) {

@@ -70,6 +70,27 @@ TEST_F(Hub, RepoIdsAreCheckedAsTheHubDoes) {
   EXPECT_FALSE(is_repo_id(std::string(97, 'a')));
 }
 
+TEST(HubNames, OnlyPlainRelativePathsBecomePaths) {
+  for (const char* good : {"config.json", "a/b.c", "refs/pr/1", "a b", "..a", "\xc3\xa9"})
+    EXPECT_TRUE(is_plain_path(good)) << good;
+  for (const char* bad : {"", "/a", "a/", "a//b", ".", "..", "a/../b", "a\\b", "a\nb", "a\x7f"}) {
+    EXPECT_FALSE(is_plain_path(bad)) << bad;
+  }
+  EXPECT_FALSE(is_plain_path(std::string("a\0b", 3)));
+  EXPECT_FALSE(is_plain_path(std::string(256, 'a')));
+  EXPECT_EQ(percent_encoded("refs/pr/1 %?#\xc3\xa9", false), "refs%2Fpr%2F1%20%25%3F%23%C3%A9");
+  EXPECT_EQ(percent_encoded("a/b c~-_.", true), "a/b%20c~-_.");
+}
+
+TEST(HubNames, LoopbackIsThisMachineAlone) {
+  for (const char* own : {"localhost", "127.0.0.1", "127.1.2.3", "[::1]"})
+    EXPECT_TRUE((Url{.host = own}).is_loopback()) << own;
+  for (const char* other :
+       {"127.0.0.1.evil.com", "127.evil", "127.1", "1127.0.0.1", "localhost.evil.com", "[::2]", "10.0.0.1", ""}) {
+    EXPECT_FALSE((Url{.host = other}).is_loopback()) << other;
+  }
+}
+
 TEST_F(HubCache, AFolderTakesPrecedenceAndFilesAndPathsAreNotNames) {
   const ResolvedModel model = resolve_model(cache_ / snapshot());
   EXPECT_EQ(model.folder, cache_ / snapshot());
