@@ -13,7 +13,7 @@
 namespace quantbench {
 namespace {
 
-constexpr size_t kSha256Digits = 2 * SHA256_DIGEST_LENGTH, kSha1Digits = 2 * SHA_DIGEST_LENGTH;
+constexpr size_t kSha256Digits = size_t{2} * SHA256_DIGEST_LENGTH, kSha1Digits = size_t{2} * SHA_DIGEST_LENGTH;
 constexpr int64_t kPieceBytes = 1 << 20;
 
 std::string hex_of(std::span<const unsigned char> digest) {
