@@ -18,7 +18,8 @@ if command -v ccache > /dev/null; then QB_LAUNCHER=(-DCMAKE_CXX_COMPILER_LAUNCHE
 
 # Names as in Debian 12 and Ubuntu 22.04 and 24.04.
 QB_PACKAGES=(g++ cmake ninja-build libfmt-dev nlohmann-json3-dev libcli11-dev libonig-dev libsentencepiece-dev libssl-dev
-             libjpeg-dev libpng-dev libwebp-dev libsqlite3-0 libjs-d3 libgtest-dev libgmock-dev libbenchmark-dev)
+             libcurl4-openssl-dev libjpeg-dev libpng-dev libwebp-dev libsqlite3-0 libjs-d3 libgtest-dev libgmock-dev
+             libbenchmark-dev)
 # For tests alone: the emulator that runs CUDA kernels on the host, charts as PNG, dpkg-shlibdeps for packages.
 QB_TEST_PACKAGES=(libboost-context-dev librsvg2-2 dpkg-dev)
 

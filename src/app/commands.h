@@ -18,6 +18,7 @@ void add_database_flags(CLI::App* command, std::string* database, std::string* s
 void add_run(CLI::App& app, Action* action);
 void add_generate(CLI::App& app, Action* action);
 void add_quantize(CLI::App& app, Action* action);
+void add_pull(CLI::App& app, Action* action);
 void add_report(CLI::App& app, Action* action);
 void add_claims(CLI::App& app, Action* action);
 void add_import(CLI::App& app, Action* action);

@@ -136,12 +136,14 @@ class Doctor {
     }
     try {
       const std::string cache = hub_cache_folder();
-      say("Hub cache", cache + (os::is_directory(cache)
-                                    ? ""
-                                    : " (not there yet; models come from folders, or once Python has downloaded one)"));
+      say("Hub cache", cache + (os::is_directory(cache) ? "" : " (not there yet; the first download makes it)"));
     } catch (const Error&) {
       say("Hub cache", "none: HOME is not set");
     }
+    std::string missing;
+    const auto library = Http::version(&missing);
+    const std::string offline = offline_reason();
+    say("downloads", !library ? "not possible: " + missing : offline.empty() ? *library : "off: " + offline);
   }
 
   EngineOptions options_;

@@ -26,6 +26,8 @@ const char* const kDeviceHelp =
     "auto (the first NVIDIA GPU that can be used, else the CPU), cpu, cuda[:N] (N counts the GPUs that "
     "CUDA_VISIBLE_DEVICES lets it see), or reference (scalar, slow: the specification)";
 
+const char* const kOfflineHelp = "download nothing: models come from folders and the cache (also: HF_HUB_OFFLINE=1)";
+
 const char* const kEngineHelp =
     "how a GPU makes a token: graph (one CUDA graph, every card), persistent (one kernel that streams the whole model, "
     "compute capability 9.0, one sequence), or auto (where card and model allow both, the faster of a test of one "

@@ -15,8 +15,9 @@ std::vector<int> parse_counts(const std::string& flag, const std::string& text, 
 int parse_count(const std::string& flag, const std::string& text, int low, int high);
 // 0: one per physical core. More threads than CPUs would only wait for each other. Error usage.
 int parse_threads(const std::string& text);
-// The help of --device, the same for every command.
+// The help of --device and --offline, the same for every command.
 extern const char* const kDeviceHelp;
+extern const char* const kOfflineHelp;
 // The help of --engine, and its checks: what was typed beside --device, then the device that auto stood for, which may
 // have no engines (passed_over: why it is no GPU, if there is one). Error usage.
 extern const char* const kEngineHelp;

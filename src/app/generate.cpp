@@ -137,8 +137,10 @@ void add_generate(CLI::App& app, Action* action) {
   const auto text = [&](const char* name, std::string* into, const char* help, const char* type) {
     return command->add_option(name, *into, help)->type_name(type);
   };
-  text("--model-id", &common.model_ids, "folder or Hugging Face id in the local cache (default: the bundled model)",
+  text("--model-id", &common.model_ids,
+       "folder, or name on the Hugging Face Hub: from the cache, else downloaded (default: the bundled model)",
        "ID|DIR");
+  command->add_flag("--offline", common.offline, kOfflineHelp);
   text("--precision", &flags->precision, "fp16, int8 or 4bit; default: as stored, else fp16", "P");
   CLI::Option* prompt =
       text("--prompt", &common.prompt, "what to go on from; behind a picture by default: caption en", "TEXT")

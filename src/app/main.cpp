@@ -73,6 +73,7 @@ int parse_and_run(int argc, char** argv) {
   add_run(app, &action);
   add_generate(app, &action);
   add_quantize(app, &action);
+  add_pull(app, &action);
   add_report(app, &action);
   add_claims(app, &action);
   add_import(app, &action);

@@ -24,7 +24,8 @@ struct Result {
   std::string out, err;
 };
 
-// The program in a shell, so that its standard error goes to a file; the shell becomes the program (exec).
+// The program in a shell (which asks no Hub, unless `before` says otherwise), so that its standard error goes to a
+// file; the shell becomes the program (exec).
 class TestedProgram {
  public:
   TestedProgram(const std::vector<std::string>& arguments, const std::string& before = "",
@@ -58,7 +59,8 @@ class TestedProgram {
   static std::vector<std::string> shell_arguments(const std::string& before, const std::string& after,
                                                   const std::string& errors,
                                                   const std::vector<std::string>& arguments) {
-    std::vector<std::string> all{"-c", before + " exec \"$@\" 2> '" + errors + "' " + after, "sh", QB_PROGRAM};
+    std::vector<std::string> all{
+        "-c", "export HF_HUB_OFFLINE=1; " + before + " exec \"$@\" 2> '" + errors + "' " + after, "sh", QB_PROGRAM};
     all.insert(all.end(), arguments.begin(), arguments.end());
     return all;
   }

@@ -57,7 +57,9 @@ void add_quantize(CLI::App& app, Action* action) {
     return command->add_option(name, *into, help)->type_name(type);
   };
   text("--model-id", &flags->common.model_ids,
-       "folder or Hugging Face id in the local cache (default: the bundled model)", "ID|DIR");
+       "folder, or name on the Hugging Face Hub: from the cache, else downloaded (default: the bundled model)",
+       "ID|DIR");
+  command->add_flag("--offline", flags->common.offline, kOfflineHelp);
   text("--precision", &flags->precision, "int8 (LLM.int8) or 4bit (NF4, double quantisation)", "P")
       ->default_str("4bit");
   text("--out", &flags->output, "folder to write: new, or empty", "DIR")->required();

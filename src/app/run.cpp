@@ -19,11 +19,13 @@ void add_run(CLI::App& app, Action* action) {
   const auto grouped = [](CLI::Option* option, const char* group) { return option->group(group); };
 
   const char* kWhat = "What to measure";
-  grouped(text("--model-id", &flags->model_ids,
-               "folder or Hugging Face id in the local cache; several by commas "
-               "(default: the bundled model)",
-               "ID|DIR[,...]"),
-          kWhat);
+  grouped(
+      text("--model-id", &flags->model_ids,
+           "folder, or name on the Hugging Face Hub (org/name[@revision]): from the cache, else downloaded; several by "
+           "commas (default: the bundled model)",
+           "ID|DIR[,...]"),
+      kWhat);
+  grouped(command->add_flag("--offline", flags->offline, kOfflineHelp), kWhat);
   grouped(text("--precision", &flags->precisions,
                "fp16, int8 (LLM.int8, threshold 6.0), 4bit (NF4, also: nf4); default: "
                "all",

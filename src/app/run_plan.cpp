@@ -8,6 +8,7 @@
 
 #include "app/bundled.h"
 #include "app/flags.h"
+#include "app/hub_progress.h"
 #include "app/quality_plan.h"
 #include "bench/open_model.h"
 #include "bench/statistics.h"
@@ -311,13 +312,19 @@ ModelSource find_model(const std::string& id, const RunFlags& flags) {
   }
   ResolvedModel resolved;
   try {
-    resolved = resolve_model(id);
+    HubProgress progress;
+    resolved = obtain_model(id, {.weights = !source.random_weights, .tokenizer = flags.tokenizer.empty()},
+                            flags.offline   ? "--offline was given"
+                            : flags.dry_run ? "--dry-run writes no file"
+                                            : "",
+                            progress);
   } catch (const Error& error) {
     if (!source.random_weights || error.kind() != ErrorKind::hub) throw;
     fail(ErrorKind::hub,
-         "--random-weights: '{}' is neither a built-in configuration ({}) nor a folder with a config.json, nor in the "
-         "Hugging Face cache; name one of these",
-         id, fmt::join(built_in, ", "));
+         "--random-weights: '{}' is neither a built-in configuration ({}) nor a folder with a config.json, nor to be "
+         "had "
+         "from the Hub: {}",
+         id, fmt::join(built_in, ", "), error.what());
   }
   source.name = resolved.name;
   source.folder = resolved.folder;
@@ -415,9 +422,9 @@ std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string
 namespace {
 
 // Adds one model with its tests to the plan. A precision that the checkpoint is not stored in is refused alone.
-void plan_model(const std::string& id, const RunFlags& flags, const EngineOptions& engine, RunPlan* plan) {
+void plan_model(const ModelSource& source, const RunFlags& flags, const EngineOptions& engine, RunPlan* plan) {
   PlannedModel model;
-  model.source = find_model(id, flags);
+  model.source = source;
   const bool nf4_double_quantized = stored_form(model.source) != Prequantized::nf4_plain;
   std::vector<Precision> fine;
   std::vector<std::pair<Precision, Error>> refused;
@@ -490,21 +497,37 @@ void refuse_model(const std::string& id, const RunFlags& flags, const EngineOpti
 
 namespace {
 
-// A mistake in the command, so nothing is measured; that an id names no model at all is said later, in its own rows.
-void check_apart(const std::vector<std::string>& ids, const RunFlags& flags) {
+// What an id of --model-id names, or why it names no model, which is said later, in its own rows.
+struct FoundModel {
+  std::string id;
+  ModelSource source;
+  std::optional<Error> error;
+};
+
+// That two name the same is a mistake in the command, so nothing is measured.
+std::vector<FoundModel> find_models(const std::vector<std::string>& ids, const RunFlags& flags) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const auto end = ids.begin() + static_cast<std::ptrdiff_t>(i);
+    if (std::find(ids.begin(), end, ids[i]) != end) fail(ErrorKind::usage, "--model-id: {} is named twice", ids[i]);
+  }
+  std::vector<FoundModel> found;
   std::map<std::string, std::string> seen;  // a folder, or an id without one, and how it was named
   for (const std::string& id : ids) {
+    found.push_back({.id = id});
     std::string place = id;
     try {
       const ModelSource source = find_model(id, flags);
+      found.back().source = source;
       place = source.folder.empty() ? source.name : os::real_path(source.folder);
-    } catch (const Error&) {
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::interrupted) throw;
+      found.back().error = error;
     }
     const auto [known, is_new] = seen.emplace(place, id);
     if (is_new) continue;
-    if (known->second == id) fail(ErrorKind::usage, "--model-id: {} is named twice", id);
     fail(ErrorKind::usage, "--model-id: {} is the same folder as {}; name it once", id, known->second);
   }
+  return found;
 }
 
 std::vector<std::string> wanted_devices(const RunFlags& flags) {
@@ -555,16 +578,16 @@ RunPlan plan_run(const RunFlags& flags) {
   } else if (!flags.model_ids.empty()) {
     ids = parse_list("--model-id", flags.model_ids);
   }
-  check_apart(ids, flags);
   std::optional<Error> first;
   size_t fine = 0;
-  for (const std::string& id : ids) {
+  for (const FoundModel& found : find_models(ids, flags)) {
     try {
-      plan_model(id, flags, engine, &plan);
+      if (found.error) throw Error(*found.error);
+      plan_model(found.source, flags, engine, &plan);
       ++fine;
     } catch (const Error& error) {
       if (!first) first = error;
-      refuse_model(id, flags, engine, error, &plan);
+      refuse_model(found.id, flags, engine, error, &plan);
     }
   }
   if (fine == 0) throw Error(*first);

@@ -34,6 +34,7 @@ struct RunFlags {
   bool target_ci_given = false, max_time_given = false;
   bool aa = false;  // each cell twice
   bool host_tokens = false;
+  bool offline = false;  // nothing is downloaded
   bool random_weights = false, stop_at_eos = false, energy = false, explain = false, allow_nonfinite = false,
        allow_symlinks = false;
   std::string outlier_channels = "0";
@@ -80,8 +81,8 @@ struct RunPlan {
 // Error usage, bad_model, hub, disk, where not a single cell can be measured.
 RunPlan plan_run(const RunFlags& flags);
 
-// Finds a model as --model-id names it: "bundled" or nothing, a folder, a Hub id in the cache, or (random weights) a
-// built-in configuration.
+// Finds a model as --model-id names it: "bundled" or nothing, a folder, a Hub id (in the cache, else downloaded with
+// its progress on standard error), or (random weights) a built-in configuration.
 ModelSource find_model(const std::string& id, const RunFlags& flags);
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folder, const Shape& shape,
                                                 bool allow_symlinks);

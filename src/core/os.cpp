@@ -1,5 +1,7 @@
 #include "core/os.h"
 
+#include "core/os_internal.h"
+
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -33,6 +35,8 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
+}  // namespace
+
 [[noreturn]] void fail_disk(const char* doing, const std::string& path, int error) {
   const char* advice = error == ENOSPC || error == EDQUOT  ? "free some space or choose another folder"
                        : error == EACCES || error == EPERM ? "check the permissions"
@@ -44,6 +48,8 @@ std::string folder_of(const std::string& path) {
   fail(ErrorKind::disk, "cannot {} '{}': {} (errno {}); {}", doing, path, std::strerror(error), error, advice);
 }
 
+namespace {
+
 void write_all(int fd, const std::string& path, std::span<const std::byte> data) {
   while (!data.empty()) {
     const ssize_t n = system().write(fd, data.data(), data.size());
@@ -53,7 +59,8 @@ void write_all(int fd, const std::string& path, std::span<const std::byte> data)
   }
 }
 
-// Makes a rename durable. Some file systems cannot sync a folder (EINVAL): then there is nothing more to do.
+}  // namespace
+
 void sync_folder(const std::string& path) {
   const std::string folder = folder_of(path);
   const int fd = system().open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
@@ -64,12 +71,14 @@ void sync_folder(const std::string& path) {
   if (synced != 0 && error != EINVAL && error != EROFS) fail_disk("sync folder", folder, error);
 }
 
-}  // namespace
-
 int System::open(const char* path, int flags, unsigned mode) { return ::open(path, flags, mode); }
 ssize_t System::read(int fd, void* data, size_t bytes) { return ::read(fd, data, bytes); }
 ssize_t System::pread(int fd, void* data, size_t bytes, int64_t offset) { return ::pread(fd, data, bytes, offset); }
 ssize_t System::write(int fd, const void* data, size_t bytes) { return ::write(fd, data, bytes); }
+ssize_t System::pwrite(int fd, const void* data, size_t bytes, int64_t offset) {
+  return ::pwrite(fd, data, bytes, offset);
+}
+int System::truncate(int fd, int64_t bytes) { return ::ftruncate(fd, bytes); }
 int System::fsync(int fd) { return ::fsync(fd); }
 int System::close(int fd) { return ::close(fd); }
 int System::rename(const char* from, const char* to) { return ::rename(from, to); }
@@ -81,6 +90,7 @@ int System::rename_new(const char* from, const char* to) {
   return ::rename(from, to);
 }
 int System::unlink(const char* path) { return ::unlink(path); }
+int System::symlink(const char* target, const char* path) { return ::symlink(target, path); }
 int System::mkdir(const char* path, unsigned mode) { return ::mkdir(path, mode); }
 int System::rmdir(const char* path) { return ::rmdir(path); }
 int System::lock(int fd) { return ::flock(fd, LOCK_EX | LOCK_NB); }

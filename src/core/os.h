@@ -34,11 +34,14 @@ class System {
   virtual ssize_t read(int fd, void* data, size_t bytes);
   virtual ssize_t pread(int fd, void* data, size_t bytes, int64_t offset);
   virtual ssize_t write(int fd, const void* data, size_t bytes);
+  virtual ssize_t pwrite(int fd, const void* data, size_t bytes, int64_t offset);
+  virtual int truncate(int fd, int64_t bytes);
   virtual int fsync(int fd);
   virtual int close(int fd);
   virtual int rename(const char* from, const char* to);
   virtual int rename_new(const char* from, const char* to);  // EEXIST where there is something already
   virtual int unlink(const char* path);
+  virtual int symlink(const char* target, const char* path);
   virtual int mkdir(const char* path, unsigned mode);
   virtual int rmdir(const char* path);
   virtual int lock(int fd);  // for this process alone, without waiting: EWOULDBLOCK where another has it
@@ -113,6 +116,45 @@ class OutputFile {
   int fd_ = -1;
 };
 
+// A file that is filled piece by piece, if need be by one process after another, until it is whole. What is there stays
+// when this ends without commit(). Errors disk.
+class PartialFile {
+ public:
+  explicit PartialFile(std::string path);  // opened, or made; a link in its place is refused
+  ~PartialFile();
+  PartialFile(const PartialFile&) = delete;
+  int64_t bytes() const { return bytes_; }
+  // The first bytes() of it may be read.
+  void read_at(int64_t offset, std::span<std::byte> into) const;
+  void append(std::span<const std::byte> data);
+  void clear();                        // to no bytes at all
+  void commit(const std::string& to);  // synced and renamed, in place of what may be there
+  void remove();
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+  int64_t bytes_ = 0;
+};
+
+// A lock between processes (flock) on a file, which is made where it is missing and stays. Best effort: some file
+// systems know no locks.
+class FileLock {
+ public:
+  enum class State { taken, busy, impossible };  // busy: another has it
+  explicit FileLock(const std::string& path);    // does not wait
+  ~FileLock();
+  FileLock(const FileLock&) = delete;
+  State state() const { return state_; }
+
+ private:
+  int fd_ = -1;
+  State state_ = State::impossible;
+};
+
+// A symbolic link to `target`, as it is written there, in place of what may be there. Error disk.
+void write_link(const std::string& target, const std::string& path);
+
 // A folder that this process alone fills, for as long as this lives: made, with what leads to it, where it is missing.
 // Error usage where another process has it. Unless kept, the folders that were made go away again, if they are empty.
 class OutputFolder {
@@ -131,6 +173,7 @@ class OutputFolder {
 void remove_file(const std::string& path);
 bool exists(const std::string& path);
 bool is_directory(const std::string& path);
+std::optional<int64_t> free_bytes(const std::string& path);  // that its file system has left for this user
 std::optional<FileStatus> status(const std::string& path, bool follow_symlinks = true);
 std::vector<std::string> list_directory(const std::string& path);    // names, sorted, without . and ..
 std::vector<std::string> make_directories(const std::string& path);  // those that were missing, outermost first

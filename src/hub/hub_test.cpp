@@ -3,11 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <map>
-#include <optional>
-
 #include "core/os.h"
+#include "hub/test_environment.h"
 #include "testing/test_folder.h"
 
 namespace quantbench {
@@ -15,37 +12,15 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-using testing::Not;
 
 const std::string kCommit = "0123456789abcdef0123456789abcdef01234567";
 const std::string kOther = "89abcdef0123456789abcdef0123456789abcdef";
 
-// Sets variables for the test, and clears the other ones that decide where the cache is.
-class Hub : public testing::Test {
+class Hub : public TestEnvironment {
  protected:
-  Hub() {
-    for (const char* name : {"HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"}) {
-      const char* value = std::getenv(name);
-      saved_[name] = value ? std::optional<std::string>(value) : std::nullopt;
-      ::unsetenv(name);
-    }
-  }
-  ~Hub() override {
-    for (const auto& [name, value] : saved_) {
-      if (value) {
-        ::setenv(name.c_str(), value->c_str(), 1);
-      } else {
-        ::unsetenv(name.c_str());
-      }
-    }
-  }
-  static void set(const char* name, const std::string& value) { ::setenv(name, value.c_str(), 1); }
   static std::string hub_refusal(const std::string& model) {
     return refusal([&] { resolve_model(model); }, ErrorKind::hub);
   }
-
- private:
-  std::map<std::string, std::optional<std::string>> saved_;
 };
 
 // A cache as Python leaves it: blobs, a ref, a snapshot of links, and things that do not concern us.
@@ -95,6 +70,27 @@ TEST_F(Hub, RepoIdsAreCheckedAsTheHubDoes) {
   EXPECT_FALSE(is_repo_id(std::string(97, 'a')));
 }
 
+TEST(HubNames, OnlyPlainRelativePathsBecomePaths) {
+  for (const char* good : {"config.json", "a/b.c", "refs/pr/1", "a b", "..a", "\xc3\xa9"})
+    EXPECT_TRUE(is_plain_path(good)) << good;
+  for (const char* bad : {"", "/a", "a/", "a//b", ".", "..", "a/../b", "a\\b", "a\nb", "a\x7f"}) {
+    EXPECT_FALSE(is_plain_path(bad)) << bad;
+  }
+  EXPECT_FALSE(is_plain_path(std::string("a\0b", 3)));
+  EXPECT_FALSE(is_plain_path(std::string(256, 'a')));
+  EXPECT_EQ(percent_encoded("refs/pr/1 %?#\xc3\xa9", false), "refs%2Fpr%2F1%20%25%3F%23%C3%A9");
+  EXPECT_EQ(percent_encoded("a/b c~-_.", true), "a/b%20c~-_.");
+}
+
+TEST(HubNames, LoopbackIsThisMachineAlone) {
+  for (const char* own : {"localhost", "127.0.0.1", "127.1.2.3", "[::1]"})
+    EXPECT_TRUE((Url{.host = own}).is_loopback()) << own;
+  for (const char* other :
+       {"127.0.0.1.evil.com", "127.evil", "127.1", "1127.0.0.1", "localhost.evil.com", "[::2]", "10.0.0.1", ""}) {
+    EXPECT_FALSE((Url{.host = other}).is_loopback()) << other;
+  }
+}
+
 TEST_F(HubCache, AFolderTakesPrecedenceAndFilesAndPathsAreNotNames) {
   const ResolvedModel model = resolve_model(cache_ / snapshot());
   EXPECT_EQ(model.folder, cache_ / snapshot());
@@ -128,15 +124,14 @@ TEST_F(HubCache, ANameWithoutOrganisationIsResolved) {
 }
 
 TEST_F(HubCache, AModelThatIsNotCachedSaysWhereWasLookedAndHowToGetIt) {
-  EXPECT_THAT(hub_refusal("org/other"),
-              AllOf(HasSubstr(cache_.path()), HasSubstr("'models--org--other'"), HasSubstr("HF_HUB_CACHE"),
-                    HasSubstr("hf download org/other --include"), Not(HasSubstr("--revision"))));
-  EXPECT_THAT(hub_refusal("org/other@v2"), HasSubstr("download org/other --revision v2"));
+  EXPECT_THAT(hub_refusal("org/other"), AllOf(HasSubstr(cache_.path()), HasSubstr("'models--org--other'"),
+                                              HasSubstr("HF_HUB_CACHE"), HasSubstr("quantbench pull org/other ")));
+  EXPECT_THAT(hub_refusal("org/other@v2"), HasSubstr("quantbench pull org/other@v2"));
 }
 
 TEST_F(HubCache, ARevisionThatIsNotCachedListsThoseThatAre) {
   EXPECT_THAT(hub_refusal("org/name@v2"), AllOf(HasSubstr("'v2'"), HasSubstr("cached revisions: main"),
-                                                HasSubstr(kCommit), HasSubstr("hf download org/name --revision v2")));
+                                                HasSubstr(kCommit), HasSubstr("quantbench pull org/name@v2")));
   EXPECT_THAT(hub_refusal("org/name@refs/pr/1"), AllOf(HasSubstr(kOther), HasSubstr("is not there")))
       << "the ref is there, its snapshot is not";
   EXPECT_THAT(hub_refusal("org/name@" + kOther), HasSubstr("cached commits: " + kCommit));
