@@ -299,23 +299,27 @@ def decodings(tokenizer, size, seed):
 
 
 def dump(path, value):
-    path.write_text(json.dumps(value, ensure_ascii=True, separators=(",", ":")) + "\n")
+    path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def golden(name, tokenizer, made_by, out):
-    """Writes golden.json below out/name: ids and text of every hard string, text of random ids."""
+    """Writes golden.json below out/name: ids and, where it is another, text of every hard string; text of random ids."""
     ordinary = PARAGRAPHS + training_text()[-30:]
     texts = list(dict.fromkeys(HARD + ADDED + ordinary + long_strings() + random_strings(80, seed=11)))
     cases = []
+    around = tokenizer.encode("a", add_special_tokens=True).ids
+    own = tokenizer.encode("a", add_special_tokens=False).ids
+    place = next(i for i in range(len(around)) if around[i : i + len(own)] == own)
+    front, back = around[:place], around[place + len(own) :]
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
-        special = tokenizer.encode(text, add_special_tokens=True).ids
+        assert tokenizer.encode(text, add_special_tokens=True).ids == front + ids + back, f"{name}: {text!r}"
         decoded = tokenizer.decode(ids, skip_special_tokens=False)
-        cases.append({"text": text, "ids": ids, "special_ids": special, "decoded": decoded})
+        cases.append({"text": text, "ids": ids} | ({} if decoded == text else {"decoded": decoded}))
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     (out / name).mkdir(parents=True, exist_ok=True)
     decode = decodings(tokenizer, size, seed=5)
-    dump(out / name / "golden.json", {"made_by": made_by, "encode": cases, "decode": decode})
+    dump(out / name / "golden.json", {"made_by": made_by, "special": {"front": front, "back": back}, "encode": cases, "decode": decode})
     used = {i for case in cases for i in case["ids"]}
     print(f"{name}: {size} tokens, {len(cases)} texts using {len(used)} of them")
 
