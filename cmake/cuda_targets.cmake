@@ -13,7 +13,7 @@ function(qb_refuse_cuda_wish cuda wish known why)
   if(wanted STREQUAL "off" OR wish MATCHES "^(default|small|present)$")
     return()
   endif()
-  set(accepted "it is default (all GPUs that are supported), small (the same, 8.9 by the code of 8.6), present (those of this machine), or a list of compute \
+  set(accepted "it is default (all GPUs that are supported), small (the same, 8.9 by the code of 8.6 and newer than 9.0 by PTX), present (those of this machine), or a list of compute \
 capabilities such as 80-real;90-real: a number, with -real for machine code alone or -virtual for PTX alone")
   if(wish STREQUAL "")
     set(${why} "QB_CUDA_ARCHITECTURES is empty; ${accepted}" PARENT_SCOPE)
@@ -95,9 +95,10 @@ function(qb_cuda_targets wish known targets why)
   set(list)
   if(wish STREQUAL "default" OR wish STREQUAL "small")
     # 75 to 90 and PTX for all that came after; where nvcc knows them, Blackwell's two families as they are. small: 8.9 runs
-    # the code of 8.6, which nvcc makes of every kernel here instruction by instruction as that of 8.9 (0.6 MiB).
+    # the code of 8.6, which nvcc makes of every kernel here instruction by instruction as that of 8.9 (0.6 MiB), and
+    # Blackwell what its driver makes of the PTX, once (1.1 MiB).
     foreach(target 75 80 86 89 90 100 120)
-      if(target IN_LIST known AND NOT (wish STREQUAL "small" AND target EQUAL 89))
+      if(target IN_LIST known AND NOT (wish STREQUAL "small" AND target MATCHES "^(89|100|120)$"))
         list(APPEND list ${target}-real)
       endif()
     endforeach()
