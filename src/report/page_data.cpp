@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <iterator>
 
 #include "bench/statistics.h"
+#include "core/error.h"
 #include "report/packed.h"
 
 namespace quantbench {
@@ -52,7 +54,9 @@ Record rounded(double value, bool exact) {
     if (value == std::trunc(value) && std::fabs(value) < 9e15) number = static_cast<int64_t>(value);
     return number;
   }
-  const double seven = std::stod(fmt::format("{:.7g}", value));
+  const std::string digits = fmt::format("{:.7g}", value);
+  double seven = value;  // std::stod throws at numbers near 0
+  std::from_chars(digits.data(), digits.data() + digits.size(), seven);
   if (seven == std::trunc(seven) && std::fabs(seven) < 9e15) return static_cast<int64_t>(seven);
   return seven;
 }
@@ -329,12 +333,18 @@ Record PageData::cell(const Record& record, const std::string& path, bool with_s
 }
 
 void PageData::add(const Record& record, const std::string& path) {
-  if (count() < kMostRecordsWithSamples) {
-    full_.push_back(one_liner(cell(record, path, true)));
-  } else {
-    full_.clear();
+  try {
+    std::string brief = one_liner(cell(record, path, false));
+    if (count() < kMostRecordsWithSamples) {
+      full_.push_back(one_liner(cell(record, path, true)));
+    } else {
+      full_.clear();
+    }
+    brief_.push_back(std::move(brief));
+  } catch (const Record::exception& error) {  // in a part that only the page reads
+    fail(ErrorKind::usage, "{}: a part of this record is of another form than ours: {}; was it edited? Leave it out",
+         path, error.what());
   }
-  brief_.push_back(one_liner(cell(record, path, false)));
 }
 
 std::string PageData::json(std::span<const std::string> problems, std::span<const std::string> verdict,

@@ -16,6 +16,7 @@ constexpr size_t kMostRecordsWithSamples = 100;
 class PageData {
  public:
   // Takes what the page shows of it; the record is not kept. `path`: the file that it is in, which the page names.
+  // Error usage for a record that another program or a person has made something else of.
   void add(const Record& record, const std::string& path);
   size_t count() const { return brief_.size(); }
 

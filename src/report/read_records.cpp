@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <exception>
 #include <set>
 #include <thread>
 
@@ -65,26 +66,6 @@ std::vector<Candidate> candidates(std::span<const std::string> files_or_folders)
   return once;
 }
 
-// Brackets that are open at once, at most: what takes records apart goes as deep.
-bool is_too_deep(std::string_view text) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kDeepest) return true;
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
-  return false;
-}
-
 bool is_of_ours(const Record& j) { return j.is_object() && j.contains("schema") && j["schema"] == "quantbench.record"; }
 
 void take_value(Record&& value, const Candidate& from, const std::string& where, Parsed* into) {
@@ -101,7 +82,7 @@ void take_value(Record&& value, const Candidate& from, const std::string& where,
 
 // A value of JSON and what it holds; `where` names it in problems.
 void take_text(std::string_view text, const Candidate& from, const std::string& where, Parsed* into) {
-  if (is_too_deep(text)) {
+  if (nests_deeper(text, kDeepest)) {
     into->problems.push_back(fmt::format("{}: JSON nested deeper than {} levels is no record", where, kDeepest));
     return;
   }
@@ -152,15 +133,24 @@ Parsed parse(const Candidate& from) {
 std::vector<Parsed> parse_all(std::span<const Candidate> files) {
   std::vector<Parsed> parsed(files.size());
   std::atomic<size_t> next{0};
-  const auto work = [&] {
-    for (size_t i = next++; i < files.size(); i = next++) parsed[i] = parse(files[i]);
+  const auto work = [&](std::exception_ptr* failure) {
+    try {
+      for (size_t i = next++; i < files.size(); i = next++) parsed[i] = parse(files[i]);
+    } catch (...) {  // no memory: a thread must not end so
+      *failure = std::current_exception();
+      next = files.size();
+    }
   };
   const size_t threads =
       std::min<size_t>(std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads), files.size() / 2);
+  std::vector<std::exception_ptr> failures(std::max<size_t>(threads, 1));
   std::vector<std::jthread> others;
-  for (size_t i = 1; i < threads; ++i) others.emplace_back(work);
-  work();
+  for (size_t i = 1; i < threads; ++i) others.emplace_back(work, &failures[i]);
+  work(failures.data());
   others.clear();
+  for (const std::exception_ptr& failure : failures) {
+    if (failure) std::rethrow_exception(failure);
+  }
   return parsed;
 }
 
@@ -206,6 +196,8 @@ std::string record_problem(const Record& record) {
     std::string reason = error.what();
     if (const size_t at = reason.find("] "); at != std::string::npos) reason = reason.substr(at + 2);
     return fmt::format("not a whole record: {}; was it edited?", reason);
+  } catch (const Error& error) {
+    return fmt::format("not a whole record: {}; was it edited?", error.what());
   }
   return "";
 }
