@@ -189,7 +189,7 @@ std::string record_problem(const Record& record) {
   try {
     const RecordView view = view_of(record);
     for (const Summary& s : view.metrics) {
-      const std::string problem = metric_problem(s, record.at("metrics").at(s.name));
+      std::string problem = metric_problem(s, record.at("metrics").at(s.name));
       if (!problem.empty()) return problem;
     }
   } catch (const Record::exception& error) {
