@@ -33,7 +33,7 @@ done
 
 folder="$QB_ROOT/build/fuzz" kept="$QB_ROOT/testdata/fuzz"
 counts="$kept/counts.json"
-packed_bytes=12288      # of each target's archive
+packed_bytes=5120      # of each target's archive
 longest_kept_bytes=4096 # of an input in it
 
 compiler=""
