@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # One command for every test: installs what is missing, builds with warnings as errors, runs the unit tests, the checks of
-# the tree and those of the program; skips aloud what this machine cannot run. The last line is the count.
+# the tree and those of the program, and fuzzes for a minute; skips aloud what this machine cannot run. The last line is the
+# count.
 #
 #   ./test.sh [--full] [CTEST ARGUMENT…]     --full: also builds with g++-11 where it is installed, and runs the unit tests
-#                                            under the address and undefined-behaviour sanitizers
+#                                            under the address and undefined-behaviour sanitizers and that of threads
+#                                            With CTEST ARGUMENTs (-R NAME) just these tests are run, without fuzzing
 case "${1:-}" in
   -h | --help)
     sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
@@ -56,11 +58,32 @@ check() {
   fi
 }
 
+# A minute of fuzzing, shared out to its targets. What it finds is in build/fuzz/findings.
+fuzz() {
+  local status=0 output
+  qb_say "Fuzzing (tools/fuzz.sh, 60 seconds and the time to build)"
+  output="$("$QB_ROOT/tools/fuzz.sh" --seconds 60 2>&1)" || status=$?
+  printf '%s\n' "$output" >> "$QB_LOG"
+  if [ $status -eq 77 ]; then
+    skipped=$((skipped + 1))
+    notes+="skipped: fuzzing: ${output##*skipped: }"$'\n'
+    return
+  fi
+  grep -E ' inputs in |FOUND|Test unit|FAILED' <<< "$output" || true
+  if [ $status -eq 0 ]; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    notes+="failed: fuzzing (status $status; build/logs/fuzz.log)"$'\n'
+  fi
+}
+
 qb_begin test
 qb_install "${QB_PACKAGES[@]}" "${QB_TEST_PACKAGES[@]}"
 qb_configure ci
 qb_build ci
 run_tests ci "$@"
+[ $# -gt 0 ] || fuzz
 
 if [ $full -eq 1 ]; then
   if command -v g++-11 > /dev/null; then
@@ -70,13 +93,15 @@ if [ $full -eq 1 ]; then
     skipped=$((skipped + 1))
     notes+="skipped: build with g++-11: it is not installed"$'\n'
   fi
-  if qb_try "Configuring (asan)" qb_in_root cmake --preset asan "${QB_LAUNCHER[@]}" &&
-     qb_try "Building (asan)" cmake --build "$QB_ROOT/build/asan"; then
-    run_tests asan "$@"
-  else
-    failed=$((failed + 1))
-    notes+="failed: build with sanitizers"$'\n'
-  fi
+  for preset in asan tsan; do
+    if qb_try "Configuring ($preset)" qb_in_root cmake --preset $preset "${QB_LAUNCHER[@]}" &&
+       qb_try "Building ($preset)" cmake --build "$QB_ROOT/build/$preset"; then
+      run_tests $preset "$@"
+    else
+      failed=$((failed + 1))
+      notes+="failed: build with sanitizers ($preset)"$'\n'
+    fi
+  done
 fi
 
 echo

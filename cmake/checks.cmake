@@ -8,6 +8,7 @@ endfunction()
 
 qb_check(check_tree tools/check_tree.sh)
 qb_check(check_format tools/check_format.sh)
+qb_check(check_tidy tools/tidy.sh)
 qb_check(check_tree_self_test tools/check_tree.sh --self-test)
 qb_check(check_cuda_built_self_test tools/check_cuda_built.sh --self-test)
 qb_check(check_turing_self_test tools/check_turing.sh --self-test)

@@ -59,7 +59,7 @@ check() {
       for (i = 1; i <= n; ++i) if (parts[i] == item) return 1
       return 0
     }
-    function is_test_file(path) { return path ~ /_(test|bench|check)\.(cpp|h)$/ || path ~ /\/(test|fake|bench)_[a-z0-9_]*\.(cpp|h)$/ }
+    function is_test_file(path) { return path ~ /_(test|bench|check|fuzz)\.(cpp|h)$/ || path ~ /\/(test|fake|bench)_[a-z0-9_]*\.(cpp|h)$/ || path ~ /^fuzz\// }
     function bad(text) { printf "%s:%d: %s\n", FILENAME, FNR, text; ++violations }
 
     FNR == 1 {

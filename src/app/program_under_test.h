@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -93,10 +94,11 @@ inline std::vector<nlohmann::json> lines_of(const std::string& text) {
   return records;
 }
 
-inline std::vector<nlohmann::json> records_in(const std::string& folder) {
+// others: files that may be beside the records and the plan.
+inline std::vector<nlohmann::json> records_in(const std::string& folder, const std::vector<std::string>& others = {}) {
   std::vector<nlohmann::json> records;
   for (const std::string& name : os::list_directory(folder)) {
-    if (name == "sweep.plan") continue;
+    if (name == "sweep.plan" || std::count(others.begin(), others.end(), name) > 0) continue;
     EXPECT_TRUE(name.ends_with(".json")) << name;
     records.push_back(read_json_file(folder + "/" + name));
   }

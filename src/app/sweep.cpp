@@ -407,15 +407,22 @@ class Sweep {
     if (data.outcome.status != Status::ok) return;
     const RecordView v = view_of(*records_[row]);
     const Summary* rate = v.find(headline_metric(v));
-    progress_.line(fmt::format("{}: {} t/s, {} run{} ({}), {}", cell.label(),
-                               rate ? fmt::format("{:.4g}", rate->median) : "no", data.runs.size(),
-                               data.runs.size() == 1 ? "" : "s", data.stop_reason, name_of(v.stamp.kind)));
+    to_say_.emplace_back(row, fmt::format("{}: {} t/s, {} run{} ({}), {}", cell.label(),
+                                          rate ? fmt::format("{:.4g}", rate->median) : "no", data.runs.size(),
+                                          data.runs.size() == 1 ? "" : "s", data.stop_reason, name_of(v.stamp.kind)));
   }
 
-  // What finished() was told since the last time.
+  // What finished() was told since the last time. A result is said once its record is on disk: what was said is never
+  // lost.
   void write_group() {
     if (to_write_.empty()) return;
-    for (const auto& [row, error] : sweep_folder_->write(to_write_)) {
+    const auto failures = sweep_folder_->write(to_write_);
+    for (const auto& [row, text] : to_say_) {
+      const bool lost = std::any_of(failures.begin(), failures.end(), [&](const auto& f) { return f.first == row; });
+      if (!lost) progress_.line(text);
+    }
+    to_say_.clear();
+    for (const auto& [row, error] : failures) {
       const RecordView v = view_of(*records_[row]);
       progress_.line(
           fmt::format("{} {} {}: its record is lost: {}", v.shown_model(), v.precision, v.test, error.what()));
@@ -475,8 +482,9 @@ class Sweep {
   std::vector<Cell> in_blocks_;                 // of the group: those that are measured now
   std::vector<std::optional<Record>> records_;  // by row of the plan
   std::vector<SweepFolder::RowRecord> to_write_;
-  std::unique_ptr<Database> database_;  // with --db
-  std::vector<std::string> replaced_;   // hashes of records in it that to_write_ takes the place of
+  std::unique_ptr<Database> database_;                  // with --db
+  std::vector<std::string> replaced_;                   // hashes of records in it that to_write_ takes the place of
+  std::vector<std::pair<size_t, std::string>> to_say_;  // by row
   std::optional<Error> write_failure_, quality_failure_;
   ErrorKind first_failure_ = ErrorKind::internal;
   bool interrupted_ = false;

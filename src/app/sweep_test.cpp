@@ -183,6 +183,23 @@ TEST(DryRun, CountsTheTimeOfEnergyAndOfExplaining) {
   }
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which take memory of their own
+TEST(DryRun, PredictsWhatARunOfTheBundledModelTakesWithinATenth) {
+  const TestFolder folder;
+  std::vector<std::string> dry{"run", "--pg", "8,8", "-r", "1", "--device", "cpu", "-o", "jsonl"}, wet = dry;
+  dry.insert(dry.end(), {"--dry-run", "--no-probe"});
+  wet.insert(wet.end(), {"--out", folder / "out"});
+  const auto predicted = lines_of(run(dry).out), measured = lines_of(run(wet).out);
+  ASSERT_THAT(predicted, SizeIs(3));
+  ASSERT_THAT(measured, SizeIs(3));
+  for (size_t i = 0; i < measured.size(); ++i) {
+    const double taken = measured[i]["memory"][0]["peak_bytes"], total = predicted[i]["memory_bytes"]["total"];
+    EXPECT_LE(taken, 1.1 * total) << measured[i]["cell"]["precision"];  // 1.1: what docs/security.md promises
+    EXPECT_GT(taken, 0.5 * total) << "another thing is counted than was predicted";
+  }
+}
+#endif
+
 TEST(DryRun, ShowsWhatWouldFailAndEndsWithItsCode) {
   const TestFolder folder;
   // Keys and values of four million positions, 128 KB each, are half a terabyte.

@@ -2,6 +2,7 @@
 
 #include "bench/metrics.h"
 #include "bench/statistics.h"
+#include "bench/whole_number.h"
 
 namespace quantbench {
 namespace {
@@ -112,7 +113,8 @@ Record explain_part(const Cell& cell, const CellData& data, std::optional<double
 
 ExplainView explain_view_of(const Record& part) {
   ExplainView v;
-  if (const Record& launches = part.at("launches_per_step"); !launches.is_null()) v.launches = launches.get<int>();
+  if (const Record& launches = part.at("launches_per_step"); !launches.is_null())
+    v.launches = whole_number<int>(launches);
   v.read_bytes_per_second = number_from(part.at("read_bytes_per_second"));
   v.bytes_per_step = part.at("bytes_per_step").get<double>();
   for (const auto& [of, bytes] : part.at("bytes").items()) v.part_bytes.emplace_back(of, bytes);

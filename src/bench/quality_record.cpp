@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "bench/statistics.h"
+#include "bench/whole_number.h"
 
 namespace quantbench {
 namespace {
@@ -121,8 +122,8 @@ QualityView quality_view_of(const Record& part) {
   return {.error = text_from(part.at("error")),
           .text_kind = text.at("kind"),
           .text_name = text.at("name"),
-          .texts = text.at("texts"),
-          .tokens = text.at("scored_tokens"),
+          .texts = whole_number<int>(text.at("texts")),
+          .tokens = whole_number<int>(text.at("scored_tokens")),
           .reference = text_from(part.at("reference")),
           .perplexity = estimate_from(part.at("perplexity")),
           .perplexity_ratio = estimate_from(part.at("perplexity_ratio")),

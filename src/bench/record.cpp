@@ -8,6 +8,7 @@
 #include "bench/cell_data.h"
 #include "bench/explain_record.h"
 #include "bench/quality_record.h"
+#include "bench/whole_number.h"
 #include "core/os.h"
 
 namespace quantbench {
@@ -64,18 +65,23 @@ std::string text_or(const Record& j, const char* key) {
 
 template <typename T>
 T told_or(const Record& j, const char* key, T otherwise) {
-  return j.at(key).is_null() ? otherwise : j.at(key).get<T>();
+  if (j.at(key).is_null()) return otherwise;
+  if constexpr (std::is_same_v<T, bool>) {
+    return j.at(key).get<T>();
+  } else {
+    return whole_number<T>(j.at(key));
+  }
 }
 
 std::optional<int64_t> bytes_or_nothing(const Record& j, const char* key) {
   if (!j.contains(key) || j[key].is_null()) return std::nullopt;
-  return j[key].get<int64_t>();
+  return whole_number<int64_t>(j[key]);
 }
 
 MemoryView memory_from(const Record& j) {
   return {j.at("counted_by"),
-          j.at("end_bytes"),
-          j.at("reconciliation").at("accounted_bytes"),
+          whole_number<int64_t>(j.at("end_bytes")),
+          whole_number<int64_t>(j.at("reconciliation").at("accounted_bytes")),
           j.at("counted_by") != name_of(MemoryCount::resident),
           bytes_or_nothing(j, "driver_process_bytes"),
           bytes_or_nothing(j, "driver_device_bytes"),
@@ -87,7 +93,7 @@ Summary summary_from(const std::string& name, const Record& j) {
   s.name = name;
   s.unit = unit_from(j.at("unit"));
   s.better = j.at("better") == "higher" ? Better::higher : Better::lower;
-  s.runs = j.at("runs");
+  s.runs = whole_number<int>(j.at("runs"));
   s.median = j.at("median");
   if (s.runs == 0) return s;
   if (!j.at("low").is_null()) s.low = j.at("low").get<double>();
@@ -138,7 +144,8 @@ RecordView view_of(const Record& record) {
   v.stop_at_eos = told_or(cell, "stop_at_eos", false);
   if (cell.contains("host_tokens")) v.host_tokens = told_or(cell, "host_tokens", false);
   v.half = text_or(cell, "aa_half");
-  if (cell.at("model").contains("outlier_channels")) v.outlier_channels = cell.at("model").at("outlier_channels");
+  if (cell.at("model").contains("outlier_channels"))
+    v.outlier_channels = whole_number<int>(cell.at("model").at("outlier_channels"));
   if (!record.at("devices").empty()) {
     const Record& device = record.at("devices").at(0);
     v.device = device.at("name");
@@ -159,7 +166,7 @@ RecordView view_of(const Record& record) {
   if (outcome.contains("flags")) v.stamp.flags = outcome.at("flags").get<std::vector<std::string>>();
   const Record& response = record.at("response");
   if (response.at("text").is_string()) v.response_text = response.at("text").get<std::string>();
-  v.response_ids = response.at("ids").get<std::vector<int32_t>>();
+  for (const Record& id : response.at("ids")) v.response_ids.push_back(whole_number<int32_t>(id));
   v.in_cache = record.at("cost").is_object() && record.at("cost").at("in_last_level_cache").get<bool>();
   // Fields that older records lack.
   if (const Record& cost = record.at("cost"); !v.in_cache && cost.is_object() && cost.contains("read_peak")) {

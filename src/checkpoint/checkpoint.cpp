@@ -8,6 +8,7 @@
 #include <map>
 
 #include "checkpoint/convert.h"
+#include "checkpoint/limits.h"
 #include "checkpoint/prequantized.h"
 #include "core/json.h"
 #include "core/os.h"
@@ -179,6 +180,10 @@ void Checkpoint::open_shards(const json& index, const std::string& index_path) {
   if (map == index.end() || !map->is_object() || map->empty()) {
     fail(ErrorKind::bad_model, "{}: expected an object 'weight_map' from tensors to files; get the file again",
          index_path);
+  }
+  if (map->size() > kMaxTensors) {
+    fail(ErrorKind::bad_model, "{}: {} tensors, at most {} are accepted; is this the index of a model?", index_path,
+         map->size(), kMaxTensors);
   }
   std::map<std::string, std::vector<std::string>> tensors_of;  // by shard
   std::vector<std::string> unsafe;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "checkpoint/limits.h"
 #include "testing/test_folder.h"
 
 namespace quantbench {
@@ -192,6 +193,10 @@ TEST(Checkpoint, RefusesIndexEntriesThatAreNotPlainFileNames) {
   EXPECT_THAT(open_refusal(folder), HasSubstr("plain names"));
   folder.write("model.safetensors.index.json", "{}");
   EXPECT_THAT(open_refusal(folder), HasSubstr("weight_map"));
+  std::string map;
+  for (size_t i = 0; i <= kMaxTensors; ++i) map += fmt::format("{}\"{}\":\"a\"", i > 0 ? "," : "", i);
+  folder.write("model.safetensors.index.json", R"({"weight_map":{)" + map + "}}");
+  EXPECT_THAT(open_refusal(folder), AllOf(HasSubstr("262145 tensors"), HasSubstr("at most 262144")));
   folder.write("model.safetensors.index.json", "[1]");
   EXPECT_THAT(open_refusal(folder), HasSubstr("weight_map"));
 }

@@ -10,6 +10,7 @@
 #include <limits>
 #include <optional>
 
+#include "checkpoint/limits.h"
 #include "core/git_lfs.h"
 #include "core/json.h"
 
@@ -149,6 +150,10 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, int64_t file_b
   if (!root.is_object()) {
     fail(ErrorKind::bad_model, "{}: the header is not a JSON object; this is not a safetensors file: get it again",
          where);
+  }
+  if (root.size() > kMaxTensors) {
+    fail(ErrorKind::bad_model, "{}: a header of {} tensors, at most {} are accepted; is this the weights of a model?",
+         where, root.size(), kMaxTensors);
   }
   SafetensorsHeader header;
   for (const auto& [name, entry] : root.items()) {

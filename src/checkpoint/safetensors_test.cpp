@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "checkpoint/limits.h"
 #include "testing/test_folder.h"
 
 namespace quantbench {
@@ -120,6 +121,14 @@ TEST(Safetensors, RefusesHolesOverlapsTrailingBytesAndOffsetsOutsideTheFile) {
   EXPECT_THAT(header_refusal(R"({"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}})"), HasSubstr("truncated"));
   EXPECT_THAT(header_refusal(R"({"a":{"dtype":"U8","shape":[0],"data_offsets":[8,0]}})"), HasSubstr("[8, 0]"));
   EXPECT_THAT(header_refusal("{}"), HasSubstr("end after 0 bytes"));
+}
+
+TEST(Safetensors, RefusesMoreTensorsThanAModelHas) {
+  std::string header = "{";
+  for (size_t i = 0; i <= kMaxTensors; ++i) {
+    header += fmt::format("{}\"{}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", i > 0 ? "," : "", i);
+  }
+  EXPECT_THAT(header_refusal(header + "}"), AllOf(HasSubstr("262145 tensors"), HasSubstr("at most 262144")));
 }
 
 TEST(Safetensors, AFileThatShrinksIsNoticed) {

@@ -75,6 +75,25 @@ json parse_json(std::string_view text, const std::string& where, JsonLimits limi
   return root;
 }
 
+bool nests_deeper(std::string_view text, int levels) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      if (++depth > levels) return true;
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+  return false;
+}
+
 json read_json_file(const std::string& path, JsonLimits limits) {
   const std::string text = os::read_file(path, limits.bytes);
   refuse_lfs_pointer(text, path);

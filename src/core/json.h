@@ -17,5 +17,8 @@ struct JsonLimits {
 // Error bad_model with `where`, the position and the cause, for text that is not such JSON.
 nlohmann::json parse_json(std::string_view text, const std::string& where, JsonLimits limits = {});
 nlohmann::json read_json_file(const std::string& path, JsonLimits limits = {});
+// Whether more brackets than that are open at once. For JSON that is read otherwise: what takes a document apart, or
+// compares or prints it, goes as deep on the stack.
+bool nests_deeper(std::string_view text, int levels);
 
 }  // namespace quantbench

@@ -45,5 +45,13 @@ TEST(Json, RefusesDamageWithThePosition) {
 
 TEST(Json, RefusesTooMuch) { EXPECT_THAT(refusal("[1,2,3]", {.bytes = 4}), testing::HasSubstr("at most 4")); }
 
+TEST(Json, CountsBracketsThatAreOpenAtOnce) {
+  EXPECT_FALSE(nests_deeper("[[]]", 2));
+  EXPECT_TRUE(nests_deeper("[[]]", 1));
+  EXPECT_TRUE(nests_deeper("[[{", 2)) << "however it ends";
+  EXPECT_FALSE(nests_deeper("[[], {}, []]", 2));
+  EXPECT_FALSE(nests_deeper(R"(["[[[", "\"[["])", 1)) << "in a string they open nothing";
+}
+
 }  // namespace
 }  // namespace quantbench

@@ -159,6 +159,9 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
            "and "
            "memory (ulimit -u, ulimit -v)",
            thread + 1, threads, error.code().message());
+    } catch (...) {  // no memory for what a thread needs
+      state_->end_workers();
+      throw;
     }
     pin(state_->workers.back().native_handle(), thread);
   }

@@ -73,7 +73,7 @@ TEST(ThreadPool, RethrowsAndStaysUsable) {
     }),
                  std::runtime_error);
   }
-  int calls = 0;
+  std::atomic<int> calls = 0;
   pool.run([&](int thread) { calls += thread == 0; });
   EXPECT_EQ(calls, 1);
 }

@@ -11,18 +11,6 @@
 
 namespace quantbench {
 
-std::string_view name_of(Phase phase) {
-  switch (phase) {
-    case Phase::encode: return "encode";
-    case Phase::vision: return "vision";
-    case Phase::prefill: return "prefill";
-    case Phase::decode: return "decode";
-  }
-  return "?";
-}
-
-std::string_view name_of(Clock clock) { return clock == Clock::host ? "host" : "device"; }
-
 StateShape session_shape(int sequences, int context, int prompt, int new_tokens) {
   const int together = std::clamp(kPromptRows / std::max(prompt, 1), 1, sequences);
   return {.rows = std::max({together * prompt, std::min(context, kContextRows), sequences}),

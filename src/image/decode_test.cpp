@@ -1,6 +1,7 @@
 #include "image/decode.h"
 
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include "image/test_pictures.h"
 #include "testing/test_folder.h"
@@ -114,6 +115,27 @@ TEST(Decode, RefusesABombByItsHeader) {
   expect_refused(replaced(webp, 24, std::string_view("\xFF\x3F\0\xFF\x3F\0", 6)), "16384 × 16384");
   EXPECT_EQ(system.most, 0u);
   expect_refused(png, "at most 178956970 in all");
+}
+
+// Found by fuzzing: libpng passes over chunks before the header, which must stand first.
+TEST(Decode, RefusesABombWhoseHeaderStandsBehindAnotherChunk) {
+  const auto chunk = [](const std::string& name_and_content) {
+    const auto number = [](uint32_t value) {
+      std::string text;
+      for (int shift = 24; shift >= 0; shift -= 8) text += static_cast<char>(value >> shift);
+      return text;
+    };
+    const auto* const bytes = reinterpret_cast<const Bytef*>(name_and_content.data());
+    const uLong sum = ::crc32(0, bytes, static_cast<uInt>(name_and_content.size()));
+    return number(static_cast<uint32_t>(name_and_content.size() - 4)) + name_and_content +
+           number(static_cast<uint32_t>(sum));
+  };
+  const std::string png = test_image("grey_1.png");
+  const std::string header = "IHDR" + std::string("\0\0\x4E\x20\0\0\x4E\x20", 8) + png.substr(24, 5);
+  Counting system;
+  const os::ScopedSystem scope(system);
+  expect_refused(png.substr(0, 8) + chunk("fcTL") + chunk(header) + png.substr(33), "20000 × 20000");
+  EXPECT_EQ(system.most, 0u);
 }
 
 TEST(Decode, HoldsTheSizeToTheLimitsThatAreGiven) {

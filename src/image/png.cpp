@@ -23,9 +23,11 @@ class PngReader {
 
   RawImage read() {
     RawImage image;
-    image.warning = check_header();
+    check_header();
     open();
     attempt([this] { png_read_info(png_, info_); });
+    // libpng passes over chunks before the header.
+    image.warning = check_size(png_get_image_width(png_, info_), png_get_image_height(png_, info_), file_);
     const auto width = static_cast<int>(png_get_image_width(png_, info_));
     const auto height = static_cast<int>(png_get_image_height(png_, info_));
     const bool deep_grey =
@@ -104,12 +106,12 @@ class PngReader {
                    fmt::format("libpng says: {} (at byte {} of {})", message_, bytes - rest_.size(), bytes));
   }
 
-  // The size stands at the same place in every file, so it is known before anything is parsed.
-  std::string check_header() const {
+  // The size stands at the same place in every sound file, so it is known before anything is parsed.
+  void check_header() const {
     constexpr size_t kAt = 16;
-    if (file_.bytes.size() < kAt + 8 || std::memcmp(file_.bytes.data() + kAt - 4, "IHDR", 4) != 0) return "";
+    if (file_.bytes.size() < kAt + 8 || std::memcmp(file_.bytes.data() + kAt - 4, "IHDR", 4) != 0) return;
     const auto* const size = reinterpret_cast<png_const_bytep>(file_.bytes.data() + kAt);
-    return check_size(png_get_uint_32(size), png_get_uint_32(size + 4), file_);
+    check_size(png_get_uint_32(size), png_get_uint_32(size + 4), file_);
   }
 
   // 16 bits of grey at the row's start to three bytes a pixel, from the last on, in place.

@@ -2,6 +2,7 @@
 
 #include "bench/identity.h"
 #include "core/error.h"
+#include "core/json.h"
 #include "core/os.h"
 #include "import/imported_row.h"
 
@@ -20,6 +21,8 @@ int line_at(std::string_view content, size_t at) {
 
 // Why this text is no JSON, and on which line of the file, that begins with line `first`.
 Record parsed(std::string_view text, const std::string& path, int first) {
+  if (nests_deeper(text, JsonLimits().depth))
+    Where{path, first}.refuse(fmt::format("JSON of at most {} levels", JsonLimits().depth), "deeper nesting");
   try {
     return Record::parse(text.begin(), text.end());
   } catch (const Record::parse_error& error) {

@@ -231,7 +231,7 @@ TEST(Import, SaysFileLineExpectedAndFound) {
   const std::string five = "precision,latency_sec,tokens_per_sec,peak_mem_gb,error\n";
   EXPECT_THAT(refusal(five), HasSubstr("expected at least one row"));
   EXPECT_THAT(refusal(five + "fp16,fast,1,1,\n"),
-              HasSubstr("line 2: expected a number that is not negative as the latency, found 'fast'"));
+              HasSubstr("line 2: expected a number from 0 to 1e+18 as the latency, found 'fast'"));
   EXPECT_THAT(refusal(five + "fp16,nan,1,1,\n"), HasSubstr("found 'nan'"));
   EXPECT_THAT(refusal(five + "fp16,-1,1,1,\n"), HasSubstr("found '-1'"));
   EXPECT_THAT(refusal(five + "fp8,1,1,1,\n"), HasSubstr("expected a precision: fp16, int8 or 4bit, found 'fp8'"));
@@ -239,6 +239,43 @@ TEST(Import, SaysFileLineExpectedAndFound) {
               HasSubstr("line 3: expected a test as pp512"));
   EXPECT_THAT(refusal("| model | test | t/s |\n| - | - | - |\n| llama 1B F16 | tg64 | 1 |\n"),
               HasSubstr("expected mean ± deviation"));
+}
+
+// What a file may hold and no program writes: each is refused, or taken for what it can be.
+TEST(Import, TakesNoNumberForAFigureThatNoneCanBe) {
+  const std::string five = "precision,latency_sec,tokens_per_sec,peak_mem_gb,error\n";
+  EXPECT_THAT(refusal(five + "fp16,1e300,1,1,\n"), HasSubstr("found '1e300'"));
+  const std::vector<Record> huge = of(five + "fp16,1e18,1e17,1,\n");
+  EXPECT_EQ(record_problem(huge.at(0)), "");
+  EXPECT_TRUE(huge[0]["cell"]["new_tokens"].is_null()) << "1e35 is no count of tokens";
+  const auto with = [](const char* key, const Record& value) {
+    Record row = Record::parse(read("testdata/imports/llama_bench.json"))[0];
+    row[key] = value;
+    return row.dump();
+  };
+  EXPECT_THAT(refusal(with("samples_ns", {1e300, 1e9})), HasSubstr("times of a nanosecond to 30 years as samples_ns"));
+  EXPECT_THAT(refusal(with("samples_ns", {1e-320})), HasSubstr("times of a nanosecond"));
+  EXPECT_THAT(refusal(with("samples_ns", {"1"})), HasSubstr("times of a nanosecond"));
+}
+
+TEST(Import, TakesOtherKindsOfValuesForNone) {
+  Record benchmark = Record::parse(read("testdata/imports/benchmark.json"));
+  benchmark["config"]["environment"] = "a machine";
+  benchmark["config"]["scenario"]["input_shapes"] = {{"batch_size", 1'000'000'000}, {"sequence_length", 1'000'000'000}};
+  benchmark["config"]["scenario"]["generate_kwargs"] = 7;
+  benchmark["config"]["backend"]["quantization_config"] = {1, 2};
+  for (Record& part : benchmark["report"]) {
+    if (part.contains("memory") && part["memory"].is_object()) part["memory"]["max_ram"] = 1e300;
+  }
+  const std::vector<Record> records = of(benchmark.dump());
+  expect_fit(records);
+  EXPECT_EQ(view_of(records.at(0)).prompt_tokens, 1'000'000'000);
+}
+
+TEST(Import, RefusesJsonThatIsNestedDeeply) {
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  EXPECT_THAT(refusal("{\"a\": " + deep + "}"), HasSubstr("line 1: expected JSON of at most 64 levels"));
+  EXPECT_THAT(refusal(deep), HasSubstr("at most 64 levels"));
 }
 
 }  // namespace

@@ -214,9 +214,17 @@ void Where::refuse(const std::string& expected, const std::string& found) const 
 double Where::number(const std::string& field, const std::string& text) const {
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || error != std::errc() || end != text.data() + text.size() || !std::isfinite(value) || value < 0)
-    refuse(fmt::format("a number that is not negative as {}", field), fmt::format("'{}'", text));
+  if (text.empty() || error != std::errc() || end != text.data() + text.size() ||
+      !(value >= 0 && value <= kLargestNumber))
+    refuse(fmt::format("a number from 0 to {:g} as {}", kLargestNumber, field), fmt::format("'{}'", text));
   return value;
+}
+
+double Where::time_ns(const std::string& field, const Record& value, double unit_ns) const {
+  const double ns = value.is_number() ? value.get<double>() * unit_ns : 0;
+  if (!(ns >= 1 && ns <= kLargestNumber))
+    refuse(fmt::format("times of a nanosecond to 30 years as {}", field), value.dump());
+  return ns;
 }
 
 std::string trimmed(std::string_view text) {

@@ -48,12 +48,18 @@ Record record_of(const ImportedRow& row, const ImportedFile& file, const ImportO
 // The name of a test as records have it: "pp512", "tg64 @ d512", "p8+n64"; "generation" where no count is told.
 std::string test_name(const ImportedRow& row);
 
+// No figure of a measurement is larger, in any unit; sums and products of two are finite, and times fit an int64.
+constexpr double kLargestNumber = 1e18;
+constexpr double kMostTokens = 1e9;  // of a prompt, an answer or a context
+
 // Where a row stands, for errors.
 struct Where {
   std::string path;
   int line = 0;
   [[noreturn]] void refuse(const std::string& expected, const std::string& found) const;
-  double number(const std::string& field, const std::string& text) const;  // finite and not negative
+  double number(const std::string& field, const std::string& text) const;  // from 0 to kLargestNumber
+  // Of a run, in nanoseconds, where `value` counts so many of them: from one to kLargestNumber.
+  double time_ns(const std::string& field, const Record& value, double unit_ns) const;
 };
 
 std::string trimmed(std::string_view text);

@@ -101,7 +101,8 @@ ImportedRow from_fields(const Record& fields, const Where& where, const char* fo
   const auto count = [&](const char* name) {
     const std::string text = text_of(fields, name);
     const double value = text.empty() ? 0 : where.number(name, text);
-    if (value != std::floor(value) || value > 1e9) where.refuse(fmt::format("a whole number as {}", name), text);
+    if (value != std::floor(value) || value > kMostTokens)
+      where.refuse(fmt::format("a whole number as {}", name), text);
     return static_cast<int>(value);
   };
   ImportedRow row{.line = where.line, .tool = kTool, .format = format, .engine = "llama.cpp"};
@@ -126,10 +127,7 @@ ImportedRow from_fields(const Record& fields, const Where& where, const char* fo
   if (fields.contains("samples_ns")) {
     if (!fields["samples_ns"].is_array() || fields["samples_ns"].empty())
       where.refuse("a list of times as samples_ns", fields["samples_ns"].dump());
-    for (const Record& sample : fields["samples_ns"]) {
-      if (!sample.is_number() || sample.get<double>() <= 0) where.refuse("times above 0 in samples_ns", sample.dump());
-      row.run_ns.push_back(sample.get<double>());
-    }
+    for (const Record& sample : fields["samples_ns"]) row.run_ns.push_back(where.time_ns("samples_ns", sample, 1));
     take_samples(&row);
   } else {
     const int counted = count("n_prompt") + count("n_gen");
@@ -152,7 +150,7 @@ void take_test(const std::string& test, ImportedRow* row, const Where& where) {
   const std::vector<std::string> parts = split_at(test, '@');
   const auto count = [&](const std::string& text, size_t prefix) {
     const double value = where.number("a count of tokens", text.substr(prefix));
-    if (value > 1e9 || value != std::floor(value)) where.refuse("a whole number of tokens", text);
+    if (value > kMostTokens || value != std::floor(value)) where.refuse("a whole number of tokens", text);
     return static_cast<int>(value);
   };
   for (const std::string& part : split_at(parts[0], '+')) {

@@ -22,10 +22,15 @@ const Record& part_of(const Record& from, const char* key, const Where& where) {
   return from[key];
 }
 
+// Empty where there is something else, or nothing.
+Record object_at(const Record& from, const char* key) {
+  return from.contains(key) && from[key].is_object() ? from[key] : Record::object();
+}
+
 std::optional<int> count_at(const Record& from, const char* key) {
   if (!from.is_object() || !from.contains(key) || !from[key].is_number_integer()) return std::nullopt;
   const auto value = from[key].get<int64_t>();
-  if (value < 1 || value > 1'000'000'000) return std::nullopt;
+  if (value < 1 || static_cast<double>(value) > kMostTokens) return std::nullopt;
   return static_cast<int>(value);
 }
 
@@ -37,17 +42,15 @@ std::vector<double> latencies_ns(const Record& report, const char* phase, const 
   if (!latency.is_object()) return values;
   if (text_at(latency, "unit") != "s") where.refuse(fmt::format("the latency of {} in s", phase), latency.dump());
   for (const Record& value : latency.value("values", Record::array())) {
-    if (!value.is_number() || value.get<double>() <= 0)
-      where.refuse(fmt::format("times above 0 as the values of {}", phase), value.dump());
-    values.push_back(value.get<double>() * 1e9);
+    values.push_back(where.time_ns(fmt::format("the values of {}", phase), value, 1e9));
   }
   return values;
 }
 
 void take_precision(const Record& backend, ImportedRow* row) {
-  const Record quantized = backend.value("quantization_config", Record::object());
+  const Record quantized = object_at(backend, "quantization_config");
   const std::string scheme = text_at(backend, "quantization_scheme"), type = text_at(backend, "torch_dtype");
-  const auto says = [&](const char* key) { return quantized.is_object() && quantized.value(key, Record()) == true; };
+  const auto says = [&](const char* key) { return quantized.value(key, Record()) == true; };
   if (scheme == "bnb" && says("load_in_8bit")) {
     row->precision = "int8";
     row->precision_long = "LLM.int8 (bitsandbytes)";
@@ -74,7 +77,8 @@ std::optional<double> peak_bytes(const Record& report, bool on_gpu) {
       const Record memory = part.is_object() ? part.value("memory", Record()) : Record();
       if (!memory.is_object() || text_at(memory, "unit") != "MB") continue;
       const Record value = memory.value(field, Record());
-      if (value.is_number()) most = std::max(most.value_or(0), value.get<double>() * kMegabyte);
+      const double bytes = value.is_number() ? value.get<double>() * kMegabyte : 0;
+      if (bytes <= kLargestNumber) most = std::max(most.value_or(0), bytes);
     }
     if (most && *most > 0) return most;
   }
@@ -86,9 +90,9 @@ std::optional<double> peak_bytes(const Record& report, bool on_gpu) {
 std::vector<ImportedRow> optimum_benchmark(const Record& benchmark, const Where& where) {
   const Record &config = part_of(benchmark, "config", where), &report = part_of(benchmark, "report", where);
   const Record &backend = part_of(config, "backend", where), &scenario = part_of(config, "scenario", where);
-  const Record environment = config.value("environment", Record::object());
-  const Record shapes = scenario.value("input_shapes", Record::object());
-  const Record generate = scenario.value("generate_kwargs", Record::object());
+  const Record environment = object_at(config, "environment");
+  const Record shapes = object_at(scenario, "input_shapes");
+  const Record generate = object_at(scenario, "generate_kwargs");
   ImportedRow row{.line = where.line, .tool = "optimum-benchmark", .format = "benchmark.json"};
   const std::string library = text_at(backend, "library");
   row.engine = library.empty() ? text_at(backend, "name") : library;
@@ -123,7 +127,7 @@ std::vector<ImportedRow> optimum_benchmark(const Record& benchmark, const Where&
   }
   if (row.run_ns.empty())
     where.refuse("latencies of generate, or as many of prefill as of decode", "none; was the scenario a generation?");
-  const int sequences = row.batch.value_or(1);
+  const double sequences = row.batch.value_or(1);
   row.samples["total_latency"] = row.run_ns;
   row.samples["prefill_time"] = row.samples["time_to_first_token"] = prefill;
   row.samples["decode_time"] = decode;

@@ -34,7 +34,7 @@ void take_speed(double latency_s, double rate, ImportedRow* row) {
   row->figures["tokens_per_second"] = {rate, std::nullopt};
   const double tokens = latency_s * rate;
   const double whole = std::round(tokens);
-  if (whole < 1 || std::abs(tokens - whole) > 0.002 * whole) return;
+  if (whole < 1 || whole > kMostTokens || std::abs(tokens - whole) > 0.002 * whole) return;
   row->new_tokens = static_cast<int>(whole);
   row->derived_from.emplace_back("new_tokens: latency × tokens per second");
   row->figures["latency_per_token"] = {latency_s * 1e9 / whole, std::nullopt};
@@ -83,7 +83,7 @@ std::vector<ImportedRow> predecessor_csv(std::string_view content, const std::st
     }
     if (const std::string text = of("generated_tokens"); !text.empty()) {
       const double tokens = where.number("generated_tokens", text);
-      if (tokens < 1 || tokens > 1e9) where.refuse("at least one of generated_tokens", text);
+      if (tokens < 1 || tokens > kMostTokens) where.refuse("at least one of generated_tokens", text);
       row.new_tokens = static_cast<int>(tokens);
       row.derived_from.clear();
     }

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "bench/statistics.h"
+#include "core/error.h"
 #include "report/charts.h"
 #include "report/packed.h"
 #include "report/record_json.h"
@@ -295,7 +296,7 @@ class Numbered {
 
 }  // namespace
 
-PageCell page_cell(const Record& record, const RecordView& v, const std::string& path, bool with_samples) {
+PageCell page_cell(const Record& record, const RecordView& v, const std::string& path, bool with_samples) try {
   PageCell cell;
   cell.texts = {{"model", v.shown_model()},
                 {"precision", v.shown_precision()},
@@ -336,6 +337,9 @@ PageCell page_cell(const Record& record, const RecordView& v, const std::string&
   if (with_samples) cell.samples = detail(record, v, steps, true);
   cell.brief = detail(record, v, steps, false);
   return cell;
+} catch (const Record::exception& error) {  // in a part that only the page reads
+  fail(ErrorKind::usage, "{}: a part of this record is of another form than ours: {}; was it edited? Leave it out",
+       path, error.what());
 }
 
 void PageData::add(PageCell cell) { cells_.push_back(std::move(cell)); }

@@ -22,7 +22,8 @@ struct PageCell {
   std::string facts, samples, brief;  // members of the cell's object: of both, with every sample, and without
 };
 // `path`: the file that the record is in, which the page names. Without samples it cannot be in a page of few records.
-// May be called from several threads.
+// May be called from several threads. Error usage for a record that another program or a person has made something else
+// of.
 PageCell page_cell(const Record& record, const RecordView& view, const std::string& path, bool with_samples);
 
 class PageData {

@@ -166,6 +166,33 @@ TEST(PageData, TakesRecordsThatLackWhatIsNewerOrFailed) {
   EXPECT_EQ(data_of(page)["cells"][0]["metrics"].size(), 0u);
 }
 
+TEST(PageData, RefusesWithItsPathARecordOfAnotherForm) {
+  Record ledger = test_record({}), device = test_record({}), span = test_record({});
+  ledger["memory"] = Record::array({{{"end_ledger", 7}}});
+  device["devices"].push_back(7);
+  span["runs"] = Record::array({{{"spans", {1, 2}}}});
+  for (const Record& record : {ledger, device, span}) {
+    PageData page;
+    page.add(test_record({}), "good.json");
+    try {
+      page.add(record, "edited.json");
+      ADD_FAILURE() << record.dump();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage);
+      EXPECT_THAT(error.what(), HasSubstr("edited.json"));
+    }
+    EXPECT_EQ(page.count(), 1u);
+  }
+}
+
+TEST(PageData, TakesNumbersNearNought) {
+  Record record = test_record({});
+  record["metrics"]["memory_peak"]["median"] = 1e-320;
+  PageData page;
+  page.add(record, "a.json");
+  EXPECT_THAT(page.json({}, {}, "", ""), HasSubstr("e-320"));
+}
+
 TEST(Page, IsOneFileWithAllOfItsParts) {
   if (!has_page()) GTEST_SKIP() << "this build has no D3 (libjs-d3), so no page";
   const std::string page = page_html("{\"the\": \"data\"}");

@@ -69,26 +69,6 @@ std::vector<Candidate> found_files(std::span<const std::string> files_or_folders
   return once;
 }
 
-// Brackets that are open at once, at most: what takes records apart goes as deep.
-bool is_too_deep(std::string_view text) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kDeepest) return true;
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
-  return false;
-}
-
 bool is_of_ours(const Record& j) { return j.is_object() && j.contains("schema") && j["schema"] == "quantbench.record"; }
 
 // Files one after another, and what is in databases, read as it is asked for: one row at a time, so that who writes to
@@ -175,6 +155,8 @@ std::string problem_of(const Record& record, RecordView* view) {
     std::string reason = error.what();
     if (const size_t at = reason.find("] "); at != std::string::npos) reason = reason.substr(at + 2);
     return fmt::format("not a whole record: {}; was it edited?", reason);
+  } catch (const Error& error) {
+    return fmt::format("not a whole record: {}; was it edited?", error.what());
   }
   return "";
 }
@@ -228,7 +210,7 @@ class Parser {
   void take_text(std::string_view text, const std::string& where) {
     std::optional<Record> value = parse_record(text, spans_);
     if (!value) {
-      if (is_too_deep(text)) {
+      if (nests_deeper(text, kDeepest)) {
         parsed_.problems.push_back(fmt::format("{}: JSON nested deeper than {} levels is no record", where, kDeepest));
         return;
       }

@@ -103,5 +103,37 @@ TEST(ReadRecords, NothingAtAllIsAnErrorThatSaysWhatWasThere) {
   EXPECT_THAT(refusal(folder / "config.json"), HasSubstr("no record of quantbench"));
 }
 
+TEST(ReadRecords, CountsAreWholeNumbersThatFit) {
+  const auto with = [](const char* key, const Record& value) {
+    Record record = test_record({});
+    record["cell"][key] = value;
+    return record_problem(record);
+  };
+  EXPECT_EQ(with("prompt_tokens", 64.0), "");
+  for (const Record& bad :
+       {Record(1e300), Record(2147483648.0), Record(0.5), Record(2147483648u), Record(-2147483649)}) {
+    EXPECT_THAT(with("prompt_tokens", bad), AllOf(HasSubstr("whole number of 32 bits"), HasSubstr(bad.dump())));
+  }
+  Record record = test_record({});
+  record["response"]["ids"][1] = 1e300;
+  EXPECT_THAT(record_problem(record), HasSubstr("whole number"));
+  record = test_record({});
+  record["metrics"]["tokens_per_second"]["runs"] = 1e300;
+  EXPECT_THAT(record_problem(record), HasSubstr("whole number"));
+  record = test_record({});
+  record["protocol"]["seed"] = -1.0;
+  EXPECT_THAT(record_problem(record), HasSubstr("whole number of 64 bits"));
+}
+
+TEST(ReadRecords, AFileOfMoreThanAGibibyteIsNotRead) {
+  TestFolder folder;
+  folder.write("good.json", to_text(test_record({})));
+  folder.write("huge.json", "{}");
+  std::filesystem::resize_file(folder / "huge.json", (uintmax_t{1} << 30) + 1);  // a hole: it takes no room
+  const FoundRecords all = read({folder.path()});
+  EXPECT_THAT(all.records, SizeIs(1));
+  EXPECT_THAT(all.problems, ElementsAre(AllOf(HasSubstr("huge.json"), HasSubstr("1073741824"))));
+}
+
 }  // namespace
 }  // namespace quantbench

@@ -10,8 +10,9 @@
 
 namespace quantbench {
 
-// Tables are indexed by id, so a stray huge id must not make them huge; the largest published vocabularies have 2^18.
-constexpr int32_t kMaxTokenId = (1 << 24) - 1;
+// Tables are indexed by id, so a stray huge id must not make them huge; the largest published vocabularies
+// have 2^18.
+constexpr int32_t kMaxTokenId = (1 << 20) - 1;
 
 inline int32_t token_id(const nlohmann::json& value, const std::string& where) {
   if (!value.is_number_integer() || value < 0 || value > kMaxTokenId) {

@@ -123,6 +123,12 @@ void Tokenizer::read_texts(const std::string& where) {
     }
     texts_[token.id] = {text_of(token.content), true, token.special};
   }
+  for (const auto* ids : {&parts_.before, &parts_.after}) {
+    for (const int32_t id : *ids) {
+      if (id < size() && texts_[id].known) continue;
+      refuse_damaged("{}: post_processor: its template has the id {}, which no token has", where, id);
+    }
+  }
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) const {

@@ -5,63 +5,13 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "text/test_small_tokenizers.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 namespace quantbench {
 namespace {
 
 using nlohmann::json;
-
-// The option-by-option form with its byte tokens and few merges, so that one round is cheap.
-json small_document() {
-  json document = read_json_file(QB_SOURCE_DIR "/testdata/tokenizers/variants/tokenizer.json");
-  json& model = document["model"];
-  json merges = json::array(), vocab = json::object();
-  for (size_t i = 0; i < 30; ++i) merges.push_back(model["merges"][i]);
-  for (const auto& [token, id] : model["vocab"].items()) {
-    if (id < 256 + 30 || token == "<|endoftext|>") vocab[token] = id;
-  }
-  model["merges"] = merges;
-  model["vocab"] = vocab;
-  return document;
-}
-
-// The forms of Flan-T5 and PaliGemma with the parts that other files of their kind have, and small vocabularies.
-json small_unigram() {
-  json document = read_json_file(QB_SOURCE_DIR "/testdata/tokenizers/t5/tokenizer.json");
-  json pieces = json::array();
-  for (size_t i = 0; i < 80; ++i) pieces.push_back(document["model"]["vocab"][i]);
-  document["model"]["vocab"] = pieces;
-  document["model"]["byte_fallback"] = false;
-  json added = json::array();
-  for (size_t i = 0; i < 3; ++i) added.push_back(document["added_tokens"][i]);
-  document["added_tokens"] = added;
-  document["normalizer"] = {{"type", "Sequence"},
-                            {"normalizers",
-                             {document["normalizer"],
-                              {{"type", "Strip"}, {"strip_left", false}, {"strip_right", true}},
-                              {{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", "▁"}},
-                              {{"type", "Prepend"}, {"prepend", " "}}}}};
-  return document;
-}
-
-json small_gemma() {
-  json document = read_json_file(QB_SOURCE_DIR "/testdata/tokenizers/gemma/tokenizer.json");
-  json& model = document["model"];
-  json vocab = json::object(), merges = json::array();
-  for (const auto& [token, id] : model["vocab"].items()) {
-    if (id < 310 || utf8::step(token).bytes == static_cast<int>(token.size())) vocab[token] = id;
-  }
-  for (const json& merge : model["merges"]) {
-    const std::string text = merge, left = text.substr(0, text.find(' ')), right = text.substr(text.find(' ') + 1);
-    if (vocab.contains(left) && vocab.contains(right) && vocab.contains(left + right)) merges.push_back(merge);
-  }
-  model["vocab"] = vocab;
-  model["merges"] = merges;
-  document["decoder"]["decoders"].push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
-  return document;
-}
 
 class Damage {
  public:

@@ -148,6 +148,12 @@ TEST(TokenizerRefusal, ATemplateThatCannotBeFollowed) {
   EXPECT_THAT(with({a, a}), HasSubstr("expected A once"));
   EXPECT_THAT(with({b}), HasSubstr("expected A once"));
   EXPECT_THAT(with({json("A")}), HasSubstr("expected an object"));
+  EXPECT_THAT(refusal([&](json& d) {
+                d["post_processor"] = {{"type", "TemplateProcessing"},
+                                       {"single", {a, known}},
+                                       {"special_tokens", {{"<s>", {{"ids", {60'000}}}}}}};
+              }),
+              HasSubstr("its template has the id 60000, which no token has"));
 }
 
 }  // namespace
