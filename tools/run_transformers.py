@@ -345,6 +345,7 @@ def one_line(error):
 
 def child(work, arguments, pipe):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to end
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     tell = lambda kind, what: pipe.send((kind, what))
     try:
         work(*arguments, *([tell] if work is measure else []))
@@ -484,6 +485,8 @@ def main():
     except ImportError as error:
         say(f"{error}; pip install torch transformers (and for int8 and 4bit: bitsandbytes accelerate)")
         return 64
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C
+        signal.signal(ending, lambda *_: signal.raise_signal(signal.SIGINT))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     utc = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
     started, worst = {"utc": utc, "ns": time.perf_counter_ns(), "environment": records.environment()}, 0
