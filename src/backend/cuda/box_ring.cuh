@@ -15,6 +15,14 @@ struct Barriers {
   QB_DEVICE SharedAddress full(int slot) const { return base + static_cast<SharedAddress>(8 * slot); }
   QB_DEVICE SharedAddress empty(int slot) const { return base + static_cast<SharedAddress>(8 * (kSlots + slot)); }
 };
+// By one thread: each slot is filled by one and read by so many.
+QB_DEVICE void open_ring(const Barriers& barriers, int readers) {
+  for (int slot = 0; slot < kSlots; ++slot) {
+    barrier_init(barriers.full(slot), 1);
+    barrier_init(barriers.empty(slot), readers);
+  }
+  publish_barriers();
+}
 QB_DEVICE void wait_for(SharedAddress barrier, uint32_t parity) {
   while (!barrier_passed(barrier, parity)) {
   }

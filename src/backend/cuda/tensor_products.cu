@@ -396,13 +396,7 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const __grid_consta
   std::byte* const shared = aligned_shared();
   const SharedAddress ring = shared_address(shared);
   const Barriers barriers{ring + kBarriersAt};
-  if (thread_index() == 0) {
-    for (int slot = 0; slot < kSlots; ++slot) {
-      barrier_init(barriers.full(slot), 1);
-      barrier_init(barriers.empty(slot), kConsumers / kWarpgroup);
-    }
-    publish_barriers();
-  }
+  if (thread_index() == 0) open_ring(barriers, kConsumers / kWarpgroup);
   sync_block();
   let_next_start();
   if (thread_index() >= kConsumers) {

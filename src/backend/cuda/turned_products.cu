@@ -16,10 +16,10 @@ namespace quantbench::QB_CUDA {
 namespace {
 
 constexpr int kConsumers = 2 * kWarpgroup, kThreads = kConsumers + kWarpgroup, kWarps = kConsumers / kWarpSize;
-constexpr int kOutputs = 64, kWarpOutputs = kOutputs / kWarps;               // of a tile
-constexpr int kStage = 64, kLine = kStage * 2, kCodes = kStage / 2;          // k; bytes of a row of fp16, of codes
-constexpr int kAhead = 4;                                                    // stages of codes on their way
-constexpr int kBox = kWarpOutputs * kLine, kWeights = 2 * kOutputs * kLine;  // bytes of a stage's fp16 weights
+constexpr int kOutputs = 64, kWarpOutputs = kOutputs / kWarps;       // of a tile
+constexpr int kStage = 64, kLine = kStage * 2, kCodes = kStage / 2;  // k; bytes of a row of fp16, of codes
+constexpr int kAhead = 4;                                            // stages of codes on their way
+constexpr int kWeights = 2 * kOutputs * kLine;                       // bytes of a stage's fp16 weights
 constexpr int kWarpCodes = 2 * kWarpOutputs * kCodes;
 constexpr int kCopies = 16,
               kTable = 256 * kCopies * 8;  // two floats a byte; a copy for each lane that reads with others
@@ -45,6 +45,7 @@ struct TurnedArgs {
 
 // The eight rows of a warp of the one matrix, then of the other.
 QB_DEVICE void ask_for_weights(const TurnedArgs& a, int tile, int stage, SharedAddress to, SharedAddress full) {
+  constexpr int kBox = kWarpOutputs * kLine;
   const int first = tile / a.of_rows * kOutputs;
 #pragma unroll
   for (int i = 0; i < 2 * kWarps; ++i) {
@@ -298,13 +299,7 @@ __global__ void __launch_bounds__(kThreads, 1) turned_kernel(const __grid_consta
   std::byte* const shared = aligned_shared();
   const SharedAddress ring = shared_address(shared);
   const Barriers barriers{ring + Places<kDecodes, kColumns>::kBarriersAt};
-  if (thread_index() == 0) {
-    for (int slot = 0; slot < kSlots; ++slot) {
-      barrier_init(barriers.full(slot), 1);
-      barrier_init(barriers.empty(slot), kConsumers / kWarpgroup);
-    }
-    publish_barriers();
-  }
+  if (thread_index() == 0) open_ring(barriers, kConsumers / kWarpgroup);
   sync_block();
   let_next_start();
   if (thread_index() >= kConsumers) {

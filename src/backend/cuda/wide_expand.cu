@@ -9,7 +9,6 @@ namespace {
 constexpr int kThreads = 256, kBlocks = 8;  // of a multiprocessor, where it has room
 constexpr int kPiece = 8;                   // codes of a word, 16 bytes of fp16: neighbouring lanes write whole lines
 constexpr int kWords = 2;                   // of a thread, on their way together
-constexpr int kCopies = 16;  // of a byte's two codes, one for each of the lanes that read at the same time
 
 __global__ void __launch_bounds__(kThreads) expand_kernel(const __grid_constant__ ExpandArgs a) {
   __shared__ float table[16 * kWarpSize];  // a copy of the codes a lane, so that no two meet in a bank
