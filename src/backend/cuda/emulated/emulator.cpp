@@ -20,7 +20,9 @@ namespace {
 
 namespace context = boost::context;
 
-constexpr size_t kStackBytes = size_t{128} << 10;
+// Not a power of two, so that the tops of the stacks, which each change of threads touches, lie in different sets of
+// the caches.
+constexpr size_t kStackBytes = (size_t{128} << 10) + 9 * 64;
 constexpr size_t kMostThreads = 1024;  // of a block
 
 // Threads that wait for each other: a barrier opens when all have come.
@@ -37,8 +39,12 @@ struct Warp {
 struct Thread {
   ThreadContext context;
   context::fiber fiber, scheduler;
+  const Barrier* barrier = nullptr;  // that it waits at until it has opened more often than
+  uint64_t opened = 0;
   int exchanges = 0;
   bool done = false;
+
+  bool can_go_on() const { return !done && (barrier == nullptr || barrier->opened != opened); }
 };
 
 class Block {
@@ -78,6 +84,7 @@ class Block {
   std::vector<Warp> warps_;
   std::vector<Piece> shared_;
   std::vector<size_t> order_;
+  unsigned passes_ = 0;
   Barrier barrier_, group_barrier_;
   Thread* running_ = nullptr;
   size_t left_ = 0;
@@ -104,6 +111,7 @@ void Block::start(Index index, FunctionRef<void()> body, context::pooled_fixedsi
   for (Warp& warp : warps_) warp.barrier = {};
   for (Thread& t : threads_) {
     t.context.block = index;
+    t.barrier = nullptr;
     t.done = false;
     t.exchanges = 0;
     t.fiber = context::fiber(std::allocator_arg, stacks, [&t, body](context::fiber&& scheduler) {
@@ -119,10 +127,13 @@ void Block::start(Index index, FunctionRef<void()> body, context::pooled_fixedsi
 
 void Block::pass(std::minstd_rand& random) {
   launch_here->block = this;
-  std::shuffle(order_.begin(), order_.end(), random);
-  for (const size_t i : order_) {
-    Thread& t = threads_[i];
-    if (t.done) continue;
+  constexpr unsigned kPassesInOneOrder = 16;  // each from another thread on
+  if (passes_++ % kPassesInOneOrder == 0) std::shuffle(order_.begin(), order_.end(), random);
+  size_t at = random() % order_.size();
+  for (size_t k = 0; k < order_.size(); ++k) {
+    if (++at == order_.size()) at = 0;
+    Thread& t = threads_[order_[at]];
+    if (!t.can_go_on()) continue;
     running_ = &t;
     t.fiber = std::move(t.fiber).resume();
     if (t.done) --left_;
@@ -142,8 +153,11 @@ void Block::wait(Barrier& barrier, int size) {
     ++barrier.opened;
     return;
   }
-  const uint64_t opened = barrier.opened;
-  while (barrier.opened == opened) pause();
+  Thread& self = *running_;
+  self.barrier = &barrier;
+  self.opened = barrier.opened;
+  pause();
+  self.barrier = nullptr;
 }
 
 const std::byte* Block::exchange(const void* mine, size_t bytes) {
