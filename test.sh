@@ -31,7 +31,8 @@ run_tests() {
   qb_say "Testing ($preset)"
   mkdir -p "$folder/Testing/Temporary"
   : > "$folder/Testing/Temporary/LastTest.log"
-  (cd "$QB_ROOT" && ctest --preset "$preset" --no-tests=error --parallel "$(nproc)" "$@") 2>&1 |
+  # Tests run side by side: pinned, they would share the first CPU and leave the others idle.
+  (cd "$QB_ROOT" && QUANTBENCH_PIN_THREADS=0 ctest --preset "$preset" --no-tests=error --parallel "$(nproc)" "$@") 2>&1 |
     tee "$folder/ctest_output.txt" || status=$?
   cat "$folder/Testing/Temporary/LastTest.log" >> "$QB_LOG"
   counts="$(awk -f "$QB_ROOT/tools/count_tests.awk" "$folder/ctest_output.txt" "$folder/Testing/Temporary/LastTest.log")"

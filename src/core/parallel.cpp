@@ -140,8 +140,9 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   int cores = 1;
   const std::vector<int> cpus = cpus_by_core(&cores);
   if (threads <= 0) threads = cores;
-  const auto pin = [&cpus](pthread_t thread, int index) {
-    if (static_cast<size_t>(index) >= cpus.size()) return;  // more threads than CPUs: leave them to the kernel
+  const bool pins = os::environment("QUANTBENCH_PIN_THREADS") != "0";
+  const auto pin = [&cpus, pins](pthread_t thread, int index) {
+    if (!pins || static_cast<size_t>(index) >= cpus.size()) return;  // more threads than CPUs: leave them to the kernel
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(cpus[static_cast<size_t>(index)], &set);

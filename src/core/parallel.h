@@ -27,9 +27,10 @@ class FunctionRef<R(Args...)> {
 };
 
 // threads-1 workers beside the calling thread, each pinned to a CPU of the process's affinity mask. Workers spin
-// briefly for the next section, then sleep in the kernel, so an idle pool costs nothing.
-// One thread at a time may call run(); sections do not nest. An exception in a section ends the section and is
-// rethrown by run().
+// briefly for the next section, then sleep in the kernel, so an idle pool costs nothing. QUANTBENCH_PIN_THREADS=0 in
+// the environment leaves them to the kernel: for tests that run side by side, which would all share the first CPU. One
+// thread at a time may call run(); sections do not nest. An exception in a section ends the section and is rethrown by
+// run().
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);  // 0: one per physical core of the affinity mask
