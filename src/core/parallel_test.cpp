@@ -6,9 +6,14 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
+#include <optional>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
+
+#include "core/os.h"
 
 namespace quantbench {
 namespace {
@@ -78,7 +83,7 @@ TEST(ThreadPool, RethrowsAndStaysUsable) {
   EXPECT_EQ(calls, 1);
 }
 
-TEST(ThreadPool, GivesItsMakerTheCpusBack) {
+TEST(ThreadPool, PinsItsMakerUnlessToldNotToAndGivesTheCpusBack) {
   const auto allowed = [] {
     cpu_set_t set;
     CPU_ZERO(&set);
@@ -86,11 +91,19 @@ TEST(ThreadPool, GivesItsMakerTheCpusBack) {
     return CPU_COUNT(&set);
   };
   const int before = allowed();
+  const std::optional<std::string> set_outside = os::environment("QUANTBENCH_PIN_THREADS");
+  unsetenv("QUANTBENCH_PIN_THREADS");
   {
     const ThreadPool pool(2);
     EXPECT_EQ(allowed(), 1);
   }
   EXPECT_EQ(allowed(), before);
+  setenv("QUANTBENCH_PIN_THREADS", "0", 1);
+  {
+    const ThreadPool pool(2);
+    EXPECT_EQ(allowed(), before);
+  }
+  if (!set_outside) unsetenv("QUANTBENCH_PIN_THREADS");
 }
 
 TEST(ThreadPool, FindsAtLeastOneCore) { EXPECT_GE(physical_cores(), 1); }
