@@ -52,7 +52,7 @@ struct DeviceInfo {
   std::string backend;   // "reference", "cpu", "cuda"
   std::string id;        // what --device calls it: "cpu", "cuda:0"
   std::string name;      // "AMD EPYC …"
-  std::string features;  // "avx512+vnni", "avx2", "sm_90"
+  std::string features;  // "avx512+vnni", "avx2, threads not pinned", "sm_90"
   int threads = 1;
   size_t memory_bytes = 0;     // physical
   size_t available_bytes = 0;  // for a new process, now; of a GPU: beside what this process has

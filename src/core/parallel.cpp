@@ -88,6 +88,7 @@ struct ThreadPool::State {
   // The thread that made the pool and the CPUs it had then, which it gets back; else a next pool would see one CPU.
   pthread_t owner{};
   cpu_set_t owner_cpus{};
+  bool pins = true;
   bool is_owner_pinned = false;
 
   void call(int thread) {
@@ -140,9 +141,10 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   int cores = 1;
   const std::vector<int> cpus = cpus_by_core(&cores);
   if (threads <= 0) threads = cores;
-  const bool pins = os::environment("QUANTBENCH_PIN_THREADS") != "0";
-  const auto pin = [&cpus, pins](pthread_t thread, int index) {
-    if (!pins || static_cast<size_t>(index) >= cpus.size()) return;  // more threads than CPUs: leave them to the kernel
+  state_->pins = os::environment("QUANTBENCH_PIN_THREADS") != "0";
+  const auto pin = [this, &cpus](pthread_t thread, int index) {
+    if (!state_->pins) return;
+    if (static_cast<size_t>(index) >= cpus.size()) return;  // more threads than CPUs: leave them to the kernel
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(cpus[static_cast<size_t>(index)], &set);
@@ -166,7 +168,7 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
     }
     pin(state_->workers.back().native_handle(), thread);
   }
-  if (threads > 1) {
+  if (threads > 1 && state_->pins) {
     state_->owner = pthread_self();
     state_->is_owner_pinned = sched_getaffinity(0, sizeof state_->owner_cpus, &state_->owner_cpus) == 0;
     pin(pthread_self(), 0);
@@ -180,6 +182,7 @@ ThreadPool::~ThreadPool() {
   }
 }
 
+bool ThreadPool::pins() const { return state_->pins; }
 int ThreadPool::size() const { return static_cast<int>(state_->workers.size()) + 1; }
 
 void ThreadPool::run(FunctionRef<void(int)> body) {

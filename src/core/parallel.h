@@ -27,10 +27,11 @@ class FunctionRef<R(Args...)> {
 };
 
 // threads-1 workers beside the calling thread, each pinned to a CPU of the process's affinity mask. Workers spin
-// briefly for the next section, then sleep in the kernel, so an idle pool costs nothing. QUANTBENCH_PIN_THREADS=0 in
-// the environment leaves them to the kernel: for tests that run side by side, which would all share the first CPU. One
-// thread at a time may call run(); sections do not nest. An exception in a section ends the section and is rethrown by
-// run().
+// briefly for the next section, then sleep in the kernel, so an idle pool costs nothing.
+// QUANTBENCH_PIN_THREADS=0 in the environment leaves all of them to the kernel: for programs that run side by side,
+// as tests do, which would share the first CPUs. The cpu backend's description of the device, in each record, says so.
+// One thread at a time may call run(); sections do not nest. An exception in a section ends the section and is
+// rethrown by run().
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);  // 0: one per physical core of the affinity mask
@@ -39,6 +40,7 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const;
+  bool pins() const;  // unless the environment said not to
 
   // Calls body(thread) once on each thread, 0 being the caller's, and returns when all have.
   void run(FunctionRef<void(int thread)> body);

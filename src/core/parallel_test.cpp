@@ -95,15 +95,21 @@ TEST(ThreadPool, PinsItsMakerUnlessToldNotToAndGivesTheCpusBack) {
   unsetenv("QUANTBENCH_PIN_THREADS");
   {
     const ThreadPool pool(2);
+    EXPECT_TRUE(pool.pins());
     EXPECT_EQ(allowed(), 1);
   }
   EXPECT_EQ(allowed(), before);
   setenv("QUANTBENCH_PIN_THREADS", "0", 1);
   {
     const ThreadPool pool(2);
+    EXPECT_FALSE(pool.pins());
     EXPECT_EQ(allowed(), before);
   }
-  if (!set_outside) unsetenv("QUANTBENCH_PIN_THREADS");
+  if (set_outside) {
+    setenv("QUANTBENCH_PIN_THREADS", set_outside->c_str(), 1);
+  } else {
+    unsetenv("QUANTBENCH_PIN_THREADS");
+  }
 }
 
 TEST(ThreadPool, FindsAtLeastOneCore) { EXPECT_GE(physical_cores(), 1); }

@@ -19,7 +19,8 @@ class CpuBackend final : public Backend {
       : isa_(select_isa(options.isa, detect_features())),
         kernels_(isa_ == Isa::avx512 ? avx512::kernels() : avx2::kernels()),
         pool_(options.threads),
-        device_(host_device("cpu", std::string(features_of(isa_)), pool_.size())),
+        device_(host_device("cpu", std::string(features_of(isa_)) + (pool_.pins() ? "" : ", threads not pinned"),
+                            pool_.size())),
         ops_(kernels_, pool_, detect_features().wants_fetching) {}
 
   const DeviceInfo& device() const override { return device_; }
