@@ -7,6 +7,7 @@
 #include "fuzz/json_tree.h"
 #include "fuzz/memory_files.h"
 #include "fuzz/whole_records.h"
+#include "report/charts.h"
 #include "report/claims.h"
 #include "report/compare_records.h"
 #include "report/page_data.h"
@@ -58,7 +59,13 @@ void use(const FoundRecords& found, size_t which) {
     views.push_back(view_of(record));
   }
   switch (which) {
-    case 0: whole_text(views, false, true); return;
+    case 0: {
+      whole_text(views, false, true);
+      std::vector<ChartCell> cells;
+      for (size_t i = 0; i < views.size(); ++i) cells.push_back(chart_cell(found.records[i], views[i]));
+      charts(cells);
+      return;
+    }
     case 1: whole_text(views, true, true); return;
     case 2: csv(views, CsvSchema::own); return;
     case 3: csv(views, CsvSchema::predecessor_full); return;

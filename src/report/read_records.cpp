@@ -137,6 +137,66 @@ std::string metric_problem(const Summary& s, const Record& part) {
   return "";
 }
 
+// Throws Error usage. What is missing or null is no object without members.
+const Record& object_at(const Record& in, const char* key, const std::string& where) {
+  static const Record none = Record::object();
+  const auto found = in.find(key);
+  if (found == in.end() || found->is_null()) return none;
+  if (!found->is_object()) fail(ErrorKind::usage, "'{}' of {} is no object", key, where);
+  return *found;
+}
+
+// Throws Error usage unless it is a list of objects.
+void check_objects(const Record& list, const std::string& what) {
+  if (!list.is_array() || !std::all_of(list.begin(), list.end(), [](const Record& part) { return part.is_object(); })) {
+    fail(ErrorKind::usage, "'{}' is no list of objects", what);
+  }
+}
+
+void check_lists_of(const Record& part, const char* key, const std::string& where) {
+  const auto list = part.find(key);
+  if (list == part.end()) return;
+  if (!list->is_array() || !std::all_of(list->begin(), list->end(), [](const Record& row) { return row.is_array(); })) {
+    fail(ErrorKind::usage, "'{}' of {} is no list of lists", key, where);
+  }
+}
+
+// What a view leaves out and reports use. Throws Error usage.
+void check_parts(const Record& record) {
+  check_objects(record.at("devices"), "devices");
+  for (const Record& device : record.at("devices")) {
+    const Record& gpu = object_at(device, "gpu", "a device");
+    if (const auto of = gpu.find("compute_capability"); of != gpu.end() && !of->is_string())
+      fail(ErrorKind::usage, "'compute_capability' of a device is no text");
+  }
+  check_objects(record.at("memory"), "memory");
+  for (const Record& memory : record.at("memory")) {
+    for (const char* key : {"load_peak_ledger", "run_peak_ledger", "end_ledger"}) {
+      const Record& ledger = object_at(memory, key, "memory");
+      if (!std::all_of(ledger.begin(), ledger.end(), [](const Record& bytes) { return bytes.is_number(); }))
+        fail(ErrorKind::usage, "'{}' of memory has other things than numbers", key);
+    }
+  }
+  const auto runs = record.find("runs");
+  if (runs == record.end() || runs->is_null()) return;
+  check_objects(*runs, "runs");
+  for (const Record& run : *runs) {
+    if (const auto steps = run.find("step_ns"); steps != run.end()) {
+      if (!steps->is_array() ||
+          !std::all_of(steps->begin(), steps->end(), [](const Record& ns) { return ns.is_number(); }))
+        fail(ErrorKind::usage, "'step_ns' of a run is no list of numbers");
+    }
+    check_lists_of(run, "spans", "a run");
+    if (const auto spans = run.find("spans"); spans != run.end()) {
+      for (const Record& span : *spans) {
+        if (span.size() < 4 || !span[2].is_number() || !span[3].is_number())
+          fail(ErrorKind::usage, "a span of a run is not its name, its clock, its begin and its end");
+      }
+    }
+    check_lists_of(object_at(run, "telemetry", "a run"), "samples", "a run's telemetry");
+  }
+}
+
 std::string problem_of(const Record& record, RecordView* view) {
   if (!is_of_ours(record)) return "no record of quantbench (no \"schema\": \"quantbench.record\")";
   const Record version = record.value("schema_version", Record(nullptr));
@@ -147,6 +207,7 @@ std::string problem_of(const Record& record, RecordView* view) {
   }
   try {
     *view = view_of(record);
+    check_parts(record);
     for (const Summary& s : view->metrics) {
       std::string problem = metric_problem(s, record.at("metrics").at(s.name));
       if (!problem.empty()) return problem;

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/os.h"
+#include "report/test_measured_record.h"
 #include "report/test_record.h"
 #include "testing/test_folder.h"
 
@@ -123,6 +124,28 @@ TEST(ReadRecords, CountsAreWholeNumbersThatFit) {
   record = test_record({});
   record["protocol"]["seed"] = -1.0;
   EXPECT_THAT(record_problem(record), HasSubstr("whole number of 64 bits"));
+}
+
+TEST(ReadRecords, PartsThatReportsUseHaveTheirShape) {
+  const auto with = [](const char* at, const Record& value) {
+    Record record = measured(1);
+    record[Record::json_pointer(at)] = value;
+    return record_problem(record);
+  };
+  EXPECT_EQ(record_problem(measured(1)), "");
+  EXPECT_THAT(with("/devices", "a CPU"), HasSubstr("was it edited?"));
+  EXPECT_THAT(with("/devices/0/gpu", 7), HasSubstr("'gpu' of a device is no object"));
+  EXPECT_THAT(with("/devices/0/gpu", {{"compute_capability", 9}}), HasSubstr("'compute_capability'"));
+  for (const Record& bad : {Record("int8"), Record(1), Record({{"end_bytes", 1}}), Record::array({"text"})}) {
+    EXPECT_THAT(with("/memory", bad), HasSubstr("'memory' is no list of objects")) << bad;
+  }
+  EXPECT_THAT(with("/memory/0/end_ledger", "weights"), HasSubstr("'end_ledger' of memory is no object"));
+  EXPECT_THAT(with("/memory/0/end_ledger", {{"weights", "all"}}), HasSubstr("other things than numbers"));
+  EXPECT_THAT(with("/runs", "ten"), HasSubstr("'runs' is no list of objects"));
+  EXPECT_THAT(with("/runs/0/step_ns", {1, "two"}), HasSubstr("no list of numbers"));
+  EXPECT_THAT(with("/runs/0/spans", {1, 2}), HasSubstr("no list of lists"));
+  EXPECT_THAT(with("/runs/0/spans", Record::array({Record{"decode", "host", 0, "end"}})), HasSubstr("a span of a run"));
+  EXPECT_THAT(with("/runs/0/telemetry", {{"samples", {1}}}), HasSubstr("no list of lists"));
 }
 
 TEST(ReadRecords, AFileOfMoreThanAGibibyteIsNotRead) {
