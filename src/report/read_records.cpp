@@ -208,6 +208,9 @@ std::string problem_of(const Record& record, RecordView* view) {
   try {
     *view = view_of(record);
     check_parts(record);
+    if (view->batch < 1) return fmt::format("a batch of {} sequences; was it edited?", view->batch);
+    if (std::min({view->prompt_tokens, view->new_tokens, view->depth}) < 0)
+      return "fewer than no tokens; was it edited?";
     for (const Summary& s : view->metrics) {
       std::string problem = metric_problem(s, record.at("metrics").at(s.name));
       if (!problem.empty()) return problem;

@@ -115,6 +115,11 @@ TEST(ReadRecords, CountsAreWholeNumbersThatFit) {
        {Record(1e300), Record(2147483648.0), Record(0.5), Record(2147483648u), Record(-2147483649)}) {
     EXPECT_THAT(with("prompt_tokens", bad), AllOf(HasSubstr("whole number of 32 bits"), HasSubstr(bad.dump())));
   }
+  EXPECT_EQ(with("batch", nullptr), "");
+  for (const int bad : {0, -1}) EXPECT_THAT(with("batch", bad), HasSubstr("a batch of"));
+  for (const char* key : {"prompt_tokens", "new_tokens", "depth"}) {
+    EXPECT_THAT(with(key, -1), HasSubstr("fewer than no tokens"));
+  }
   Record record = test_record({});
   record["response"]["ids"][1] = 1e300;
   EXPECT_THAT(record_problem(record), HasSubstr("whole number"));
