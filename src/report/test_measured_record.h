@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -28,10 +29,10 @@ inline Record measured(int number) {
                                                  : test_figure(std::string(name_of(m.unit)).c_str(), 1e9 + number);
   }
   Record runs = Record::array();
-  for (int i = 0; i < 20; ++i) {
+  for (int64_t i = 0; i < 20; ++i) {
     Record spans = Record::array();
     int64_t at = 1300000;
-    for (int step = 0; step < 64; ++step) {
+    for (int64_t step = 0; step < 64; ++step) {
       const int64_t end = at + 509568 + 32 * ((step * 37 + i * 11 + number) % 201 - 100);
       spans.push_back({"decode", "device", at, end});
       at = end;
