@@ -22,7 +22,7 @@ namespace context = boost::context;
 
 // Not a power of two, so that the tops of the stacks, which each change of threads touches, lie in different sets of
 // the caches.
-constexpr size_t kStackBytes = (size_t{128} << 10) + 9 * 64;
+constexpr size_t kStackBytes = (size_t{128} << 10) + size_t{9} * 64;
 constexpr size_t kMostThreads = 1024;  // of a block
 
 // Threads that wait for each other: a barrier opens when all have come.
