@@ -28,6 +28,7 @@ constexpr StepShape kShapes[] = {{"llama", 512, 8, 2, 64, 64, 1024, false, false
                                  {"heads_of_32", 256, 8, 2, 32, 32, 512, false, true, Act::silu},
                                  {"heads_of_128", 256, 2, 1, 128, 128, 512, true, false, Act::gelu_tanh},
                                  {"heads_of_256", 256, 2, 1, 256, 256, 512, false, false, Act::gelu_tanh, false, 135},
+                                 {"long_rows", 256, 2, 1, 64, 64, 9216, false, false, Act::gelu_tanh},
                                  {"t5", 512, 8, 8, 64, 0, 1024, false, false, Act::gelu_tanh, true},
                                  {"t5_relu", 256, 4, 4, 64, 0, 512, false, false, Act::relu, true, 135}};
 
@@ -38,6 +39,7 @@ struct StepCase {
   StepShape shape;
 };
 
+constexpr int kLongRow = 8192;  // numbers: of longer ones the persistent engine makes LLM.int8's codes another way
 constexpr int kSteps = 3, kVocab = 64;
 constexpr int kSeen = 150, kStored = 160;  // positions of the cross-attention
 
@@ -289,6 +291,7 @@ std::vector<StepCase> cases(std::string_view backend) {
         // A gate without what follows it is as Llama's; the two like T5 differ in what comes before fp32 weights alone.
         if (shape.like_t5 && kind == OpKind::gated_up) continue;
         if (shape.like_t5 && shape.before == 0 && kind != OpKind::add_linear) continue;
+        if (shape.ff > kLongRow && kind != OpKind::add_linear) continue;
         all.push_back({backend, kind, format, shape});
       }
     }

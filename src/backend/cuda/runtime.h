@@ -19,8 +19,9 @@ class Runtime {
   virtual DeviceUse use() const = 0;
   virtual void reset_peak() = 0;  // of use()
   virtual int multiprocessors() const = 0;
-  virtual size_t shared_bytes() const = 0;  // the most that a block can have
-  virtual int compiled_for() const = 0;     // compute capability, 75: whose code of ours runs
+  virtual size_t shared_bytes() const = 0;          // the most that a block can have
+  virtual double memory_rate() const { return 0; }  // bytes/s, by the memory's clock and width; 0: not known
+  virtual int compiled_for() const = 0;             // compute capability, 75: whose code of ours runs
   Room room() const { return {multiprocessors(), shared_bytes(), compiled_for()}; }
   virtual Stream stream() const = 0;
   virtual bool has_tensor_products() const { return false; }  // tensor_products.h

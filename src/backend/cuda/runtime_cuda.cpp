@@ -308,6 +308,11 @@ class CudaRuntime final : public Runtime {
   void reset_peak() override { peak_bytes_ = held_bytes_; }
   int multiprocessors() const override { return info_.multiprocessors; }
   size_t shared_bytes() const override { return shared_bytes_; }
+  double memory_rate() const override {
+    constexpr double kHertz = 1000, kTwiceAClock = 2, kBits = 8;
+    return attribute(cudaDevAttrMemoryClockRate, gpu_) * kHertz * kTwiceAClock *
+           (attribute(cudaDevAttrGlobalMemoryBusWidth, gpu_) / kBits);
+  }
   int compiled_for() const override { return compiled_for_; }
   Stream stream() const override { return {stream_, overlap_}; }
   bool has_tensor_products() const override {

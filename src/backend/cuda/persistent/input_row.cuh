@@ -38,6 +38,26 @@ QB_DEVICE uint32_t two_codes(Half2 pair, float scale) {
   const uint32_t high = bits_of_float(add_rn(mul_rn(half_high(pair), scale), kRounds));
   return (low & 255) | (high & 255) << 8;
 }
+QB_DEVICE void mark_outliers(const Shared& m, int column, Half2 pair) {
+  const uint32_t bits = (is_outlier(pair) ? 1u : 0u) | (is_outlier(pair >> 16) ? 2u : 0u);
+  set_bits(m.pointer<uint32_t>(m.at.outliers) + column / kWarpSize, bits << column % kWarpSize);
+}
+// Of the row, from the same of each warp: in the lower half the largest magnitude that is no outlier, above it whether
+// there is one. No outlier is marked yet.
+QB_DEVICE uint32_t largest_of_block(const Shared& m, int k, uint32_t most_of_warp) {
+  auto* const of_warps = m.pointer<uint32_t>(m.at.largest);
+  if (lane_index() == 0) of_warps[warp_index()] = most_of_warp;
+  if (thread_index() < k / kWarpSize) m.pointer<uint32_t>(m.at.outliers)[thread_index()] = 0;
+  sync_consumers();
+  uint32_t all = 0;
+#pragma unroll
+  for (int w = 0; w < kConsumerWarps; w += 4) {
+    const Bytes16 four = load_shared16(shared_address(of_warps + w));
+    all = larger_halves(
+        all, larger_halves(larger_halves(four.word[0], four.word[1]), larger_halves(four.word[2], four.word[3])));
+  }
+  return all;
+}
 // pairs: this thread's part of the row, all of it that `is_there` says; put(i, code): where the codes of pair i go.
 // first_of: the column of pair i.
 template <int kPairs, typename There, typename First, typename Put>
@@ -53,18 +73,7 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, Half2 (&pairs)[kPairs], con
   const bool warp_has = most >= kThresholdBits;
   if (warp_has) [[unlikely]]
     most = largest(without_outliers) | 0x10000;
-  auto* const of_warps = m.pointer<uint32_t>(m.at.largest);
-  if (lane_index() == 0) of_warps[warp_index()] = most;
-  auto* const masks = m.pointer<uint32_t>(m.at.outliers);
-  if (thread_index() < k / kWarpSize) masks[thread_index()] = 0;
-  sync_consumers();
-  uint32_t all = 0;
-#pragma unroll
-  for (int w = 0; w < kConsumerWarps; w += 4) {
-    const Bytes16 four = load_shared16(shared_address(of_warps + w));
-    all = larger_halves(
-        all, larger_halves(larger_halves(four.word[0], four.word[1]), larger_halves(four.word[2], four.word[3])));
-  }
+  const uint32_t all = largest_of_block(m, k, most);
   const float absmax = float_of_half(static_cast<uint16_t>(all)), scale = code_scale(absmax);
   if (warp_has) [[unlikely]] {
     auto* const x16 = m.pointer<uint16_t>(m.at.x);
@@ -73,8 +82,7 @@ QB_DEVICE Int8Row make_codes(const Shared& m, int k, Half2 (&pairs)[kPairs], con
       if (!has_outlier(pairs[i])) continue;
       const int column = first_of(i);
       *reinterpret_cast<Half2*>(x16 + column) = pairs[i];
-      const uint32_t bits = (is_outlier(pairs[i]) ? 1u : 0u) | (is_outlier(pairs[i] >> 16) ? 2u : 0u);
-      set_bits(masks + column / kWarpSize, bits << column % kWarpSize);
+      mark_outliers(m, column, pairs[i]);
       pairs[i] = without_outliers(pairs[i]);
     }
   }
@@ -341,6 +349,61 @@ QB_DEVICE Int8Row make_codes_of_halves(const Shared& m, const Step& s, const Wai
       });
 }
 
+// The same of longer rows: by way of shared memory and in loops that stay loops, as the instructions for 32 numbers of
+// a thread, one by one, are fetched more slowly than they are carried out; and all is asked for before the first is
+// there.
+QB_DEVICE Int8Row make_codes_of_long_halves(const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
+  constexpr int kAtOnce = kWordsAtOnce * kConsumers;
+  const int thread = thread_index(), count = s.k / 4;
+  auto* const x16 = m.pointer<uint16_t>(m.at.x);
+  uint32_t most = 0;
+  bool own_has = false;
+  const auto take = [&](int begin, RowWords& row) {
+    wait_row<kWordsAtOnce>(s.in.words, begin, count, wait, row);
+#pragma unroll
+    for (int j = 0; j < kWordsAtOnce; ++j) {
+      const int i = begin + j * kConsumers;
+      if (i >= count) break;
+      Half2 low = static_cast<Half2>(row.v[j].first), high = static_cast<Half2>(row.v[j].second);
+      store8(x16 + 4 * i, {{low, high}});
+      if (has_outlier(low) || has_outlier(high)) [[unlikely]] {
+        own_has = true;
+        low = without_outliers(low);
+        high = without_outliers(high);
+      }
+      most = larger_halves(most, larger_halves(low & kMagnitudes, high & kMagnitudes));
+    }
+  };
+#pragma unroll 1
+  for (int begin = thread; begin - thread < count; begin += 2 * kAtOnce) {
+    if (begin != thread) ask_row(s.in.words, begin, count, words);
+    RowWords more;
+    ask_row(s.in.words, begin + kAtOnce, count, more);
+    take(begin, words);
+    take(begin + kAtOnce, more);
+  }
+  most = warp_max((most & 0xffff) > most >> 16 ? most & 0xffff : most >> 16) | (any_lane(own_has) ? 0x10000 : 0);
+  const uint32_t all = largest_of_block(m, s.k, most);
+  const float absmax = float_of_half(static_cast<uint16_t>(all)), scale = code_scale(absmax);
+  std::byte* const codes = m.base + m.at.codes;
+#pragma unroll 1
+  for (int i = thread; i < count; i += kConsumers) {  // what this thread has left there
+    Bytes8 four = load8(x16 + 4 * i);
+    if (own_has) [[unlikely]] {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        if (!has_outlier(four.word[j])) continue;
+        mark_outliers(m, 4 * i + 2 * j, four.word[j]);
+        four.word[j] = without_outliers(four.word[j]);
+      }
+    }
+    *reinterpret_cast<uint32_t*>(codes + place_s8(4 * i)) =
+        two_codes(four.word[0], scale) | two_codes(four.word[1], scale) << 16;
+  }
+  sync_consumers();
+  return {absmax, all >= 0x10000 ? 1u : 0u};
+}
+
 template <WeightFormat kFormat>
 QB_DEVICE Int8Row make_row_of_halves(const Shared& m, const Step& s, const Wait& wait, RowWords& words) {
   const int thread = thread_index(), count = s.k / 4;
@@ -348,7 +411,7 @@ QB_DEVICE Int8Row make_row_of_halves(const Shared& m, const Step& s, const Wait&
     if (count <= kConsumers) return make_codes_of_halves<1>(m, s, wait, words);
     if (count <= 2 * kConsumers) return make_codes_of_halves<2>(m, s, wait, words);
     if (count <= 4 * kConsumers) return make_codes_of_halves<4>(m, s, wait, words);
-    return make_codes_of_halves<8>(m, s, wait, words);
+    return make_codes_of_long_halves(m, s, wait, words);
   } else {
     const Tagged* const from = s.in.words;
     if (count <= kConsumers) {

@@ -411,7 +411,8 @@ std::string persistent_obstacle(const Tape& tape, size_t shared_bytes) {
   return part.empty() ? part : fmt::format("the persistent engine does not take {}", part);
 }
 
-PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_t shared_bytes, Tagged* exchange) {
+PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_t shared_bytes, Tagged* exchange,
+                                    double memory_rate) {
   Builder builder = build(tape, multiprocessors, exchange);
   PersistentPlan plan = std::move(builder.plan);
   const Needs& needs = builder.needs;
@@ -421,9 +422,12 @@ PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_
   args.slot_bytes = needs.slot_bytes;
   args.scale_bytes = needs.scale_bytes;
   args.slots = ring_slots(needs, shared_bytes);
-  // As measured on an H100 (docs/performance.md).
+  // As measured on an H100; int8 also on an H200, whose faster memory wants more (docs/performance.md).
+  constexpr int kLeastInt8Bytes = 32 << 10;
+  constexpr double kInt8Seconds = 1.35e-6;  // of what memory can give a multiprocessor
+  const int int8_bytes = std::max(kLeastInt8Bytes, static_cast<int>(memory_rate * kInt8Seconds / multiprocessors));
   const int wanted = plan.kind.format == WeightFormat::nf4    ? (48 << 10) / args.slot_bytes
-                     : plan.kind.format == WeightFormat::int8 ? (32 << 10) / args.slot_bytes
+                     : plan.kind.format == WeightFormat::int8 ? int8_bytes / args.slot_bytes
                                                               : 6;
   // A warp may not meet a slot again before it has been filled in between.
   args.slots_on_the_way = std::min(wanted, args.slots - needs.most_stride);

@@ -29,7 +29,9 @@ struct PersistentPlan {
 // Why a tape cannot be run so, a sentence, or nothing. Looks at shapes alone.
 std::string persistent_obstacle(const Tape& tape, size_t shared_bytes);
 // tape: one row, without an obstacle. exchange: exchange_words of device memory, or null to learn how many.
-PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_t shared_bytes, Tagged* exchange);
+// memory_rate: as Runtime's.
+PersistentPlan make_persistent_plan(const Tape& tape, int multiprocessors, size_t shared_bytes, Tagged* exchange,
+                                    double memory_rate = 0);
 // For records: "ring 9x10240, 6 on the way; pieces 5/1 8/2h": slots and their bytes, how many may be asked for, and for
 // each kind of product the chunks of a slot and of a piece, h where a unit is eight rows.
 std::string tuning_of(const PersistentPlan& plan);

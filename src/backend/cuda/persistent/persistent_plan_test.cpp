@@ -225,6 +225,19 @@ TEST(PersistentPlan, TheRingTakesWhatSharedMemoryLeaves) {
   }
 }
 
+TEST(PersistentPlan, FasterMemoryHasMoreOnTheWayOfInt8) {
+  Decoder d;
+  d.make<Int8Matrix>();
+  const auto bytes = [&](double memory_rate) {
+    const PersistentArgs args = make_persistent_plan(d.tape(), 132, kShared, nullptr, memory_rate).args;
+    return args.slots_on_the_way * args.slot_bytes;
+  };
+  constexpr double kH100 = 3.352e12, kH200 = 4.917e12;  // bytes/s
+  EXPECT_EQ(bytes(0), 32 << 10);
+  EXPECT_EQ(bytes(kH100), 32 << 10);
+  EXPECT_EQ(bytes(kH200), 48 << 10);
+}
+
 TEST(PersistentPlan, TellsWhatItWasCutBy) {
   Decoder d;
   const auto tuning = [&d](size_t shared_bytes, int processors) {

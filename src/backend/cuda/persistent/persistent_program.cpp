@@ -45,8 +45,8 @@ class PersistentProgram final : public Program {
       : runtime_(runtime) {
     const int processors = runtime.multiprocessors();
     const Cut at = cut(make_persistent_plan(tape, processors, runtime.shared_bytes(), nullptr));
-    PersistentPlan plan =
-        make_persistent_plan(tape, processors, runtime.shared_bytes(), reinterpret_cast<Tagged*>(memory + at.exchange));
+    PersistentPlan plan = make_persistent_plan(tape, processors, runtime.shared_bytes(),
+                                               reinterpret_cast<Tagged*>(memory + at.exchange), runtime.memory_rate());
     if (stalls) make_stall(plan.steps);
     std::vector<TensorMap> maps;
     for (const MapShape& shape : plan.maps) maps.push_back(make_tensor_map(shape));
