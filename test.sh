@@ -70,7 +70,7 @@ fuzz() {
     notes+="skipped: fuzzing: ${output##*skipped: }"$'\n'
     return
   fi
-  grep -E ' inputs in |FOUND|Test unit|FAILED' <<< "$output" || true
+  grep -E '^(target|[a-z]+) +[a-z0-9-]+ +[a-z0-9-]+ +[a-z0-9-]+ |FOUND|findings/|FAILED' <<< "$output" || true
   if [ $status -eq 0 ]; then
     passed=$((passed + 1))
   else

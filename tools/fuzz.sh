@@ -1,24 +1,30 @@
 #!/usr/bin/env bash
 # Runs the fuzzers (src/fuzz, libFuzzer under the address and undefined-behaviour sanitizers) and prints what each has
-# seen: inputs, inputs a second, coverage, how long no new code was reached, and what it found. Status 1 if it found
-# something (the input is then in build/fuzz/findings), 77 where clang or its runtime is missing.
+# seen: inputs, coverage, how long no new code was reached, and how much it found. Status 1 if it found something (the
+# input is then in build/fuzz/findings), 77 where clang or its runtime is missing.
 #
-#   tools/fuzz.sh [--seconds N | --minutes N] [--keep] [TARGET…]
-#     --seconds, --minutes: in all, shared out to the targets (default: 60 seconds)
+#   tools/fuzz.sh [--seconds N | --minutes N] [--jobs N] [--keep] [TARGET…]
+#     --seconds, --minutes: in all (default: 60 seconds)
+#     --jobs: processes at once (default: 1, for one target after another)
 #     --keep: adds the counts to testdata/fuzz/counts.json and packs the smallest inputs that reach all code of the corpus
 #     TARGET: safetensors json tokenizer image records import (default: all)
+#   tools/fuzz.sh --bundle FOLDER   makes a folder that runs without this tree on other machines: FOLDER/run.sh says how
+#   tools/fuzz.sh --add ARCHIVE     of the result.tar.gz of such a run: as --keep does with one of here
 #
 # A run begins with testdata's own files, what testdata/fuzz has packed, and what build/fuzz/corpus has from runs before.
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 all=(safetensors json tokenizer image records import)
-seconds=60 keep=0 targets=()
+seconds=60 jobs=1 keep=0 bundle="" archive="" targets=()
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
     --seconds) seconds="$2"; shift ;;
     --minutes) seconds=$(($2 * 60)); shift ;;
+    --jobs) jobs="$2"; shift ;;
     --keep) keep=1 ;;
+    --bundle) bundle="$(realpath -m "$2")"; shift ;;
+    --add) archive="$(realpath "$2")"; shift ;;
     *)
       if ! printf '%s\n' "${all[@]}" | grep -qx -e "$1"; then
         echo "no target or flag '$1'; the targets: ${all[*]}" >&2
@@ -53,46 +59,19 @@ qb_begin fuzz
 qb_configure fuzz -DCMAKE_CXX_COMPILER="$compiler"
 qb_build fuzz --target "${targets[@]/#/fuzz_}"
 
-longest() {
+# What is still to be done of a target, in seconds of a process: the inputs to reach, and how many a second were seen.
+share() {
+  local goal=40000000 a_second inputs
   case "$1" in
-    image) echo 4096 ;;
-    tokenizer | records) echo 16384 ;;
-    *) echo 8192 ;;
+    tokenizer) goal=4000000 a_second=1500 ;;
+    image) goal=4000000 a_second=20000 ;;
+    safetensors) a_second=5000 ;;
+    json) a_second=6000 ;;
+    records) a_second=1000 ;;
+    import) a_second=3500 ;;
   esac
-}
-
-# fuzz TARGET SECONDS: sets inputs, took, edges, quiet and found.
-fuzz() {
-  local target="$1" log="$folder/$1.log" line status=0
-  local corpus="$folder/corpus/$1" seeds="$folder/seeds/$1"
-  rm -rf "$seeds"
-  mkdir -p "$corpus" "$seeds" "$folder/findings"
-  QB_FUZZ_SEEDS="$seeds" "$folder/src/fuzz/fuzz_$1"
-  [ ! -e "$kept/$1.tar.xz" ] || tar -xJf "$kept/$1.tar.xz" -C "$corpus"
-  local start=$EPOCHSECONDS new=$EPOCHSECONDS started=0
-  edges=0
-  # Leaks are looked for in every input that seems to leave memory behind; an input of more than ten seconds hangs.
-  while IFS= read -r line; do
-    printf '%s\n' "$line" >> "$log"
-    [[ $line =~ ^#[0-9]+.*\ cov:\ ([0-9]+)\  ]] || continue
-    if [[ $line == *INITED* ]]; then
-      started=1 new=$EPOCHSECONDS start=$EPOCHSECONDS
-    elif [ $started -eq 1 ] && [ "${BASH_REMATCH[1]}" -gt "$edges" ]; then
-      new=$EPOCHSECONDS
-    fi
-    edges=${BASH_REMATCH[1]}
-  done < <(: > "$log"; status=0
-           "$folder/src/fuzz/fuzz_$1" -max_total_time="$2" -max_len="$(longest "$1")" -len_control=0 -timeout=10 \
-             -rss_limit_mb=2560 -print_final_stats=1 -print_funcs=0 -artifact_prefix="$folder/findings/$1-" "$corpus" "$seeds" 2>&1 || status=$?
-           echo "status $status")
-  found=0
-  tail -n 1 "$log" | grep -qx 'status 0' || found=1
-  inputs="$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)"
-  inputs="${inputs:-0}"
-  took=$((EPOCHSECONDS - start))
-  [ $took -gt 0 ] || took=1
-  quiet=$((EPOCHSECONDS - new))
-  [ "$new" -ne "$start" ] || quiet=-$took  # nothing new in all of the run
+  read -r inputs _ <<< "$(counted "$1")"
+  echo $((goal > inputs ? (goal - inputs) / a_second + 1 : 1))
 }
 
 # What the tree has counted of a target: inputs seconds findings edges quiet_seconds.
@@ -104,15 +83,46 @@ counted() {
   echo "${BASH_REMATCH[@]:1}"
 }
 
-# add TARGET: this run's counts to those of the tree.
+# lay_out FOLDER: what run.sh needs; the programs are those of the build.
+lay_out() {
+  local target
+  rm -rf "$1"
+  mkdir -p "$1/programs"
+  cp "$QB_ROOT/tools/fuzz_run.sh" "$1/run.sh"
+  for target in "${all[@]}"; do
+    mkdir -p "$1/seeds/$target"
+    [ ! -e "$folder/src/fuzz/fuzz_$target" ] || ln -s "$folder/src/fuzz/fuzz_$target" "$1/programs/"
+    [ ! -e "$folder/src/fuzz/fuzz_$target" ] || QB_FUZZ_SEEDS="$1/seeds/$target" "$folder/src/fuzz/fuzz_$target"
+    [ ! -e "$kept/$target.tar.xz" ] || tar -xJf "$kept/$target.tar.xz" -C "$1/seeds/$target"
+    [ ! -d "$folder/corpus/$target" ] || find "$folder/corpus/$target" -type f -exec cp -t "$1/seeds/$target" {} +
+    echo "$target $(share "$target")" >> "$1/shares"
+  done
+}
+
+# Programs without their symbols, since what they find is looked at with those of the build, and the libraries they need
+# but for the C library, packed.
+make_portable() {
+  local scratch="$1/packing" target library
+  mkdir -p "$scratch/lib"
+  for target in "${all[@]}"; do
+    strip -o "$scratch/fuzz_$target" "$folder/src/fuzz/fuzz_$target"
+    ldd "$folder/src/fuzz/fuzz_$target" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p'
+  done | sort -u | grep -vE '/(libc|libm|libdl|libpthread|librt|ld-[^/]*)\.so' | while read -r library; do
+    cp -L "$library" "$scratch/lib/"
+    strip --strip-unneeded "$scratch/lib/${library##*/}"
+  done
+  tar -C "$scratch" -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner . | gzip -9n > "$1/programs.tar.gz"
+  rm -rf "$scratch" "$1/programs"
+}
+
+# add FOLDER: the counts of an unpacked result to those of the tree.
 add() {
-  local target i s f e q text="{" last
+  local target i s f e q text="{" last inputs took edges new found quiet
   for target in "${all[@]}"; do
     read -r i s f e q <<< "$(counted "$target")"
-    if [ "$target" = "$1" ]; then
-      i=$((i + inputs)) s=$((s + took)) f=$((f + found)) e=$edges
-      if [ $quiet -lt 0 ]; then q=$((q - quiet)); else q=$quiet; fi
-    fi
+    read -r _ inputs took edges new found quiet <<< "$(grep "^$target " "$1/counts" || echo "$target 0 0 $e 0 0 0")"
+    i=$((i + inputs)) s=$((s + took)) f=$((f + found)) e=$edges
+    if [ "$new" -eq 0 ]; then q=$((q + quiet)); else q=$quiet; fi
     [ "$target" = "${all[-1]}" ] && last="" || last=","
     text+=$'\n'"  \"$target\": {\"inputs\": $i, \"seconds\": $s, \"findings\": $f, \"edges\": $e, \"quiet_seconds\": $q}$last"
   done
@@ -120,12 +130,46 @@ add() {
   mv "$counts.tmp" "$counts"
 }
 
+# take ARCHIVE: its inputs to build/fuzz/corpus and what it found to build/fuzz/findings, which is tried again here with
+# all that the sanitizers can say; with --keep or --add its counts and smallest inputs to the tree.
+take() {
+  local scratch target finding name
+  scratch="$(mktemp -d "$folder/taken.XXXXXX")"
+  tar -xzf "$1" -C "$scratch"
+  for target in "${all[@]}"; do
+    mkdir -p "$folder/corpus/$target"
+    [ ! -d "$scratch/corpus/$target" ] || find "$scratch/corpus/$target" -type f -exec cp -t "$folder/corpus/$target" {} +
+  done
+  for finding in "$scratch/findings"/*; do
+    name="${finding##*/}"
+    case "$name" in '*') continue ;; esac
+    cp "$finding" "$folder/findings/"
+    case "$name" in *-slow-unit-*) continue ;; esac
+    result=1
+    if "$folder/src/fuzz/fuzz_${name%%-*}" -timeout=20 -rss_limit_mb=2560 "$finding" > "$folder/findings/$name.log" 2>&1; then
+      qb_say "FOUND: build/fuzz/findings/$name, with which nothing happens here"
+    else
+      qb_say "FOUND: $(grep -m 1 -E 'ERROR: |does not hold|runtime error' "$folder/findings/$name.log" || tail -n 1 "$folder/findings/$name.log")"
+      qb_say "  build/fuzz/findings/$name, details in $name.log"
+    fi
+  done
+  if [ $keep -eq 1 ]; then
+    add "$scratch"
+    for target in "${targets[@]}"; do
+      pack "$target"
+      read -r i s f e q <<< "$(counted "$target")"
+      qb_say "  $target in all: $i inputs in $s s, $f findings; no new edge for $q s"
+    done
+  fi
+  rm -rf "$scratch"
+}
+
 # The smallest inputs that together reach all code of the corpus: as many of them, small ones first, as an archive may have.
 pack() {
   local scratch count low=0 high file
   scratch="$(mktemp -d "$folder/merge.XXXXXX")"
   mkdir "$scratch/all"
-  if ! "$folder/src/fuzz/fuzz_$1" -merge=1 -timeout=10 -rss_limit_mb=2560 -max_len="$(longest "$1")" "$scratch/all" "$folder/corpus/$1" \
+  if ! "$folder/src/fuzz/fuzz_$1" -merge=1 -timeout=10 -rss_limit_mb=2560 -max_len=16384 "$scratch/all" "$folder/corpus/$1" \
          > "$scratch/log" 2>&1; then
     echo "$1: its corpus could not be merged; $scratch/log"
     return 1
@@ -154,26 +198,19 @@ pack() {
   rm -rf "$scratch"
 }
 
-mkdir -p "$folder/corpus" "$kept"
-share=$((seconds / ${#targets[@]}))
-[ $share -gt 0 ] || share=1
+mkdir -p "$folder/corpus" "$folder/findings" "$kept"
 result=0
-for target in "${targets[@]}"; do
-  fuzz "$target" $share
-  text="$target: $inputs inputs in $took s ($((inputs / took)) a second), $edges edges reached, "
-  if [ $quiet -lt 0 ]; then text+="none of them new"; else text+="the last new one $quiet s before the end"; fi
-  if [ $found -eq 0 ]; then
-    qb_say "$text, nothing found"
-  else
-    result=1
-    qb_say "$text. FOUND: $(grep -m 1 -E 'ERROR: |does not hold|runtime error' "$folder/$target.log" || tail -n 2 "$folder/$target.log" | head -n 1)"
-    qb_say "  $(grep -m 1 'Test unit written' "$folder/$target.log" || true) (details: build/fuzz/$target.log)"
-  fi
-  if [ $keep -eq 1 ]; then
-    add "$target"
-    [ $found -eq 1 ] || pack "$target"
-    read -r i s f e q <<< "$(counted "$target")"
-    qb_say "  in all: $i inputs in $s s, $f runs with findings; no new edge for $q s"
-  fi
-done
+if [ -n "$bundle" ]; then
+  lay_out "$bundle"
+  make_portable "$bundle"
+  qb_say "$bundle: $(du -sh "$bundle" | cut -f1); run.sh in it says how it is run"
+elif [ -n "$archive" ]; then
+  keep=1
+  take "$archive"
+else
+  lay_out "$folder/bundle"
+  "$folder/bundle/run.sh" "$seconds" "$jobs" "$folder/result" "${targets[@]}" || result=$?
+  [ $result -le 1 ] || exit $result
+  take "$folder/result/result.tar.gz"
+fi
 exit $result

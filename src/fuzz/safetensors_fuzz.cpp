@@ -36,13 +36,21 @@ struct Part {
 
 std::vector<Part> parts_of(std::string_view input) {
   std::vector<Part> parts;
-  for (const char c : input) {
-    if (c > 0 && c < kSections && (parts.empty() || parts.back().text.find(kBytes) == std::string::npos)) {
+  bool is_bytes = false;  // which hold what else would begin a section
+  for (size_t at = 0; at < input.size();) {
+    if (const char c = input[at]; c > 0 && c < kSections && !is_bytes) {
       parts.push_back({c, ""});
-    } else {
-      if (parts.empty()) parts.emplace_back();
-      parts.back().text += c;
+      ++at;
+    } else if (parts.empty()) {
+      parts.emplace_back();
     }
+    size_t end = at;
+    while (end < input.size() && (is_bytes || input[end] <= 0 || input[end] >= kSections)) {
+      is_bytes = is_bytes || input[end] == kBytes;
+      ++end;
+    }
+    parts.back().text += input.substr(at, end - at);
+    at = end;
   }
   return parts;
 }

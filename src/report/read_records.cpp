@@ -317,7 +317,7 @@ std::vector<std::string> for_each_record(std::span<const std::string> files_or_f
   Supply supply(files_or_folders, sweep);
   std::vector<std::string> problems;
   const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads);
-  ThreadPool pool(static_cast<int>(threads));
+  std::optional<ThreadPool> pool;
   for (;;) {
     std::vector<Candidate> some;
     while (some.size() < kAtOnce) {
@@ -326,8 +326,10 @@ std::vector<std::string> for_each_record(std::span<const std::string> files_or_f
       some.push_back(std::move(*next));
     }
     if (some.empty()) return problems;
+    // A first batch that is not full is all there is: one file starts no threads.
+    if (!pool) pool.emplace(static_cast<int>(std::min<size_t>(threads, some.size())));
     std::vector<Parsed> parsed(some.size());
-    pool.for_chunks(parsed.size(), 1, [&](size_t begin, size_t end, int) {
+    pool->for_chunks(parsed.size(), 1, [&](size_t begin, size_t end, int) {
       for (size_t i = begin; i < end; ++i) parsed[i] = Parser(some[i], spans, prepare).parse();
     });
     for (const Parsed& of_file : parsed) {

@@ -13,12 +13,12 @@ namespace {
 
 // Bounds the work for each character of a text; the longest published token has well under 100 bytes.
 constexpr size_t kMaxContentBytes = 1024;
+// Rust's \w: a letter, mark, decimal digit, connector or joiner (Unicode's annex C of UTS 18).
+constexpr const char* kWord = R"([\p{L}\p{Nl}\p{M}\p{Nd}\p{Alphabetic}\p{Pc}\p{Join_Control}])";
 
 }  // namespace
 
-AddedTokens::AddedTokens(const nlohmann::json& list, const Normalizer& normalizer, const std::string& where)
-    // Rust's \w: a letter, mark, decimal digit, connector or joiner (Unicode's annex C of UTS 18).
-    : word_(R"([\p{L}\p{Nl}\p{M}\p{Nd}\p{Alphabetic}\p{Pc}\p{Join_Control}])", where) {
+AddedTokens::AddedTokens(const nlohmann::json& list, const Normalizer& normalizer, const std::string& where) {
   if (list.is_null()) return;
   if (!list.is_array()) refuse_damaged("{}: should be a list, found {}", where, list.type_name());
   std::unordered_map<std::string, size_t> by_content;
@@ -43,6 +43,7 @@ AddedTokens::AddedTokens(const nlohmann::json& list, const Normalizer& normalize
       refuse_damaged("{}: duplicate id {} for \"{}\": \"{}\" at [{}] has it too", here, token.id, token.content,
                      tokens_[other->second].content, other->second);
     }
+    if (token.single_word && !word_) word_.emplace(kWord, where);
     tokens_.push_back(std::move(token));
   }
   // Of tokens that the normalizer makes equal the first one counts, special ones before others.
@@ -64,7 +65,7 @@ AddedTokens::AddedTokens(const nlohmann::json& list, const Normalizer& normalize
   for (const bool normalized : {false, true}) pieces_[normalized] = ByteTrie(std::move(entries[normalized]));
 }
 
-bool AddedTokens::is_word(std::string_view text, size_t at) const { return word_.match_at(text, at).has_value(); }
+bool AddedTokens::is_word(std::string_view text, size_t at) const { return word_->match_at(text, at).has_value(); }
 
 std::vector<AddedTokens::Segment> AddedTokens::cut(const ByteTrie& trie, std::string_view text) const {
   std::vector<Segment> out;

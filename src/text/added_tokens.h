@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -49,7 +50,7 @@ class AddedTokens {
 
   std::vector<AddedToken> tokens_;
   std::array<ByteTrie, 2> pieces_;  // by `normalized`, to positions in tokens_
-  Regex word_;
+  std::optional<Regex> word_;       // where a token is a single word: it takes long to compile
 };
 
 }  // namespace quantbench
