@@ -42,6 +42,10 @@ std::optional<SpeedChange> speed_change(const RecordView& a, const RecordView& b
   if (!of_a || !of_b || of_a->median <= 0 || of_b->median <= 0) return std::nullopt;
   SpeedChange s{metric, of_a->unit, of_a->median, of_b->median};
   s.ratio = of_a->better == Better::higher ? s.b / s.a : s.a / s.b;
+  const auto is_outside = [](double median, const Summary& of) {
+    return of.low && of.high && (median < *of.low || median > *of.high);
+  };
+  s.outside = is_outside(s.a, *of_b) || is_outside(s.b, *of_a);
   return s;
 }
 
@@ -177,7 +181,13 @@ void note_circumstances(ComparedPair* pair, const CompareOptions& options) {
     notes.push_back(fmt::format("{} is {}: {}", *name, name_of(StampKind::flagged), reasons));
   }
   for (const std::optional<SpeedChange>* change : {&pair->speed, &pair->first_token}) {
-    if (*change && !(*change)->low) notes.push_back(fmt::format("{}: too few runs for an interval", (*change)->metric));
+    if (!*change) continue;
+    if (!(*change)->low) notes.push_back(fmt::format("{}: too few runs for an interval", (*change)->metric));
+    if ((*change)->outside && (*change)->difference == Difference::same) {
+      notes.push_back(fmt::format("FLAGGED: {}: a median lies outside the other side's interval: the two processes "
+                                  "differ by more than the runs of each",
+                                  (*change)->metric));
+    }
   }
 }
 
@@ -306,6 +316,12 @@ int exit_code(Outcome outcome) {
 int RecordsCompared::count(Difference difference) const {
   return static_cast<int>(std::count_if(
       pairs.begin(), pairs.end(), [&](const ComparedPair& p) { return p.speed && p.speed->difference == difference; }));
+}
+
+int RecordsCompared::count_outside() const {
+  return static_cast<int>(std::count_if(pairs.begin(), pairs.end(), [](const ComparedPair& p) {
+    return p.speed && p.speed->outside && p.speed->difference == Difference::same;
+  }));
 }
 
 RecordsCompared compare_records(const FoundRecords& a, const FoundRecords& b, const CompareOptions& options) {

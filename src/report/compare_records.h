@@ -35,6 +35,8 @@ struct SpeedChange {
   std::optional<double> low, high;  // nothing where one side has too few runs for an interval
   double adjusted_p = 1;
   Difference difference = Difference::ambiguous;
+  // A median lies outside the other side's interval: the processes differ by more than the runs of one.
+  bool outside = false;
 };
 
 enum class Effect : uint8_t { better, worse, same, ambiguous };
@@ -72,6 +74,7 @@ struct RecordsCompared {
   std::vector<std::string> problems_a, problems_b;  // files that could not be taken
   Outcome outcome = Outcome::fine;                  // the worst of all
   int count(Difference difference) const;           // of the pairs by speed
+  int count_outside() const;                        // the same, though a median lies outside the other's interval
 };
 
 // INVALID cells are refused, as is what has no figure. Differences of speed are Holm-adjusted over all pairs, speed and

@@ -58,6 +58,21 @@ TEST(CompareRecords, TwoMeasurementsOfOneThingAreTheSame) {
   EXPECT_EQ(exit_code(c.outcome), 0);
 }
 
+TEST(CompareRecords, TwoProcessesThatDifferByMoreThanTheirRunsAreFlagged) {
+  // Within 2 % and yet far outside intervals of 0.1 %.
+  RecordsCompared c = compared({{.spread = 0.001}}, {{.rate = 101, .spread = 0.001}});
+  EXPECT_EQ(c.pairs.at(0).speed->difference, Difference::same);
+  EXPECT_EQ(c.count_outside(), 1);
+  EXPECT_THAT(c.pairs[0].notes, Contains(HasSubstr("FLAGGED: tokens_per_second: a median lies outside")));
+  EXPECT_THAT(comparison_text(c), HasSubstr("1 the same within 2 % (1 flagged: see the notes)"));
+  EXPECT_EQ(c.outcome, Outcome::fine);
+  c = compared({{.spread = 0.005}}, {{.rate = 100.1, .spread = 0.005}});
+  EXPECT_EQ(c.count_outside(), 0);
+  EXPECT_THAT(c.pairs.at(0).notes, Not(Contains(HasSubstr("FLAGGED"))));
+  c = compared({{.spread = 0.001}}, {{.rate = 110, .spread = 0.001}});
+  EXPECT_EQ(c.count_outside(), 0) << "what is faster says so itself";
+}
+
 TEST(CompareRecords, NoiseIsAmbiguousUnlessItCannotHideARegression) {
   RecordsCompared c = compared({{.spread = 0.2}}, {{.rate = 97, .spread = 0.2}});
   EXPECT_EQ(c.pairs.at(0).speed->difference, Difference::ambiguous);

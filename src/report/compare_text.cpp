@@ -170,10 +170,12 @@ std::string cells(size_t count) { return fmt::format("{} cell{}", count, count =
 std::string percent(double share) { return fmt::format("{:g} %", 100 * share); }
 
 std::string speeds_summary(const RecordsCompared& c) {
+  const int outside = c.count_outside();
   return fmt::format(
-      "by speed: {} faster, {} slower, {} the same within {}, {} ambiguous ({} / {} is how many times as fast {} is)",
+      "by speed: {} faster, {} slower, {} the same within {}{}, {} ambiguous ({} / {} is how many times as fast {} is)",
       c.count(Difference::faster), c.count(Difference::slower), c.count(Difference::same), percent(c.options.threshold),
-      c.count(Difference::ambiguous), c.options.name_b, c.options.name_a, c.options.name_b);
+      outside > 0 ? fmt::format(" ({} flagged: see the notes)", outside) : "", c.count(Difference::ambiguous),
+      c.options.name_b, c.options.name_a, c.options.name_b);
 }
 
 std::vector<Section> sections_of(const RecordsCompared& c, const Style& style) {
@@ -283,6 +285,7 @@ Record json_of(const std::optional<SpeedChange>& s) {
           {"low", or_null(s->low)},
           {"high", or_null(s->high)},
           {"adjusted_p", s->adjusted_p},
+          {"median_outside_interval", s->outside},
           {"verdict", quantbench::name_of(s->difference)}};
 }
 
