@@ -19,7 +19,8 @@
 #             memory_load
 #   op_figures  each op × format of the real shapes alone: µs, GB/s, share of the read rate
 #   sanitize  compute-sanitizer; made of sanitize_memcheck (persistent kernel, sessions of both engines with prompts and
-#             batches, op tests) and sanitize_racecheck (the graph engine's sessions, op tests)
+#             batches, op tests), sanitize_racecheck (the graph engine's sessions, op tests), sanitize_initcheck (as memcheck)
+#             and sanitize_families (T5 and PaliGemma, memcheck and racecheck)
 #   parity    whole models beside transformers and bitsandbytes' arithmetic (tools/parity.py; python3 with torch and
 #             transformers); made of parity_MODEL_short, from position 0 on or behind a short text, and parity_MODEL_long,
 #             behind a long context or text
@@ -51,7 +52,7 @@ model_of() {
 }
 figures_stages=(figures_{llama,phi,t5,paligemma})
 memory_stages=(memory_{llama,phi,t5,paligemma,load})
-sanitize_stages=(sanitize_memcheck sanitize_racecheck)
+sanitize_stages=(sanitize_memcheck sanitize_racecheck sanitize_initcheck sanitize_families)
 parity_stages=(parity_{llama,phi,t5,paligemma}_{short,long})
 soak_stages=({soak,chaos}_{llama,phi,t5,paligemma}_{fp16,int8,4bit})
 stages=()
@@ -238,6 +239,25 @@ small_model() {
  "tie_word_embeddings": true, "bos_token_id": 511, "eos_token_id": 511, "attention_bias": false, "mlp_bias": false}
 END
 }
+# The same of an encoder with a decoder, and of a picture's tower with a decoder whose rows are long.
+small_t5() {
+  cat > "$1" << 'END'
+{"architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 2,
+ "num_decoder_layers": 2, "num_heads": 8, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+ "feed_forward_proj": "gated-gelu", "layer_norm_epsilon": 1e-6, "vocab_size": 512, "tie_word_embeddings": false,
+ "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0, "is_encoder_decoder": true, "n_positions": 512}
+END
+}
+small_paligemma() {
+  cat > "$1" << 'END'
+{"architectures": ["PaliGemmaForConditionalGeneration"], "model_type": "paligemma", "hidden_size": 256, "projection_dim": 256,
+ "image_token_index": 500, "vocab_size": 512, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
+ "text_config": {"model_type": "gemma", "head_dim": 256, "hidden_size": 256, "intermediate_size": 9216,
+  "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2, "num_image_tokens": 16, "vocab_size": 512},
+ "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 144, "num_attention_heads": 2, "image_size": 56,
+  "intermediate_size": 288, "num_hidden_layers": 2, "num_image_tokens": 16, "patch_size": 14, "projection_dim": 256}}
+END
+}
 # sanitized TOOL NAME LIMIT PROGRAM ARGUMENT…
 sanitized() {
   local tool="$1" name="sanitize_$1_$2" limit="$3" path
@@ -253,6 +273,16 @@ sanitized() {
 # own where the card has them, all with flash attention.
 small_sessions=("$programs/bench_decode" --device cuda --model-id "$out/small_llama.json" --outlier-channels 4 --rounds 1
   -n 3 -p 20 --read-bytes 4194304)
+# families TOOL ENGINES: T5 and PaliGemma
+families() {
+  local -A configuration=([t5]=small_t5 [paligemma]=small_paligemma)
+  local family
+  for family in t5 paligemma; do
+    "${configuration[$family]}" "$out/small_$family.json"
+    sanitized "$1" "$family" 110 "$programs/bench_decode" --device cuda --model-id "$out/small_$family.json" \
+      --outlier-channels 4 --engine "$2" --rounds 1 -n 3 -p 20 --read-bytes 4194304 --check 8 --prefill 20 --prefill-rounds 1
+  done
+}
 op_tests=("$programs/ops_test" --gtest_brief=1 '--gtest_filter=*small_1:*small_5:*odd_5')
 sanitize_memcheck() {
   small_model "$out/small_llama.json"
@@ -262,6 +292,22 @@ sanitize_memcheck() {
     --prefill-rounds 1
   sanitized memcheck batches 60 "${small_sessions[@]}" --engine graph -b 2,8,32 --prefill-rounds 0
   sanitized memcheck ops 90 "${op_tests[@]}"
+}
+sanitize_families() {
+  families memcheck persistent,graph
+  export QUANTBENCH_CUBLASLT=off
+  families racecheck graph
+  unset QUANTBENCH_CUBLASLT
+}
+# Whether anything is read that nothing wrote.
+sanitize_initcheck() {
+  small_model "$out/small_llama.json"
+  export QUANTBENCH_CUBLASLT=off
+  sanitized initcheck session 110 "${small_sessions[@]}" --engine persistent,graph -d 0,150 --prefill 20,40 --prefill-rounds 1
+  sanitized initcheck batches 60 "${small_sessions[@]}" --engine graph -b 8 --prefill-rounds 0
+  families initcheck persistent,graph
+  unset QUANTBENCH_CUBLASLT
+  sanitized initcheck ops 60 "${op_tests[@]}"
 }
 # What the library's own kernels do is not looked at, and searching for the best of them would take most of the time.
 sanitize_racecheck() {
