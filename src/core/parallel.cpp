@@ -33,11 +33,20 @@ inline void pause_cpu() {
 #endif
 }
 
+// Of a thread that pools have pinned: how many of them there are, and the CPUs it had before the first.
+struct Pinned {
+  int pools = 0;
+  cpu_set_t cpus{};
+};
+thread_local Pinned pinned;
+
 std::vector<int> allowed_cpus() {
   cpu_set_t set;
   CPU_ZERO(&set);
   std::vector<int> cpus;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) {
+  const bool is_known = pinned.pools > 0 || sched_getaffinity(0, sizeof set, &set) == 0;
+  if (pinned.pools > 0) set = pinned.cpus;  // else a pool beside another would see one CPU
+  if (is_known) {
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
       if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
     }
@@ -85,9 +94,7 @@ struct ThreadPool::State {
   std::mutex failure_mutex;
   std::exception_ptr failure;
   std::vector<std::thread> workers;
-  // The thread that made the pool and the CPUs it had then, which it gets back; else a next pool would see one CPU.
-  pthread_t owner{};
-  cpu_set_t owner_cpus{};
+  pthread_t owner{};  // the thread that made the pool, which gets back the CPUs that it had when its last pool ends
   bool pins = true;
   bool is_owner_pinned = false;
 
@@ -170,16 +177,16 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   }
   if (threads > 1 && state_->pins) {
     state_->owner = pthread_self();
-    state_->is_owner_pinned = sched_getaffinity(0, sizeof state_->owner_cpus, &state_->owner_cpus) == 0;
+    state_->is_owner_pinned = pinned.pools > 0 || sched_getaffinity(0, sizeof pinned.cpus, &pinned.cpus) == 0;
+    if (state_->is_owner_pinned) ++pinned.pools;
     pin(pthread_self(), 0);
   }
 }
 
 ThreadPool::~ThreadPool() {
   state_->end_workers();
-  if (state_->is_owner_pinned && pthread_equal(pthread_self(), state_->owner)) {
-    sched_setaffinity(0, sizeof state_->owner_cpus, &state_->owner_cpus);
-  }
+  if (!state_->is_owner_pinned || !pthread_equal(pthread_self(), state_->owner)) return;
+  if (--pinned.pools == 0) sched_setaffinity(0, sizeof pinned.cpus, &pinned.cpus);
 }
 
 bool ThreadPool::pins() const { return state_->pins; }

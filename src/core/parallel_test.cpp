@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -83,33 +84,73 @@ TEST(ThreadPool, RethrowsAndStaysUsable) {
   EXPECT_EQ(calls, 1);
 }
 
+int allowed_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  sched_getaffinity(0, sizeof set, &set);
+  return CPU_COUNT(&set);
+}
+
+// While it lives QUANTBENCH_PIN_THREADS has this value, or none.
+class PinThreads {
+ public:
+  explicit PinThreads(const char* value) : before_(os::environment(kName)) { set(value); }
+  ~PinThreads() { set(before_ ? before_->c_str() : nullptr); }
+  PinThreads(const PinThreads&) = delete;
+  PinThreads& operator=(const PinThreads&) = delete;
+
+ private:
+  static constexpr const char* kName = "QUANTBENCH_PIN_THREADS";
+  static void set(const char* value) {
+    if (value)
+      setenv(kName, value, 1);
+    else
+      unsetenv(kName);
+  }
+  std::optional<std::string> before_;
+};
+
 TEST(ThreadPool, PinsItsMakerUnlessToldNotToAndGivesTheCpusBack) {
-  const auto allowed = [] {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    sched_getaffinity(0, sizeof set, &set);
-    return CPU_COUNT(&set);
-  };
-  const int before = allowed();
-  const std::optional<std::string> set_outside = os::environment("QUANTBENCH_PIN_THREADS");
-  unsetenv("QUANTBENCH_PIN_THREADS");
+  const int before = allowed_cpus();
   {
+    const PinThreads pins(nullptr);
     const ThreadPool pool(2);
     EXPECT_TRUE(pool.pins());
-    EXPECT_EQ(allowed(), 1);
+    EXPECT_EQ(allowed_cpus(), 1);
   }
-  EXPECT_EQ(allowed(), before);
-  setenv("QUANTBENCH_PIN_THREADS", "0", 1);
+  EXPECT_EQ(allowed_cpus(), before);
   {
+    const PinThreads pins("0");
     const ThreadPool pool(2);
     EXPECT_FALSE(pool.pins());
-    EXPECT_EQ(allowed(), before);
+    EXPECT_EQ(allowed_cpus(), before);
   }
-  if (set_outside) {
-    setenv("QUANTBENCH_PIN_THREADS", set_outside->c_str(), 1);
-  } else {
-    unsetenv("QUANTBENCH_PIN_THREADS");
+}
+
+TEST(ThreadPool, OneBesideAnotherHasAsManyThreadsWhicheverEndsFirst) {
+  const PinThreads pins(nullptr);
+  const int before = allowed_cpus(), cores = physical_cores();
+  auto first = std::make_unique<ThreadPool>(2);
+  const ThreadPool alone(0);
+  EXPECT_EQ(alone.size(), cores) << "not of the one CPU that its maker is pinned to";
+  EXPECT_EQ(physical_cores(), cores);
+  {
+    const ThreadPool second(2);
+    first.reset();
   }
+  EXPECT_EQ(allowed_cpus(), cores > 1 ? 1 : before) << "`alone` is still there";
+}
+
+TEST(ThreadPool, AfterTheLastTheMakerHasItsCpusAgain) {
+  const PinThreads pins(nullptr);
+  const int before = allowed_cpus();
+  auto first = std::make_unique<ThreadPool>(2);
+  {
+    const ThreadPool second(2);
+    first.reset();
+    EXPECT_EQ(allowed_cpus(), 1);
+  }
+  EXPECT_EQ(allowed_cpus(), before);
 }
 
 TEST(ThreadPool, FindsAtLeastOneCore) { EXPECT_GE(physical_cores(), 1); }

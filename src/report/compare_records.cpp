@@ -184,9 +184,10 @@ void note_circumstances(ComparedPair* pair, const CompareOptions& options) {
     if (!*change) continue;
     if (!(*change)->low) notes.push_back(fmt::format("{}: too few runs for an interval", (*change)->metric));
     if ((*change)->outside && (*change)->difference == Difference::same) {
-      notes.push_back(fmt::format("FLAGGED: {}: a median lies outside the other side's interval: the two processes "
-                                  "differ by more than the runs of each",
-                                  (*change)->metric));
+      notes.push_back(
+          fmt::format("FLAGGED: {}: a median lies outside the other side's interval: the two processes "
+                      "differ by more than the runs of each",
+                      (*change)->metric));
     }
   }
 }
