@@ -113,3 +113,25 @@ function(qb_install_libraries target)
       endforeach()
     endif()" COMPONENT ${component})
 endfunction()
+
+# A .deb and a .tar.gz of the folder, for every distribution that it runs on: (cd build/portable && cpack). The .deb has it in
+# /usr/lib/quantbench, beside nothing of the system, and a link to the program in /usr/bin.
+function(qb_package_portable)
+  set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # cpack takes what is there and builds no tests
+  set(CPACK_GENERATOR DEB TGZ)
+  set(CPACK_PACKAGE_NAME quantbench)
+  set(CPACK_PACKAGE_CONTACT "The quantbench project")
+  set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "measures language models in FP16, INT8 and NF4")
+  set(CPACK_PACKAGE_DESCRIPTION "One program with an inference engine of its own, for CPUs (x86-64 with AVX2) and NVIDIA GPUs. \
+It brings what a system may lack beside glibc 2.35.")
+  set(CPACK_VERBATIM_VARIABLES ON)
+  set(CPACK_STRIP_FILES ON)
+  set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+  set(CPACK_DEBIAN_PACKAGE_SECTION science)
+  set(CPACK_DEBIAN_PACKAGE_DEPENDS "libc6 (>= 2.35)")
+  set(CPACK_DEBIAN_PACKAGE_SUGGESTS "libcurl4 | libcurl4t64, libsqlite3-0, librsvg2-2")
+  set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ
+      WORLD_EXECUTE)
+  set(CPACK_PROJECT_CONFIG_FILE ${PROJECT_SOURCE_DIR}/cmake/portable_package.cmake)
+  include(CPack)
+endfunction()

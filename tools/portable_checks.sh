@@ -120,4 +120,14 @@ if [ "$(id -u)" -eq 0 ] && command -v chroot unshare > /dev/null; then
 else
   echo "skipped: a root folder with glibc alone takes root"
 fi
+# The .deb of it, from where it is unpacked; of the default folder, whose build is known.
+if [ $# -eq 0 ] && [ -e "$root/build/portable/CPackConfig.cmake" ] && command -v dpkg-deb > /dev/null; then
+  if (cd "$root/build/portable" && cpack -G DEB -B "$scratch/packages") > "$scratch/out" 2>&1; then
+    dpkg-deb -x "$scratch"/packages/*.deb "$scratch/deb"
+    in_place "from its .deb" env -i "$scratch/deb/usr/bin/quantbench"
+  else
+    bad "no .deb was made:"
+    sed 's/^/  /' "$scratch/out"
+  fi
+fi
 exit $failed
