@@ -99,20 +99,21 @@ lay_out() {
   done
 }
 
-# Programs without their symbols, since what they find is looked at with those of the build, and the libraries they need
-# but for the C library, packed.
+# Packs the inputs, the programs without their symbols, since what they find is looked at with those of the build, and the
+# libraries they need but for the C library.
 make_portable() {
-  local scratch="$1/packing" target library
-  mkdir -p "$scratch/lib"
+  local target library
+  rm -rf "$1/programs"
+  mkdir -p "$1/programs/lib"
   for target in "${all[@]}"; do
-    strip -o "$scratch/fuzz_$target" "$folder/src/fuzz/fuzz_$target"
+    strip -o "$1/programs/fuzz_$target" "$folder/src/fuzz/fuzz_$target"
     ldd "$folder/src/fuzz/fuzz_$target" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p'
   done | sort -u | grep -vE '/(libc|libm|libdl|libpthread|librt|ld-[^/]*)\.so' | while read -r library; do
-    cp -L "$library" "$scratch/lib/"
-    strip --strip-unneeded "$scratch/lib/${library##*/}"
+    cp -L "$library" "$1/programs/lib/"
+    strip --strip-unneeded "$1/programs/lib/${library##*/}"
   done
-  tar -C "$scratch" -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner . | gzip -9n > "$1/programs.tar.gz"
-  rm -rf "$scratch" "$1/programs"
+  tar -C "$1" -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner programs seeds | gzip -9n > "$1/packed.tar.gz"
+  rm -rf "$1/programs" "$1/seeds"
 }
 
 # add FOLDER: the counts of an unpacked result to those of the tree.

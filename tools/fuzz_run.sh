@@ -25,15 +25,15 @@ most_restarts=50
 reserve=$((seconds / 8 < 60 ? seconds / 8 : 60))
 began=$EPOCHSECONDS
 work="$(mktemp -d)"
-mkdir "$work/programs" "$work/findings"
-if [ -e "$here/programs.tar.gz" ]; then
-  tar -xzf "$here/programs.tar.gz" -C "$work/programs"
+mkdir "$work/findings"
+if [ -e "$here/packed.tar.gz" ]; then
+  tar -xzf "$here/packed.tar.gz" -C "$work"
 else
-  for target in "${targets[@]}"; do ln -s "$here/programs/fuzz_$target" "$work/programs/"; done
+  ln -s "$here/programs" "$here/seeds" "$work/"
 fi
 [ ! -e "$work/programs/lib" ] || export LD_LIBRARY_PATH="$work/programs/lib"
 # Where memory was taken is asked for when a finding is looked at, with the same input.
-export ASAN_OPTIONS="symbolize=0:malloc_context_size=0:quarantine_size_mb=16" UBSAN_OPTIONS="symbolize=0:print_stacktrace=1"
+export ASAN_OPTIONS="symbolize=0:malloc_context_size=0:quarantine_size_mb=4:thread_local_quarantine_size_kb=64" UBSAN_OPTIONS="symbolize=0:print_stacktrace=1"
 
 # A kernel that spreads addresses wider than clang 14 knows ends some of its programs as they begin, and where processes
 # may not be traced leaks cannot be looked for: then they are not, and that is said.
@@ -48,7 +48,7 @@ fi
 flags_of() {
   local longest=8192
   case "$1" in
-    image) longest=4096 ;;
+    image | import) longest=4096 ;;
     tokenizer | records) longest=16384 ;;
   esac
   echo "-max_len=$longest -timeout=20 -rss_limit_mb=2560 -artifact_prefix=$work/findings/$1-"
@@ -81,7 +81,7 @@ job() {
     done < <(echo $BASHPID > "$folder/pid"
              exec timeout -k 5 $((left + 40)) "${fixed[@]}" "$work/programs/fuzz_$target" $(flags_of "$target") \
                -max_total_time=$left -seed=$(((EPOCHSECONDS * 1021 + number * 7 + restarts) & 0x7fffffff)) -mutate_depth=$depth \
-               -entropic_feature_frequency_threshold=16 -entropic_number_of_rarest_features=32 -print_final_stats=1 -print_funcs=0 -print_pcs=1 "$folder/corpus" "$here/seeds/$target" 2>&1)
+               -entropic_feature_frequency_threshold=16 -entropic_number_of_rarest_features=32 -print_final_stats=1 -print_funcs=0 -print_pcs=1 "$folder/corpus" "$work/seeds/$target" 2>&1)
     rm -f "$folder/running" "$folder/pid"
   done
   echo $EPOCHSECONDS > "$folder/ended"
@@ -162,7 +162,7 @@ gather() {
       if [ -e "$folder/merged" ]; then folder="$folder/smallest"; else folder="$folder/corpus"; fi
       find "$folder" -type f -exec cp -t "$work/gathered/$target" {} +
     done
-    find "$here/seeds/$target" -type f -printf '%f\n' | (cd "$work/gathered/$target" && xargs -r rm -f)
+    find "$work/seeds/$target" -type f -printf '%f\n' | (cd "$work/gathered/$target" && xargs -r rm -f)
   done
 }
 
@@ -172,7 +172,7 @@ merge() {
   shift 2
   rm -rf "$into"
   mkdir -p "$into"
-  find "$here/seeds/$target" -type f -exec cp -t "$into" {} +
+  find "$work/seeds/$target" -type f -exec cp -t "$into" {} +
   # shellcheck disable=SC2046
   timeout -k 2 $((began + seconds - EPOCHSECONDS > 1 ? began + seconds - EPOCHSECONDS : 1)) "${fixed[@]}" "$work/programs/fuzz_$target" -merge=1 $(flags_of "$target") \
     "$into" "$@" > "$into.log" 2>&1 && touch "${into%/*}/merged"
@@ -266,7 +266,7 @@ for target in "${targets[@]}"; do
   [ -e "$work/all/$target/merged" ] || continue
   rm -rf "$work/gathered/$target"
   mv "$work/all/$target/smallest" "$work/gathered/$target"
-  find "$here/seeds/$target" -type f -printf '%f\n' | (cd "$work/gathered/$target" && xargs -r rm -f)
+  find "$work/seeds/$target" -type f -printf '%f\n' | (cd "$work/gathered/$target" && xargs -r rm -f)
 done
 save result "$work/gathered"
 rm -f "$out/partial.tar.gz"

@@ -19,31 +19,42 @@ bool holds_objects(const Record& j) {
   return j.is_array() && std::any_of(j.begin(), j.end(), [](const Record& x) { return holds_objects(x); });
 }
 
-// Invalid UTF-8 (in a path, say) must not lose a record: it is replaced.
-std::string scalar_text(const Record& j) { return j.dump(-1, ' ', false, Record::error_handler_t::replace); }
+// One line for what holds no objects, else a line a member. One serializer writes all values: making it takes longer
+// than most of them.
+class Writer {
+ public:
+  explicit Writer(std::string* out)
+      // Invalid UTF-8 (in a path, say) must not lose a record: it is replaced.
+      : out_(*out), values_(nlohmann::detail::output_adapter<char>(*out), ' ', Record::error_handler_t::replace) {}
 
-void write(const Record& j, int indent, std::string* out) {
-  if (!holds_objects(j)) {
-    *out += scalar_text(j);
-    return;
+  void write(const Record& j, int indent) {
+    if (!holds_objects(j)) return value(j);
+    const bool object = j.is_object();
+    if (j.empty()) {
+      out_ += object ? "{}" : "[]";
+      return;
+    }
+    out_ += object ? "{\n" : "[\n";
+    size_t left = j.size();
+    for (const auto& [key, member] : j.items()) {
+      out_.append(static_cast<size_t>(indent) + 1, ' ');
+      if (object) {
+        value(key);
+        out_ += ": ";
+      }
+      write(member, indent + 1);
+      out_ += --left > 0 ? ",\n" : "\n";
+    }
+    out_.append(static_cast<size_t>(indent), ' ');
+    out_ += object ? '}' : ']';
   }
-  const bool object = j.is_object();
-  if (j.empty()) {
-    *out += object ? "{}" : "[]";
-    return;
-  }
-  const std::string inner(static_cast<size_t>(indent) + 1, ' ');
-  *out += object ? "{\n" : "[\n";
-  size_t left = j.size();
-  for (const auto& [key, value] : j.items()) {
-    *out += inner;
-    if (object) *out += scalar_text(key) + ": ";
-    write(value, indent + 1, out);
-    *out += --left > 0 ? ",\n" : "\n";
-  }
-  out->append(static_cast<size_t>(indent), ' ');
-  *out += object ? '}' : ']';
-}
+
+ private:
+  void value(const Record& j) { values_.dump(j, false, false, 0); }
+
+  std::string& out_;
+  nlohmann::detail::serializer<Record> values_;
+};
 
 Unit unit_from(const std::string& name) {
   for (Unit unit : {Unit::nanoseconds, Unit::bytes, Unit::per_second, Unit::joules}) {
@@ -110,7 +121,7 @@ Summary summary_from(const std::string& name, const Record& j) {
 
 std::string to_text(const Record& record) {
   std::string text;
-  write(record, 0, &text);
+  Writer(&text).write(record, 0);
   return text + "\n";
 }
 

@@ -28,6 +28,8 @@ constexpr std::string_view kHeads[] = {"precision,latency_sec,tokens_per_sec,mem
                                        "precision | latency(s) |",
                                        "# "};
 
+constexpr size_t kMostLookedAt = 4;  // of the records of an input
+
 // Where a line's cells end.
 void mutate_table(std::string* text, std::string_view other, Random& random) {
   std::vector<std::string> lines = split_sections(*text, '\n');
@@ -67,8 +69,12 @@ void mutate_table(std::string* text, std::string_view other, Random& random) {
 }  // namespace
 
 void run(std::string_view input) {
-  for (const Record& record :
-       import_results(input, "results.txt", {.model = "", .device = "", .imported_utc = "2026-01-31T12:34:56Z"})) {
+  const std::vector<Record> records =
+      import_results(input, "results.txt", {.model = "", .device = "", .imported_utc = "2026-01-31T12:34:56Z"});
+  // All of a few; of many, which are alike, one in so many: looking at them would take most of the time.
+  const size_t step = 1 + records.size() / kMostLookedAt;
+  for (size_t i = input.size() % step; i < records.size(); i += step) {
+    const Record& record = records[i];
     check(record_problem(record).empty(), "what was imported is a record");
     check(view_of(record).stamp.kind != StampKind::valid, "what was imported is never VALID");
     parse_json(to_text(record), "record");

@@ -17,7 +17,7 @@ constexpr int kRecords = 400, kTries = 3;
 constexpr double kMostCpuSeconds = 1;
 
 bool is_instrumented() {
-#if defined(__SANITIZE_ADDRESS__) || !defined(NDEBUG)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(NDEBUG)
   return true;
 #else
   return false;
