@@ -23,8 +23,11 @@ std::string test_image(const std::string& name) {
   return os::read_file(QB_SOURCE_DIR "/testdata/images/" + name, 1 << 20);
 }
 
-// Of the tiny PaliGemma's 192 ids: single letters behind the special tokens.
-std::string letters(int32_t image_token) {
+json special_token(const char* name, int32_t id) { return {{"id", name}, {"ids", {id}}, {"tokens", {name}}}; }
+
+// Of the tiny PaliGemma's 192 ids: single letters behind the special tokens. The file's template puts <bos> before a
+// text, or what is given round it ("A" is the text).
+std::string letters(int32_t image_token, const std::vector<std::string>& around = {"<bos>", "A"}) {
   json document = read_json_file(kTokenizers + "/gemma/tokenizer.json"), vocab = json::object();
   int32_t id = 0;
   for (const char* token : {"<pad>", "<eos>", "<bos>", "<unk>", "\n", "▁"}) vocab[token] = id++;
@@ -41,6 +44,12 @@ std::string letters(int32_t image_token) {
     special.back()["id"] = image_token;
   }
   added = special;
+  json& processor = document["post_processor"];
+  processor["single"] = json::array();
+  for (const std::string& part : around) {
+    processor["single"].push_back({{part == "A" ? "Sequence" : "SpecialToken", {{"id", part}, {"type_id", 0}}}});
+  }
+  processor["special_tokens"] = {{"<bos>", special_token("<bos>", 2)}, {"<eos>", special_token("<eos>", 1)}};
   return document.dump();
 }
 
@@ -139,6 +148,24 @@ TEST_F(PictureModel, APromptMayBeginWithTheTokenOfThePicture) {
     std::vector<int32_t> expected(kPatches, kPictureToken);
     for (const int32_t id : tokenizer.encode(text, false)) expected.push_back(id);
     EXPECT_EQ(lines_of(r.out).at(0)["prompt"]["ids"], json(expected)) << prompt;
+  }
+}
+
+// PaliGemmaProcessor writes <bos> into the text and sets add_bos_token and add_eos_token to false, so the
+// tokenizer.json that it saves has neither in its template; other files have one of them or both.
+TEST_F(PictureModel, BeginsItsTextWithBosAndEndsItWithALineWhateverTheTokenizerAdds) {
+  const json expected = lines_of(measure_prompt("caption en").out).at(0)["prompt"]["ids"];
+  ASSERT_EQ(expected.at(kPatches), 2);
+  ASSERT_EQ(expected.back(), 4) << "a line's end";
+  for (const std::vector<std::string>& around :
+       std::vector<std::vector<std::string>>{{"A"}, {"A", "<eos>"}, {"<bos>", "A", "<eos>"}}) {
+    folder_.write("tokenizer.json", letters(kPictureToken, around));
+    const Result r =
+        measure({"--tokenizer", folder_.path(), "--prompt", "caption en", "--max-new-tokens", "2", "--quality"});
+    ASSERT_EQ(r.code, 0) << r.err;
+    const json record = lines_of(r.out).at(0);
+    EXPECT_EQ(record["prompt"]["ids"], expected) << testing::PrintToString(around);
+    EXPECT_TRUE(record["quality"]["error"].is_null()) << record["quality"];
   }
 }
 

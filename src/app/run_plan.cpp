@@ -76,7 +76,7 @@ Tokenizer read_tokenizer(const TokenizerFile& file, bool allow_symlinks) {
                                         find_model_file(file.folder, "added_tokens.json", allow_symlinks)});
 }
 
-const std::string kPictureToken = "<image>";  // as PaliGemma's tokenizers spell it
+const std::string kPictureToken = "<image>", kBeginOfText = "<bos>";  // as PaliGemma's tokenizers spell them
 
 constexpr const char* kShortenPrompt = "shorten the prompt or lower --max-new-tokens";
 
@@ -395,13 +395,30 @@ std::string prompt_of(const RunFlags& flags, const Shape& shape) {
   return flags.prompt_given || !shape.has_picture() ? flags.prompt : "caption en";
 }
 
+namespace {
+
+// What comes between a picture and a text.
+int32_t begin_of_text(const Tokenizer& tokenizer, const Shape& shape) {
+  if (const std::optional<int32_t> bos = tokenizer.id_of(kBeginOfText)) return *bos;
+  if (!shape.bos.empty()) return shape.bos.front();
+  fail(
+      ErrorKind::bad_model,
+      "--prompt: a text behind a picture begins with {}, and neither the tokenizer has that token nor does config.json "
+      "name a bos_token_id; give the tokenizer that came with the model",
+      kBeginOfText);
+}
+
+}  // namespace
+
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt, const Shape& shape,
                                    int new_tokens) {
   std::vector<int32_t> ids = picture_ids(shape);
   std::string_view behind_picture = prompt;
   if (!ids.empty() && prompt.starts_with(kPictureToken)) behind_picture.remove_prefix(kPictureToken.size());
-  // A text behind a picture ends with a line of its own, as PaliGemma was trained.
-  const std::vector<int32_t> text = tokenizer.encode(ids.empty() ? prompt : std::string(behind_picture) + "\n", true);
+  // A text behind a picture begins with <bos> and ends with a line of its own, as PaliGemma was trained. The file's
+  // template does not count: transformers' processor writes both itself, and saves a tokenizer that adds nothing.
+  const std::vector<int32_t> text =
+      ids.empty() ? tokenizer.encode(prompt, true) : tokenizer.encode(std::string(behind_picture) + "\n", false);
   if (!ids.empty() && (behind_picture.find(kPictureToken) != behind_picture.npos ||  // also where it is no token there
                        std::find(text.begin(), text.end(), ids.front()) != text.end())) {
     fail(ErrorKind::usage,
@@ -409,6 +426,7 @@ std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string
          "which comes before the text; leave {0} out",
          kPictureToken, ids.front());
   }
+  if (!ids.empty()) ids.push_back(begin_of_text(tokenizer, shape));
   ids.insert(ids.end(), text.begin(), text.end());
   if (ids.empty()) {
     fail(ErrorKind::usage,
