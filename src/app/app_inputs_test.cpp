@@ -4,6 +4,9 @@
 #include <algorithm>
 
 #include "app/program_under_test.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/renamed_source.h"
+#include "checkpoint/safetensors.h"
 #include "text/tokenizer.h"
 
 namespace quantbench {
@@ -212,6 +215,60 @@ TEST_F(PictureModel, RefusesAConfigWhosePictureTheWeightsDoNotHave) {
   const Result r = run(arguments);
   EXPECT_EQ(r.code, exit_code(ErrorKind::bad_model));
   EXPECT_THAT(r.err, AllOf(HasSubstr("position_embedding.weight"), HasSubstr("expected [64, 48]")));
+}
+
+// Names as published, as transformers 5.17 writes them and as its model has them.
+const std::vector<std::pair<const char*, std::vector<RenamedPrefix>>> kNamings{
+    {"published", {}},
+    {"written by 5.17", {{"vision_tower.vision_model.", "vision_tower."}}},
+    {"of 5.17's model",
+     {{"vision_tower.vision_model.", "model.vision_tower."},
+      {"multi_modal_projector.", "model.multi_modal_projector."},
+      {"language_model.model.", "model.language_model."}}}};
+
+// The tiny PaliGemma with other names: of a rule, in_file is the published prefix and in_model the new one.
+void write_renamed(const TestFolder& folder, std::span<const RenamedPrefix> rules) {
+  const auto model = Checkpoint::open(kPaliGemma);
+  std::vector<std::pair<std::string, TensorInfo>> tensors;
+  for (const std::string& name : model->names()) tensors.emplace_back(name_in_model(name, rules), *model->find(name));
+  SafetensorsWriter file(folder / "model.safetensors", tensors);
+  for (const std::string& name : model->names()) {
+    std::vector<std::byte> bytes(static_cast<size_t>(byte_count(*model->find(name))));
+    model->read_bytes(name, 0, bytes);
+    file.write(bytes);
+  }
+  file.commit();
+  for (const char* name : {"config.json", "generation_config.json"}) {
+    folder.write(name, os::read_file(kPaliGemma + "/" + name, 1 << 20));
+  }
+}
+
+TEST(PaliGemmasNames, OfAnyVersionAreReadAndQuantised) {
+  json expected, expected_4bit;
+  for (const auto& [naming, rules] : kNamings) {
+    const TestFolder model, out;
+    write_renamed(model, rules);
+    const auto answer = [&](const std::string& of, const std::string& precision, const std::string& to) {
+      const Result r = run({"run", "--model-id", of, "--precision", precision, "--device", "reference", "--out",
+                            out / to, "-r", "1", "--pg", "20,8", "-o", "jsonl"});
+      EXPECT_EQ(r.code, 0) << naming << ": " << r.err;
+      return r.code == 0 ? lines_of(r.out).at(0)["response"]["ids"] : json();
+    };
+    const json fp16 = answer(model.path(), "fp16", "a"), nf4 = answer(model.path(), "4bit", "b");
+    if (expected.is_null()) expected = fp16, expected_4bit = nf4;
+    EXPECT_EQ(fp16, expected) << naming;
+    EXPECT_EQ(nf4, expected_4bit) << naming;
+    const Result written = run({"quantize", "--model-id", model.path(), "--out", out / "quantised"});
+    ASSERT_EQ(written.code, 0) << naming << ": " << written.err;
+    EXPECT_EQ(answer(out / "quantised", "4bit", "c"), expected_4bit) << naming;
+    // transformers 5.17 has the head beside the model, versions before it had it in language_model.
+    EXPECT_EQ(read_json_file(out / "quantised/config.json")["quantization_config"]["llm_int8_skip_modules"],
+              json({"language_model.lm_head", "lm_head"}));
+    const auto quantised = Checkpoint::open(out / "quantised");
+    for (const std::string& name : Checkpoint::open(model.path())->names()) {
+      EXPECT_TRUE(quantised->find(name)) << naming << ": " << name << " has another name in what was written";
+    }
+  }
 }
 
 // --- the texts of an encoder ---------------------------------------------------------------------------------------
