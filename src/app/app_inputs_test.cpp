@@ -217,12 +217,17 @@ TEST_F(PictureModel, RefusesAConfigWhosePictureTheWeightsDoNotHave) {
   EXPECT_THAT(r.err, AllOf(HasSubstr("position_embedding.weight"), HasSubstr("expected [64, 48]")));
 }
 
-// Names as published, as transformers 5.17 writes them and as its model has them.
+// Names as transformers 5.17 writes them, as its model has them, and as one between it and the published files wrote
+// them.
 const std::vector<std::pair<const char*, std::vector<RenamedPrefix>>> kNamings{
     {"published", {}},
     {"written by 5.17", {{"vision_tower.vision_model.", "vision_tower."}}},
     {"of 5.17's model",
      {{"vision_tower.vision_model.", "model.vision_tower."},
+      {"multi_modal_projector.", "model.multi_modal_projector."},
+      {"language_model.model.", "model.language_model."}}},
+    {"between them",
+     {{"vision_tower.", "model.vision_tower."},
       {"multi_modal_projector.", "model.multi_modal_projector."},
       {"language_model.model.", "model.language_model."}}}};
 
