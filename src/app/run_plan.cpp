@@ -31,8 +31,13 @@ void add_seeded_ids(int count, int vocab, uint64_t seed, uint64_t stream, int se
   for (int i = 0; i < count; ++i) ids->push_back(static_cast<int32_t>(numbers.below(static_cast<uint64_t>(vocab))));
 }
 
-// The last new token is not fed back, so it needs no position. flags: those that make it shorter.
-void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shape& shape, const std::string& flags) {
+// What makes it shorter: the prompt alone, which is all that an encoder reads, or prompt and answer.
+struct Advice {
+  std::string prompt, all;
+};
+
+// The last new token is not fed back, so it needs no position.
+void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shape& shape, const Advice& advice) {
   if (shape.has_cross_attention()) {
     const auto most = static_cast<size_t>(shape.encoder->max_tokens);
     if (prompt_tokens > most) {
@@ -40,7 +45,7 @@ void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shap
            "{} prompt tokens are more than the {} that the encoder of this {} model was made for; {} (nothing is ever "
            "cut "
            "silently)",
-           prompt_tokens, most, shape.architecture, flags);
+           prompt_tokens, most, shape.architecture, advice.prompt);
     }
     prompt_tokens = 1;  // the decoder begins with one token of its own
   }
@@ -51,7 +56,7 @@ void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shap
       "this {} model; {} (nothing is ever cut silently)",
       depth > 0 ? fmt::format("{} token{} of context, ", depth, depth == 1 ? "" : "s") : "", prompt_tokens,
       prompt_tokens == 1 ? "" : "s", new_tokens, new_tokens == 1 ? "" : "s", shape.max_positions, shape.architecture,
-      flags);
+      advice.all);
 }
 
 // A tokenizer's file and the folder that it is of; in a Hub cache the file is a blob elsewhere, without its name.
@@ -78,7 +83,7 @@ Tokenizer read_tokenizer(const TokenizerFile& file, bool allow_symlinks) {
 
 const std::string kPictureToken = "<image>", kBeginOfText = "<bos>";  // as PaliGemma's tokenizers spell them
 
-constexpr const char* kShortenPrompt = "shorten the prompt or lower --max-new-tokens";
+const Advice kShortenPrompt{"shorten the prompt", "shorten the prompt or lower --max-new-tokens"};
 
 // Tokens that stand before every prompt of this model.
 std::vector<int32_t> picture_ids(const Shape& shape) {
@@ -228,12 +233,12 @@ std::vector<Wanted> wanted_tests(const RunFlags& flags, const PlannedModel& mode
     } else {
       add_seeded_ids(test.prompt_tokens - pictured, vocab, seed, kPromptStream, 0, &wanted.ids);
     }
-    const std::string shorten = test.kind == TestKind::prefill  ? "lower -p"
-                                : test.kind == TestKind::decode ? "lower -n"
-                                : wanted.text                   ? kShortenPrompt
-                                                                : "lower -p, -pg or --max-new-tokens";
-    check_length(static_cast<size_t>(test.depth), wanted.ids.size(), test.new_tokens, model.shape,
-                 test.depth > 0 ? fmt::format("lower -d, or {}", shorten) : shorten);
+    Advice advice = test.kind == TestKind::prefill  ? Advice{"lower -p", "lower -p"}
+                    : test.kind == TestKind::decode ? Advice{"lower -n", "lower -n"}
+                    : wanted.text                   ? kShortenPrompt
+                                                    : Advice{"lower -p or -pg", "lower -p, -pg or --max-new-tokens"};
+    if (test.depth > 0) advice.all = fmt::format("lower -d, or {}", advice.all);
+    check_length(static_cast<size_t>(test.depth), wanted.ids.size(), test.new_tokens, model.shape, advice);
     // The first sequence is what it would be alone; those beside it have seeded ids.
     for (int s = 1; s < test.batch; ++s) {
       wanted.ids.insert(wanted.ids.end(), before.begin(), before.end());
