@@ -5,7 +5,8 @@ same model themselves.
     quantbench quantize --model-id MODEL --precision 4bit --out OUT
     tools/check_quantized.py MODEL OUT
 
-MODEL is a folder with the unquantised checkpoint, OUT the folder that was written. Passes if
+MODEL is a folder with the unquantised checkpoint, OUT the folder that was written; of a causal model, of T5 or of
+PaliGemma, by the class that config.json names. Passes if
   - transformers loads OUT as it is, and every linear it holds as quantised is one that it quantises itself;
   - codes and scales are bitsandbytes' (int8: codes and SCB; nf4: codes, offset, absmax codes, nested absmax);
   - the logits of OUT are as near to an fp32 run of its own weights as those of bitsandbytes' model are to theirs
@@ -25,7 +26,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import bitsandbytes as bnb  # noqa: E402
 import torch  # noqa: E402
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig  # noqa: E402
+import transformers  # noqa: E402
+from transformers import BitsAndBytesConfig  # noqa: E402
 
 SEQUENCES, TOKENS = 2, 48
 failures = []
@@ -43,7 +45,9 @@ def quantised_linears(model):
 
 
 def load(folder, **options):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16, device_map="cpu", **options).eval()
+    config = json.loads((folder / "config.json").read_text())
+    model_class = getattr(transformers, config["architectures"][0])
+    model = model_class.from_pretrained(folder, dtype=torch.float16, device_map="cpu", **options).eval()
     for linear in quantised_linears(model).values():
         # With AVX512-BF16 4-bit weights are repacked in place and multiplied in bfloat16, which is far from what a GPU
         # does, and only for some sizes. Without, they are dequantised to fp16, as a GPU does for many rows.
@@ -121,11 +125,33 @@ def errors(logits, expected):
     return float(difference.max()), float(difference.square().mean().sqrt())
 
 
+def seeded_inputs(config):
+    """For each sequence what a model of this kind reads: ids; also a decoder's own; or a picture, then ids."""
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda most: torch.randint(0, most, (SEQUENCES, TOKENS), generator=generator)  # noqa: E731
+    if config.is_encoder_decoder:
+        read, said = draw(config.vocab_size), draw(config.vocab_size)
+        return [{"input_ids": a[None], "decoder_input_ids": b[None]} for a, b in zip(read, said)]
+    if config.model_type != "paligemma":
+        return [{"input_ids": row[None]} for row in draw(config.vocab_size)]
+    vision = config.vision_config
+    picture = torch.full((1, (vision.image_size // vision.patch_size) ** 2), config.image_token_id)
+    inputs = []
+    for row in draw(config.image_token_id):
+        ids = torch.cat([picture, row[None]], 1)
+        pixels = 2 * torch.rand(1, 3, vision.image_size, vision.image_size, generator=generator) - 1
+        inputs.append({"input_ids": ids, "pixel_values": pixels, "token_type_ids": torch.zeros_like(ids)})
+    return inputs
+
+
+def fitting(inputs, model):
+    return {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
+
+
 @torch.inference_mode()
 def compare_logits(source, ours, theirs):
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, source.config.vocab_size, (SEQUENCES, TOKENS), generator=generator)
-    run = lambda model: torch.cat([model(row[None]).logits.float() for row in ids])  # noqa: E731
+    inputs = seeded_inputs(source.config)
+    run = lambda model: torch.cat([model(**fitting(one, model)).logits.float() for one in inputs])  # noqa: E731
     a, b = run(ours), run(theirs)
     a_max, a_rms = errors(a, run(reference(source, ours)))
     b_max, b_rms = errors(b, run(reference(source, theirs)))

@@ -48,6 +48,8 @@ TEST(Run, RefusesBadFlagsInOneLine) {
        "give -p or -pg at least 257"},
       {{"run", "--model-id", "google/flan-t5-base", "--random-weights", "-p", "600"},
        "600 prompt tokens are more than the 512"},
+      {{"run", "--model-id", "google/flan-t5-base", "--random-weights", "--pg", "600,4"},
+       "made for; lower -p or -pg (nothing"},
       {{"run", "--model-id", "google/flan-t5-base", "--random-weights", "-d", "8"}, "has no context before its prompt"},
       {{"run", "--prompt", "hi", "--random-weights"}, "no tokenizer"},
       {{"run", "--prompt", "bad \xff byte"}, "offset 4"},

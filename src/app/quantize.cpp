@@ -1,4 +1,6 @@
 // `quantbench quantize`: a checkpoint in int8 or nf4 that transformers + bitsandbytes load.
+#include <unordered_set>
+
 #include "app/commands.h"
 #include "app/flags.h"
 #include "app/progress.h"
@@ -29,9 +31,20 @@ int quantize_model(const QuantizeFlags& flags) {
   const OpenedModel opened = open_model(source, precision);
   QuantizeRequest request{.source = *checkpoint, .output = os::expand_home(flags.output)};
   request.format = precision == Precision::int8 ? Format::int8 : Format::nf4;
-  request.skipped_modules = skipped_modules(*opened.model, precision);
+  const std::vector<RenamedPrefix> other_prefixes = opened.model->other_prefixes();
+  // transformers compares them with its own names of modules, which are not the same in all of its versions.
+  for (const std::string& module : skipped_modules(*opened.model, precision)) {
+    for (std::string& name : names_in_files(module, other_prefixes)) {
+      request.skipped_modules.push_back(std::move(name));
+    }
+  }
+  // What is written keeps the names that it was read by.
+  std::unordered_set<std::string> quantized;
   for (const WeightSlot& slot : opened.model->weights()) {
-    if (slot.quantized) request.linears.push_back(slot.name);
+    if (slot.quantized) quantized.insert(slot.name);
+  }
+  for (const std::string& name : checkpoint->names()) {
+    if (quantized.contains(name_in_model(name, other_prefixes))) request.linears.push_back(name);
   }
   TerminalProgress progress;
   ThreadPool pool(parse_threads(flags.common.threads));

@@ -31,8 +31,13 @@ void add_seeded_ids(int count, int vocab, uint64_t seed, uint64_t stream, int se
   for (int i = 0; i < count; ++i) ids->push_back(static_cast<int32_t>(numbers.below(static_cast<uint64_t>(vocab))));
 }
 
-// The last new token is not fed back, so it needs no position. flags: those that make it shorter.
-void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shape& shape, const std::string& flags) {
+// What makes it shorter: the prompt alone, which is all that an encoder reads, or prompt and answer.
+struct Advice {
+  std::string prompt, all;
+};
+
+// The last new token is not fed back, so it needs no position.
+void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shape& shape, const Advice& advice) {
   if (shape.has_cross_attention()) {
     const auto most = static_cast<size_t>(shape.encoder->max_tokens);
     if (prompt_tokens > most) {
@@ -40,7 +45,7 @@ void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shap
            "{} prompt tokens are more than the {} that the encoder of this {} model was made for; {} (nothing is ever "
            "cut "
            "silently)",
-           prompt_tokens, most, shape.architecture, flags);
+           prompt_tokens, most, shape.architecture, advice.prompt);
     }
     prompt_tokens = 1;  // the decoder begins with one token of its own
   }
@@ -51,7 +56,7 @@ void check_length(size_t depth, size_t prompt_tokens, int new_tokens, const Shap
       "this {} model; {} (nothing is ever cut silently)",
       depth > 0 ? fmt::format("{} token{} of context, ", depth, depth == 1 ? "" : "s") : "", prompt_tokens,
       prompt_tokens == 1 ? "" : "s", new_tokens, new_tokens == 1 ? "" : "s", shape.max_positions, shape.architecture,
-      flags);
+      advice.all);
 }
 
 // A tokenizer's file and the folder that it is of; in a Hub cache the file is a blob elsewhere, without its name.
@@ -76,9 +81,9 @@ Tokenizer read_tokenizer(const TokenizerFile& file, bool allow_symlinks) {
                                         find_model_file(file.folder, "added_tokens.json", allow_symlinks)});
 }
 
-const std::string kPictureToken = "<image>";  // as PaliGemma's tokenizers spell it
+const std::string kPictureToken = "<image>", kBeginOfText = "<bos>";  // as PaliGemma's tokenizers spell them
 
-constexpr const char* kShortenPrompt = "shorten the prompt or lower --max-new-tokens";
+const Advice kShortenPrompt{"shorten the prompt", "shorten the prompt or lower --max-new-tokens"};
 
 // Tokens that stand before every prompt of this model.
 std::vector<int32_t> picture_ids(const Shape& shape) {
@@ -228,12 +233,12 @@ std::vector<Wanted> wanted_tests(const RunFlags& flags, const PlannedModel& mode
     } else {
       add_seeded_ids(test.prompt_tokens - pictured, vocab, seed, kPromptStream, 0, &wanted.ids);
     }
-    const std::string shorten = test.kind == TestKind::prefill  ? "lower -p"
-                                : test.kind == TestKind::decode ? "lower -n"
-                                : wanted.text                   ? kShortenPrompt
-                                                                : "lower -p, -pg or --max-new-tokens";
-    check_length(static_cast<size_t>(test.depth), wanted.ids.size(), test.new_tokens, model.shape,
-                 test.depth > 0 ? fmt::format("lower -d, or {}", shorten) : shorten);
+    Advice advice = test.kind == TestKind::prefill  ? Advice{"lower -p", "lower -p"}
+                    : test.kind == TestKind::decode ? Advice{"lower -n", "lower -n"}
+                    : wanted.text                   ? kShortenPrompt
+                                                    : Advice{"lower -p or -pg", "lower -p, -pg or --max-new-tokens"};
+    if (test.depth > 0) advice.all = fmt::format("lower -d, or {}", advice.all);
+    check_length(static_cast<size_t>(test.depth), wanted.ids.size(), test.new_tokens, model.shape, advice);
     // The first sequence is what it would be alone; those beside it have seeded ids.
     for (int s = 1; s < test.batch; ++s) {
       wanted.ids.insert(wanted.ids.end(), before.begin(), before.end());
@@ -395,13 +400,30 @@ std::string prompt_of(const RunFlags& flags, const Shape& shape) {
   return flags.prompt_given || !shape.has_picture() ? flags.prompt : "caption en";
 }
 
+namespace {
+
+// What comes between a picture and a text.
+int32_t begin_of_text(const Tokenizer& tokenizer, const Shape& shape) {
+  if (const std::optional<int32_t> bos = tokenizer.id_of(kBeginOfText)) return *bos;
+  if (!shape.bos.empty()) return shape.bos.front();
+  fail(
+      ErrorKind::bad_model,
+      "--prompt: a text behind a picture begins with {}, and neither the tokenizer has that token nor does config.json "
+      "name a bos_token_id; give the tokenizer that came with the model",
+      kBeginOfText);
+}
+
+}  // namespace
+
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt, const Shape& shape,
                                    int new_tokens) {
   std::vector<int32_t> ids = picture_ids(shape);
   std::string_view behind_picture = prompt;
   if (!ids.empty() && prompt.starts_with(kPictureToken)) behind_picture.remove_prefix(kPictureToken.size());
-  // A text behind a picture ends with a line of its own, as PaliGemma was trained.
-  const std::vector<int32_t> text = tokenizer.encode(ids.empty() ? prompt : std::string(behind_picture) + "\n", true);
+  // A text behind a picture begins with <bos> and ends with a line of its own, as PaliGemma was trained. The file's
+  // template does not count: transformers' processor writes both itself, and saves a tokenizer that adds nothing.
+  const std::vector<int32_t> text =
+      ids.empty() ? tokenizer.encode(prompt, true) : tokenizer.encode(std::string(behind_picture) + "\n", false);
   if (!ids.empty() && (behind_picture.find(kPictureToken) != behind_picture.npos ||  // also where it is no token there
                        std::find(text.begin(), text.end(), ids.front()) != text.end())) {
     fail(ErrorKind::usage,
@@ -409,6 +431,7 @@ std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string
          "which comes before the text; leave {0} out",
          kPictureToken, ids.front());
   }
+  if (!ids.empty()) ids.push_back(begin_of_text(tokenizer, shape));
   ids.insert(ids.end(), text.begin(), text.end());
   if (ids.empty()) {
     fail(ErrorKind::usage,

@@ -92,9 +92,11 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& file_or_folde
 std::string picture_for(const std::string& path, const Shape& shape, std::string* warning = nullptr);
 // The prompt that was given, else the usual one: of a model that takes pictures "caption en".
 std::string prompt_of(const RunFlags& flags, const Shape& shape);
-// The ids of a prompt, those that stand for a picture before it. A prompt may begin with one token of a picture, which
-// is how transformers' processor asks for them to be written: it is the picture that comes first anyway. Error usage
-// for a prompt that has such tokens elsewhere, is empty (and no BOS makes it one token), not UTF-8, or too long.
+// The ids of a prompt. Of a model that takes pictures, as transformers' PaliGemmaProcessor makes them whatever the
+// tokenizer's template says: those that stand for a picture, <bos>, the text, a line's end. A prompt may begin with one
+// token of a picture, which is how that processor asks for them to be written: it is the picture that comes first
+// anyway. Error bad_model where there is no <bos>; usage for a prompt that has such tokens elsewhere, is empty (and no
+// BOS makes it one token), not UTF-8, or too long.
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt, const Shape& shape,
                                    int new_tokens);
 

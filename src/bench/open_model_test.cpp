@@ -111,6 +111,29 @@ TEST_P(PartlyQuantised, WhatIsNotNamedMustBeQuantisedAndAPairMustBeAlike) {
   EXPECT_THAT(refusal(halved, GetParam()), HasSubstr("of a gate_proj and its up_proj one is quantised"));
 }
 
+TEST(OpenModel, AT5WithoutItsHeadIsRefusedUnlessItsConfigMayMeanIt) {
+  const TestFolder folder;
+  const auto whole = Checkpoint::open(kModels + "t5");
+  std::vector<std::pair<std::string, TensorInfo>> tensors;
+  for (const std::string& name : whole->names()) {
+    if (name != "lm_head.weight") tensors.emplace_back(name, *whole->find(name));
+  }
+  SafetensorsWriter file(folder / "model.safetensors", tensors);
+  for (const auto& [name, info] : tensors) {
+    std::vector<std::byte> bytes(static_cast<size_t>(byte_count(info)));
+    whole->read_bytes(name, 0, bytes);
+    file.write(bytes);
+  }
+  file.commit();
+  json config = whole->config();
+  folder.write("config.json", config.dump());
+  EXPECT_THAT(refusal(folder, Precision::fp16), HasSubstr("'lm_head.weight' is missing"));
+  config["tie_word_embeddings"] = true;
+  config["scale_decoder_outputs"] = false;
+  folder.write("config.json", config.dump());
+  EXPECT_EQ(refusal(folder, Precision::fp16), "accepted");
+}
+
 TEST(OpenModel, WeightsOfAnotherModelAreSeenBeforeAnythingIsLoaded) {
   const TestFolder folder;
   std::filesystem::copy(kModels + "llama-gqa/model.safetensors", folder / "model.safetensors");

@@ -99,6 +99,15 @@ MemoryView memory_from(const Record& j) {
           bytes_or_nothing(j, "taken_bytes")};
 }
 
+std::optional<PictureView> picture_from(const Record& record) {
+  if (!record.contains("load") || !record["load"].is_object()) return std::nullopt;
+  const Record& load = record["load"];
+  if (!load.contains("picture") || load["picture"].is_null()) return std::nullopt;
+  const Record& p = load["picture"];
+  return PictureView{whole_number<int>(p.at("width")), whole_number<int>(p.at("height")),
+                     whole_number<int>(p.at("size")), p.at("decode_ns"), p.at("resize_ns")};
+}
+
 Summary summary_from(const std::string& name, const Record& j) {
   Summary s;
   s.name = name;
@@ -191,6 +200,7 @@ RecordView view_of(const Record& record) {
   if (record.contains("imported") && record["imported"].is_object()) v.imported_from = record["imported"].at("tool");
   if (record.contains("quality") && record.at("quality").is_object()) v.quality = quality_view_of(record.at("quality"));
   if (record.contains("explain") && record.at("explain").is_object()) v.explain = explain_view_of(record.at("explain"));
+  v.picture = picture_from(record);
   for (const Record& device : record.at("memory")) {
     if (device.contains("reconciliation")) v.memory.push_back(memory_from(device));
   }

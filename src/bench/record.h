@@ -43,6 +43,12 @@ struct MemoryView {
   std::optional<int64_t> driver_process_bytes, driver_device_bytes, taken_bytes;
 };
 
+// What a picture took on the host before the runs.
+struct PictureView {
+  int width = 0, height = 0, size = 0;  // of the file, and of a side when it was resized
+  double decode_ns = 0, resize_ns = 0;
+};
+
 // What reports need of a record, typed. Members that a record lacks stay empty.
 struct RecordView {
   std::string model, precision, precision_long, test, kind;
@@ -61,8 +67,9 @@ struct RecordView {
   // Of the rate at which memory was read beside it, where that is less than the card is known for, so that no share of
   // it is told: both in bytes per second.
   std::optional<std::pair<double, double>> best_and_known_read;
-  bool energy_estimated = false;   // from samples of power
-  std::vector<MemoryView> memory;  // of each device; empty of records that were not reconciled
+  bool energy_estimated = false;       // from samples of power
+  std::optional<PictureView> picture;  // of cells that had one
+  std::vector<MemoryView> memory;      // of each device; empty of records that were not reconciled
   std::vector<Summary> metrics;
   uint64_t seed = 0;
   std::string imported_from;           // the program that measured it; empty: ours

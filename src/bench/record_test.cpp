@@ -96,6 +96,22 @@ TEST(Record, WithQualityFitsTheSchema) {
   EXPECT_THAT(schema.check(json::parse(to_text(m.record()))), IsEmpty());
 }
 
+TEST(Record, OfACellWithAPictureIsReadBack) {
+  Made m = measured();
+  EXPECT_FALSE(view_of(m.record()).picture);
+  m.data.load->picture = PictureReport{640, 427, 224, 3'100'000, 410'000, ""};
+  EXPECT_THAT(JsonSchema(schema_file()).check(json::parse(to_text(m.record()))), IsEmpty());
+  const PictureView picture = view_of(m.record()).picture.value();
+  EXPECT_EQ(picture.width, 640);
+  EXPECT_EQ(picture.height, 427);
+  EXPECT_EQ(picture.size, 224);
+  EXPECT_EQ(picture.decode_ns, 3.1e6);
+  EXPECT_EQ(picture.resize_ns, 4.1e5);
+  Record older = m.record();
+  older["load"].erase("picture");
+  EXPECT_FALSE(view_of(older).picture);
+}
+
 TEST(Record, ThatExplainsItsStepsFitsTheSchemaAndIsReadBack) {
   Made m = measured();
   FakeWorker worker;

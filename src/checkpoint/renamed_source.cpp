@@ -8,17 +8,6 @@
 namespace quantbench {
 namespace {
 
-std::string model_name(const std::string& name, std::span<const RenamedPrefix> rules) {
-  const auto begins = [&](const std::string& prefix) { return name.starts_with(prefix); };
-  if (std::any_of(rules.begin(), rules.end(), [&](const RenamedPrefix& rule) { return begins(rule.in_model); })) {
-    return name;
-  }
-  for (const RenamedPrefix& rule : rules) {
-    if (begins(rule.in_file)) return rule.in_model + name.substr(rule.in_file.size());
-  }
-  return name;
-}
-
 class RenamedSource final : public WeightSource {
  public:
   RenamedSource(std::unique_ptr<WeightSource> source, std::unordered_map<std::string, std::string> file_names)
@@ -53,11 +42,34 @@ class RenamedSource final : public WeightSource {
 
 }  // namespace
 
+std::string name_in_model(const std::string& in_file, std::span<const RenamedPrefix> rules) {
+  const auto begins = [&](const std::string& prefix) { return in_file.starts_with(prefix); };
+  if (std::any_of(rules.begin(), rules.end(), [&](const RenamedPrefix& rule) { return begins(rule.in_model); })) {
+    return in_file;
+  }
+  for (const RenamedPrefix& rule : rules) {
+    if (begins(rule.in_file)) return rule.in_model + in_file.substr(rule.in_file.size());
+  }
+  return in_file;
+}
+
+std::vector<std::string> names_in_files(const std::string& module, std::span<const RenamedPrefix> rules) {
+  std::vector<std::string> names{module};
+  const std::string prefix = module + ".";
+  for (const RenamedPrefix& rule : rules) {
+    if (!prefix.starts_with(rule.in_model)) continue;
+    std::string name = rule.in_file + prefix.substr(rule.in_model.size());
+    name.pop_back();
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(std::move(name));
+  }
+  return names;
+}
+
 std::unique_ptr<WeightSource> renamed(std::unique_ptr<WeightSource> source, std::span<const RenamedPrefix> rules) {
   std::unordered_map<std::string, std::string> file_names;
   bool any = false;
   for (const std::string& name : source->names()) {
-    std::string in_model = model_name(name, rules);
+    std::string in_model = name_in_model(name, rules);
     any |= in_model != name;
     const auto [at, is_new] = file_names.emplace(std::move(in_model), name);
     if (is_new) continue;

@@ -38,6 +38,12 @@ TEST(RenamedSource, NamesThatAreTheModelsStay) {
   EXPECT_EQ(renamed(std::move(source), kRules).get(), before);
 }
 
+TEST(RenamedSource, AModuleIsKnownByEveryNameThatFilesHaveForIt) {
+  EXPECT_THAT(names_in_files("text.head", kRules), ElementsAre("text.head", "head"));
+  EXPECT_THAT(names_in_files("tower.inner.a", kRules), ElementsAre("tower.inner.a", "model.tower.a", "tower.a"));
+  EXPECT_THAT(names_in_files("other", kRules), ElementsAre("other"));
+}
+
 TEST(RenamedSource, OneWeightByTwoNamesIsRefused) {
   try {
     renamed(source_of({"tower.a.weight", "model.tower.a.weight"}), kRules);

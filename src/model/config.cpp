@@ -39,7 +39,8 @@ const json* entry(const json& object, std::string_view key) {
 }  // namespace
 
 ModelConfig config_of(const Checkpoint& checkpoint) {
-  return {checkpoint.config(), checkpoint.generation_config(), checkpoint.folder() + "/config.json"};
+  return {checkpoint.config(), checkpoint.generation_config(), checkpoint.folder() + "/config.json",
+          !checkpoint.find("lm_head.weight")};
 }
 
 ConfigReader::ConfigReader(const ModelConfig& config) : source_(config) {

@@ -18,6 +18,7 @@ struct ModelConfig {
   nlohmann::json config;      // config.json
   nlohmann::json generation;  // generation_config.json, or null
   std::string where;          // for messages: the path of config.json, or "built-in configuration of …"
+  bool lacks_head = false;    // there are weights beside it, and no lm_head.weight among them
 };
 
 ModelConfig config_of(const Checkpoint& checkpoint);

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 
 #include "backend/backend.h"
@@ -116,6 +117,38 @@ TEST(T5, AHeadOfItsOwnIsToldByEitherKey) {
               c["scale_decoder_outputs"] = false;
             }),
             own);
+}
+
+// transformers 5.17 writes the same config.json of a model with a head of its own and of one that it made untied
+// itself, which has none: it reads the embedding, not divided by √d_model.
+TEST(T5, MayReadTheEmbeddingUndividedWhereTheWeightsHaveNoHead) {
+  struct Made {
+    bool own_head;
+    float times;
+  };
+  const auto made = [](const nlohmann::json& keys, bool lacks_head) {
+    ModelConfig config = published_config("google/flan-t5-base");
+    config.config.update(keys);
+    config.lacks_head = lacks_head;
+    const auto model = make_model(config, Precision::fp16);
+    Made m{};
+    for (const WeightSlot& slot : model->weights()) {
+      if (slot.name == "lm_head.weight") m.own_head = slot.tied_to.empty();
+      if (slot.name == "decoder.final_layer_norm.weight") m.times = slot.times;
+    }
+    return m;
+  };
+  const float divided = 1 / std::sqrt(768.0f);
+  const nlohmann::json of_5{{"tie_word_embeddings", true}, {"scale_decoder_outputs", false}};
+  for (const bool lacks_head : {false, true}) {
+    EXPECT_EQ(made(of_5, lacks_head).own_head, !lacks_head);
+    EXPECT_EQ(made(of_5, lacks_head).times, 1);
+    // Of older versions such a model has lost its head.
+    EXPECT_TRUE(made({{"tie_word_embeddings", false}}, lacks_head).own_head);
+    EXPECT_EQ(made({{"tie_word_embeddings", false}}, lacks_head).times, 1);
+    EXPECT_FALSE(made({{"tie_word_embeddings", true}}, lacks_head).own_head);
+    EXPECT_EQ(made({{"tie_word_embeddings", true}}, lacks_head).times, divided);
+  }
 }
 
 TEST(T5, WhatIsNotBuiltIsRefusedByName) {

@@ -32,9 +32,11 @@ std::string weight_of(const std::string& name) {
   return at == std::string::npos ? name : name.substr(0, at + std::strlen(".weight"));
 }
 
-// Buffers that older transformers saved and that are computed, not learnt.
-bool is_computed(const std::string& name) {
-  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attn.bias") || name.ends_with(".masked_bias");
+// Buffers that older transformers saved and that are computed, not learnt; and what the first T5 learnt for its
+// cross-attention, which no model reads (transformers 5.17, T5's _keys_to_ignore_on_load_unexpected).
+bool is_unused(const std::string& name) {
+  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attn.bias") || name.ends_with(".masked_bias") ||
+         name == "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 }
 
 void check_quantized(const WeightSlot& slot, const WeightSource& source) {
@@ -78,7 +80,7 @@ class Loader {
   void check() {
     check_fits(slots_, source_);
     for (const std::string& name : source_.names()) {
-      if (!is_computed(name)) total_ += byte_count(*source_.find(name));
+      if (!is_unused(name)) total_ += byte_count(*source_.find(name));
     }
   }
 
@@ -279,7 +281,7 @@ void check_fits(std::span<const WeightSlot> slots, const WeightSource& source) {
   check_tensors(source, expected);
   std::vector<std::string> strangers;
   for (const std::string& name : source.names()) {
-    if (known.count(weight_of(name)) == 0 && known.count(name) == 0 && !is_computed(name)) strangers.push_back(name);
+    if (known.count(weight_of(name)) == 0 && known.count(name) == 0 && !is_unused(name)) strangers.push_back(name);
   }
   if (strangers.empty()) return;
   std::sort(strangers.begin(), strangers.end());

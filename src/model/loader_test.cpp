@@ -163,7 +163,12 @@ TEST(Loader, MissingAndUnknownTensorsAreRefusedByName) {
                                     HasSubstr("leaving them out")));
   Tiny old(false);
   old.source.add("model.layers.0.self_attn.rotary_emb.inv_freq", 1, 4);
+  // Which the first T5 has in its first layer, and transformers 5.17 ignores there alone.
+  old.source.add("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", 32, 4);
   EXPECT_EQ(old.refusal(), "accepted");
+  Tiny other(false);
+  other.source.add("decoder.block.1.layer.1.EncDecAttention.relative_attention_bias.weight", 32, 4);
+  EXPECT_THAT(other.refusal(), HasSubstr("'decoder.block.1.layer.1.EncDecAttention.relative_attention_bias.weight'"));
 }
 
 TEST(Loader, ATiedHeadThatIsThereMustEqualTheEmbedding) {

@@ -16,9 +16,10 @@ class PaliGemma final : public Model {
 
   const Shape& shape() const override { return shape_; }
   std::vector<WeightSlot> weights() override;
-  // transformers 5.17, as it writes a model and as the model names itself.
+  // transformers, as 5.17 writes a model, as 5.17's model names itself, and as one before it did.
   std::vector<RenamedPrefix> other_prefixes() const override {
-    return {{"model.vision_tower.", "vision_tower.vision_model."},
+    return {{"model.vision_tower.vision_model.", "vision_tower.vision_model."},
+            {"model.vision_tower.", "vision_tower.vision_model."},
             {"vision_tower.", "vision_tower.vision_model."},
             {"model.multi_modal_projector.", "multi_modal_projector."},
             {"model.language_model.", "language_model.model."},

@@ -87,7 +87,7 @@ class T5 final : public Model {
   void add_feed_forward(Slots& slots, const std::string& layer, FeedForward* ff) const;
 
   Shape shape_;
-  bool tied_, gated_;
+  bool scaled_, tied_, gated_;
   Act activation_;
   int buckets_, max_distance_;
   StackBias encoder_bias_, decoder_bias_;
@@ -134,9 +134,10 @@ bool read_gated(const ConfigReader& c) {
 
 T5::T5(const ConfigReader& c, const Storage& storage)
     : shape_(read_shape(c)),
-      // As T5Config has it. transformers 5 writes that they are tied of every model, and of one with a head of its own
-      // that the decoder's outputs are not scaled.
-      tied_(c.boolean_or("tie_word_embeddings", true) && c.boolean_or("scale_decoder_outputs", true)),
+      // As T5Config has it. transformers 5 writes that they are tied of every model, and of one that was not that the
+      // decoder's outputs are not scaled; such a one that it made itself has no head of its own all the same.
+      scaled_(c.boolean_or("tie_word_embeddings", true) && c.boolean_or("scale_decoder_outputs", true)),
+      tied_(scaled_ || (c.source().lacks_head && c.boolean_or("tie_word_embeddings", true))),
       gated_(read_gated(c)),
       activation_(gated_ ? Act::gelu_tanh : Act::relu),
       buckets_(c.integer_or("relative_attention_num_buckets", 4, kMostHidden, 32)),
@@ -229,9 +230,9 @@ std::vector<WeightSlot> T5::weights() {
     attention(block + "layer.1.EncDecAttention", &w.cross_q, &w.cross_k, &w.cross_v, &w.cross_o);
     add_feed_forward(slots, block + "layer.2.", &w.ff);
   }
-  // A tied head reads what the decoder gives divided by √d_model.
+  // The head of the first T5 reads what the decoder gives divided by √d_model.
   slots.vector("decoder.final_layer_norm.weight", d, &norm_.weight,
-               tied_ ? 1 / std::sqrt(static_cast<float>(d)) : 1.0f);
+               scaled_ ? 1 / std::sqrt(static_cast<float>(d)) : 1.0f);
   if (!tied_) slots.head("lm_head", &head_);
   if (tied_) slots.tied("lm_head.weight", "shared.weight", shape_.vocab, d);
   return slots.take();

@@ -33,7 +33,7 @@ std::string own(std::span<const RecordView> views) {
   for (const std::string name : {"perplexity", "perplexity_ratio", "kl_mean", "same_top"}) {
     heading.insert(heading.end(), {name, name + "_low", name + "_high"});
   }
-  heading.insert(heading.end(), {"kl_p99", "quality_reference"});
+  heading.insert(heading.end(), {"kl_p99", "quality_reference", "picture_decode_ns", "picture_resize_ns"});
   std::string out = csv_line(heading);
   for (const RecordView& v : views) {
     std::string reasons;
@@ -67,7 +67,8 @@ std::string own(std::span<const RecordView> views) {
       const Estimate figure = e.value_or(Estimate{});
       row.insert(row.end(), {e ? number(figure.value) : "", number(figure.low), number(figure.high)});
     }
-    row.insert(row.end(), {number(quality.kl_p99), quality.reference});
+    row.insert(row.end(), {number(quality.kl_p99), quality.reference, v.picture ? number(v.picture->decode_ns) : "",
+                           v.picture ? number(v.picture->resize_ns) : ""});
     out += csv_line(row);
   }
   return out;

@@ -54,7 +54,7 @@ TEST(QualityTable, CsvHasTheFiguresInColumnsThatAreAlwaysThere) {
   const std::string text = csv(std::vector{view("4bit", "tg64"), without}, CsvSchema::own);
   EXPECT_THAT(text, HasSubstr(",perplexity,perplexity_low,perplexity_high,"));
   EXPECT_THAT(text,
-              HasSubstr(",12.345,12,12.7,1.0211,1.0191,1.0231,0.02697,0.026,0.028,0.8776,0.8736,0.8816,0.1372,fp16\n"));
+              HasSubstr(",12.345,12,12.7,1.0211,1.0191,1.0231,0.02697,0.026,0.028,0.8776,0.8736,0.8816,0.1372,fp16,"));
   EXPECT_THAT(text, HasSubstr(",,,,,,,,,,,,,\n"));
 }
 

@@ -19,6 +19,8 @@ std::string quality_text(std::span<const RecordView> views);
 std::string quality_markdown(std::span<const RecordView> views);
 // Why cells are flagged, invalid or failed; empty if none is.
 std::vector<std::string> notes(std::span<const RecordView> views);
+// What decoding and resizing a cell's picture took, each by itself, a line a cell that had one.
+std::vector<std::string> picture_notes(std::span<const RecordView> views);
 // How a cell's memory at the end agrees with what others count of it, a line a cell and device; a difference is never
 // hidden.
 std::vector<std::string> memory_notes(std::span<const RecordView> views);

@@ -176,6 +176,22 @@ TEST(MemoryNotes, ShowEveryDifference) {
                   "driver counts n/a of the process, n/a of all on the device; of that n/a are not free"));
 }
 
+TEST(PictureNotes, TellDecodingAndResizingApart) {
+  auto views = three();
+  EXPECT_THAT(picture_notes(views), SizeIs(0));
+  EXPECT_THAT(csv(views, CsvSchema::own),
+              AllOf(HasSubstr(",picture_decode_ns,picture_resize_ns\n"), HasSubstr(",,\n")));
+  views[1].picture = PictureView{640, 427, 224, 3.1e6, 4.1e5};
+  const std::string line =
+      "org/model int8 p8+n64: picture: 3.100 ms to decode (640 × 427 pixels), 410.0 µs to resize (to 224 × 224); "
+      "before "
+      "the runs, no part of them";
+  EXPECT_THAT(picture_notes(views), ElementsAre(line));
+  EXPECT_THAT(whole_text(views, false), HasSubstr("\n" + line + "\n"));
+  EXPECT_THAT(whole_text(views, true), HasSubstr("\n- " + line + "\n"));
+  EXPECT_THAT(csv(views, CsvSchema::own), HasSubstr(",3100000,410000\n"));
+}
+
 TEST(Table, ANameStaysInItsLine) {
   auto views = three();
   for (RecordView& v : views) v.model = "two\nlines\tand a tab";

@@ -128,6 +128,19 @@ std::string of_driver(const std::optional<int64_t>& bytes, int64_t accounted) {
 
 }  // namespace
 
+std::vector<std::string> picture_notes(std::span<const RecordView> views) {
+  const Places places(views);
+  std::vector<std::string> lines;
+  for (const RecordView& v : views) {
+    if (!v.picture) continue;
+    const PictureView& p = *v.picture;
+    lines.push_back(fmt::format(
+        "{}: picture: {} to decode ({} × {} pixels), {} to resize (to {} × {}); before the runs, no part of them",
+        cell_name(v, places), format_ns(p.decode_ns), p.width, p.height, format_ns(p.resize_ns), p.size, p.size));
+  }
+  return lines;
+}
+
 std::vector<std::string> memory_notes(std::span<const RecordView> views) {
   const Places places(views);
   std::vector<std::string> lines;

@@ -15,6 +15,7 @@ std::string whole_text(std::span<const RecordView> views, bool markdown, bool ex
     text += "\nQuality\n\n" + quality;
   }
   add_lines(notes(views));
+  add_lines(picture_notes(views));
   add_lines(memory_notes(views));
   if (explained) add_lines(explanations(views));
   const std::string said = markdown ? responses_markdown(views) : responses_text(views);
