@@ -67,8 +67,8 @@ share() {
     image) goal=4000000 a_second=20000 ;;
     safetensors) a_second=5000 ;;
     json) a_second=6000 ;;
-    records) a_second=1000 ;;
-    import) a_second=3500 ;;
+    records) a_second=1300 ;;
+    import) a_second=1900 ;;
   esac
   read -r inputs _ <<< "$(counted "$1")"
   echo $((goal > inputs ? (goal - inputs) / a_second + 1 : 1))
