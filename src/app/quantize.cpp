@@ -39,12 +39,16 @@ int quantize_model(const QuantizeFlags& flags) {
     }
   }
   // What is written keeps the names that it was read by.
-  std::unordered_set<std::string> quantized;
+  std::unordered_set<std::string> quantized, in_fp32;
   for (const WeightSlot& slot : opened.model->weights()) {
     if (slot.quantized) quantized.insert(slot.name);
+    const auto* const matrix = std::get_if<Matrix*>(&slot.target);
+    if (matrix && *matrix && format_of(**matrix) == Format::f32) in_fp32.insert(slot.name);
   }
   for (const std::string& name : checkpoint->names()) {
-    if (quantized.contains(name_in_model(name, other_prefixes))) request.linears.push_back(name);
+    const std::string in_model = name_in_model(name, other_prefixes);
+    if (quantized.contains(in_model)) request.linears.push_back(name);
+    if (in_fp32.contains(in_model)) request.kept.push_back(name);
   }
   TerminalProgress progress;
   ThreadPool pool(parse_threads(flags.common.threads));

@@ -48,7 +48,7 @@ using NamedTensor = std::pair<std::string, TensorInfo>;
 struct Item {
   std::string name;
   TensorInfo info;  // in the source
-  bool is_linear = false;
+  bool is_linear = false, is_kept = false;
   float offset = 0;  // nf4
   std::vector<NamedTensor> written;
   int64_t written_bytes() const {
@@ -171,9 +171,10 @@ void Writer::check_output() const {
 }
 
 void Writer::plan() {
-  const std::unordered_set<std::string> linears(request_.linears.begin(), request_.linears.end());
+  const std::unordered_set<std::string> linears(request_.linears.begin(), request_.linears.end()),
+      kept(request_.kept.begin(), request_.kept.end());
   for (const std::string& name : source_.names()) {
-    Item item{name, *source_.find(name), linears.contains(name)};
+    Item item{name, *source_.find(name), linears.contains(name), kept.contains(name)};
     const int64_t bytes = 2 * element_count(item.info);
     // An nf4 weight is read twice: its offset is in the header, which comes before the bytes.
     total_bytes_ += item.is_linear && request_.format == Format::nf4 ? 2 * bytes : bytes;
@@ -183,7 +184,8 @@ void Writer::plan() {
     if (item.is_linear) {
       plan_linear(&item);
     } else {
-      item.written = {{item.name, {is_floating(item.info.dtype) ? DType::f16 : item.info.dtype, item.info.shape}}};
+      const bool to_fp16 = is_floating(item.info.dtype) && !item.is_kept;
+      item.written = {{item.name, {to_fp16 ? DType::f16 : item.info.dtype, item.info.shape}}};
     }
     result_.weight_bytes += item.written_bytes();
   }
@@ -261,7 +263,7 @@ void Writer::write_item(const Item& item, SafetensorsWriter* file) {
     request_.format == Format::int8 ? write_int8(item, file) : write_nf4(item, file);
     return;
   }
-  if (!is_floating(item.info.dtype)) {
+  if (!is_floating(item.info.dtype) || item.is_kept) {
     const int64_t bytes = byte_count(item.info);
     std::vector<std::byte> piece;
     for (int64_t at = 0; at < bytes; at += static_cast<int64_t>(piece.size())) {

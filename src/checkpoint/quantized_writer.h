@@ -15,11 +15,12 @@ namespace quantbench {
 
 struct QuantizeRequest {
   const Checkpoint& source;
-  std::vector<std::string> linears;          // names of the weights to quantise, all else stays fp16
+  std::vector<std::string> linears;          // names of the weights to quantise; all else but `kept` becomes fp16
   std::vector<std::string> skipped_modules;  // linears that stay fp16, e.g. "lm_head": transformers must be told
   Format format = Format::nf4;               // int8 or nf4 (with double quantisation)
   std::string output;                        // a folder that is empty or not there yet
   int64_t shard_bytes = 5'000'000'000;       // of tensors in one file
+  std::vector<std::string> kept = {};  // names of weights that stay as they are stored, e.g. T5's wo, used in fp32
 };
 
 struct QuantizeResult {

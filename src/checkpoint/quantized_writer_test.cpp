@@ -165,6 +165,27 @@ TEST_F(QuantizedWriter, SplitsIntoShardsWithAnIndexAndKeepsAWeightsTensorsTogeth
   }
 }
 
+TEST_F(QuantizedWriter, WhatIsUsedInFp32StaysAsItIsStored) {
+  const TestFolder model;
+  model.write("config.json", "{}");
+  model.write("model.safetensors",
+              safetensors_bytes({{"a.weight", "F32", "3, 5", bytes_of(std::vector<float>(15, 0.5f))},
+                                 {"fine.wo.weight", "F32", "2, 2", bytes_of<float>({1.0001f, 1e-9f, 1e9f, -2})},
+                                 {"coarse.wo.weight", "BF16", "1, 2", bytes_of<bf16>({to_bf16(1e9f), to_bf16(2)})}}));
+  const auto source = Checkpoint::open(model.path());
+  write_quantized({.source = *source,
+                   .linears = {"a.weight"},
+                   .format = Format::int8,
+                   .output = folder_ / "kept",
+                   .kept = {"fine.wo.weight", "coarse.wo.weight"}},
+                  pool_);
+  const auto written = Checkpoint::open(folder_ / "kept");
+  for (const char* name : {"fine.wo.weight", "coarse.wo.weight"}) {
+    EXPECT_EQ(written->find(name)->dtype, source->find(name)->dtype);
+    EXPECT_EQ(read_all_bytes(*written, name), read_all_bytes(*source, name));
+  }
+}
+
 TEST_F(QuantizedWriter, ConvertsNumbersToFp16AndKeepsOtherTensorsAndFiles) {
   const TestFolder model;
   model.write("config.json", R"({"dtype":"bfloat16"})");
