@@ -227,7 +227,9 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path,
   for (const auto& [name, info] : tensors) {
     const int64_t begin = promised_bytes_;
     promised_bytes_ += byte_count(info);
-    nlohmann::ordered_json entry;
+    // Not null: what makes an object of null leaves it half made where memory runs out, and its destructor ends the
+    // program.
+    nlohmann::ordered_json entry = nlohmann::ordered_json::object();
     entry["dtype"] = name_of(info.dtype);
     entry["shape"] = info.shape;
     entry["data_offsets"] = {begin, promised_bytes_};

@@ -171,7 +171,7 @@ Record runs_json(const Record& record) {
 Record telemetry_json(const Record& record, bool with_samples) {
   const Record* summary = member(record, "telemetry");
   if (!summary || !member(*summary, "source")) return nullptr;
-  Record out;
+  Record out = Record::object();
   for (const char* key : {"sm_mhz", "memory_mhz", "temperature_celsius", "power_watts"}) {
     const Record* range = member(*summary, key);
     out[key] = range ? Record{number_of(*range, "min", 0), number_of(*range, "median", 0), number_of(*range, "max", 0)}
@@ -265,7 +265,7 @@ Record metric_rows(const RecordView& v, bool with_samples) {
 // What is shown of it with samples, and without.
 std::string detail(const Record& record, const RecordView& v, const std::vector<std::vector<double>>& steps,
                    bool with_samples) {
-  Record out;
+  Record out = Record::object();
   out["metrics"] = metric_rows(v, with_samples);
   if (const Record of_steps = with_samples ? all_steps(steps) : step_quantiles(steps); !of_steps.is_null())
     out["steps"] = of_steps;
@@ -314,7 +314,7 @@ PageCell page_cell(const Record& record, const RecordView& v, const std::string&
   if (const Record* prompt = member(record, "prompt")) cell.texts.emplace_back("prompt", text_of(*prompt, "text"));
   cell.reasons = v.stamp.reasons;
   cell.machine = machine_of(record);
-  Record facts;
+  Record facts = Record::object();
   facts["file"] = path;
   facts["size"] = {v.prompt_tokens, v.new_tokens, v.depth, v.batch};
   facts["seed"] = v.seed;
@@ -368,7 +368,7 @@ std::string PageData::json(std::span<const std::string> problems, std::span<cons
     cells += with_samples ? cell.samples : cell.brief;
     cells += "}";
   }
-  Record head;
+  Record head = Record::object();
   head["generated"] = generated_utc;
   head["program"] = program;
   head["detail"] = with_samples ? "samples" : "quantiles";
