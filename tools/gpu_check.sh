@@ -19,8 +19,9 @@
 #             memory_load
 #   op_figures  each op × format of the real shapes alone: µs, GB/s, share of the read rate
 #   sanitize  compute-sanitizer; made of sanitize_memcheck (persistent kernel, sessions of both engines with prompts and
-#             batches, op tests), sanitize_racecheck (the graph engine's sessions, op tests), sanitize_initcheck (as memcheck)
-#             and sanitize_families (T5 and PaliGemma, memcheck and racecheck)
+#             batches, op tests), sanitize_racecheck and sanitize_race_batches (the graph engine's sessions, op tests),
+#             sanitize_initcheck (as memcheck), sanitize_families (T5 and PaliGemma, memcheck), sanitize_race_t5 and
+#             sanitize_race_paligemma
 #   parity    whole models beside transformers and bitsandbytes' arithmetic (tools/parity.py; python3 with torch and
 #             transformers); made of parity_MODEL_short, from position 0 on or behind a short text, and parity_MODEL_long,
 #             behind a long context or text
@@ -52,7 +53,7 @@ model_of() {
 }
 figures_stages=(figures_{llama,phi,t5,paligemma})
 memory_stages=(memory_{llama,phi,t5,paligemma,load})
-sanitize_stages=(sanitize_memcheck sanitize_racecheck sanitize_initcheck sanitize_families)
+sanitize_stages=(sanitize_{memcheck,racecheck,race_batches,initcheck,families,race_t5,race_paligemma})
 parity_stages=(parity_{llama,phi,t5,paligemma}_{short,long})
 soak_stages=({soak,chaos}_{llama,phi,t5,paligemma}_{fp16,int8,4bit})
 stages=()
@@ -154,9 +155,9 @@ start() {
 }
 many_rows='*project*130*:*project*512*:*add_linear*130*:*add_linear*512*:*attention*512*:*gated_up*130*:*gated_up*512*'
 ops() {
-  run ops_test 170 "$programs/ops_test" --gtest_brief=1
+  run ops_test 200 "$programs/ops_test" --gtest_brief=1
   # Hopper's own tensor products, which do all that the library would.
-  run ops_test_own_products 100 env QUANTBENCH_CUBLASLT=off "$programs/ops_test" --gtest_brief=1 \
+  run ops_test_own_products 60 env QUANTBENCH_CUBLASLT=off "$programs/ops_test" --gtest_brief=1 \
     "--gtest_filter=$many_rows"
   run engine_test 60 "$programs/engine_test" --gtest_brief=1 '--gtest_filter=*cuda*'
 }
@@ -273,14 +274,15 @@ sanitized() {
 # own where the card has them, all with flash attention.
 small_sessions=("$programs/bench_decode" --device cuda --model-id "$out/small_llama.json" --outlier-channels 4 --rounds 1
   -n 3 -p 20 --read-bytes 4194304)
-# families TOOL ENGINES: T5 and PaliGemma
+# families TOOL LIMIT ENGINES FAMILY…
 families() {
   local -A configuration=([t5]=small_t5 [paligemma]=small_paligemma)
-  local family
-  for family in t5 paligemma; do
+  local tool="$1" limit="$2" engines="$3" family
+  shift 3
+  for family in "$@"; do
     "${configuration[$family]}" "$out/small_$family.json"
-    sanitized "$1" "$family" 110 "$programs/bench_decode" --device cuda --model-id "$out/small_$family.json" \
-      --outlier-channels 4 --engine "$2" --rounds 1 -n 3 -p 20 --read-bytes 4194304 --check 8 --prefill 20 --prefill-rounds 1
+    sanitized "$tool" "$family" "$limit" "$programs/bench_decode" --device cuda --model-id "$out/small_$family.json" \
+      --outlier-channels 4 --engine "$engines" --rounds 1 -n 3 -p 20 --read-bytes 4194304 --check 8 --prefill 20 --prefill-rounds 1
   done
 }
 op_tests=("$programs/ops_test" --gtest_brief=1 '--gtest_filter=*small_1:*small_5:*odd_5')
@@ -293,19 +295,21 @@ sanitize_memcheck() {
   sanitized memcheck batches 60 "${small_sessions[@]}" --engine graph -b 2,8,32 --prefill-rounds 0
   sanitized memcheck ops 90 "${op_tests[@]}"
 }
-sanitize_families() {
-  families memcheck persistent,graph
+sanitize_families() { families memcheck 110 persistent,graph t5 paligemma; }
+sanitize_race_of() {
   export QUANTBENCH_CUBLASLT=off
-  families racecheck graph
+  families racecheck 290 graph "$1"
   unset QUANTBENCH_CUBLASLT
 }
+sanitize_race_t5() { sanitize_race_of t5; }
+sanitize_race_paligemma() { sanitize_race_of paligemma; }
 # Whether anything is read that nothing wrote.
 sanitize_initcheck() {
   small_model "$out/small_llama.json"
   export QUANTBENCH_CUBLASLT=off
   sanitized initcheck session 110 "${small_sessions[@]}" --engine persistent,graph -d 0,150 --prefill 20,40 --prefill-rounds 1
   sanitized initcheck batches 60 "${small_sessions[@]}" --engine graph -b 8 --prefill-rounds 0
-  families initcheck persistent,graph
+  families initcheck 60 persistent,graph t5 paligemma
   unset QUANTBENCH_CUBLASLT
   sanitized initcheck ops 60 "${op_tests[@]}"
 }
@@ -314,9 +318,14 @@ sanitize_racecheck() {
   small_model "$out/small_llama.json"
   export QUANTBENCH_CUBLASLT=off
   sanitized racecheck session 110 "${small_sessions[@]}" --engine graph -d 0,150 --prefill 20,40 --prefill-rounds 1
-  sanitized racecheck batches 110 "${small_sessions[@]}" --engine graph -b 8 --prefill-rounds 0
   unset QUANTBENCH_CUBLASLT
-  sanitized racecheck ops 60 "${op_tests[@]}"
+  sanitized racecheck ops 90 "${op_tests[@]}"
+}
+sanitize_race_batches() {
+  small_model "$out/small_llama.json"
+  export QUANTBENCH_CUBLASLT=off
+  sanitized racecheck batches 290 "${small_sessions[@]}" --engine graph -b 8 --prefill-rounds 0
+  unset QUANTBENCH_CUBLASLT
 }
 sanitize() { parts "${sanitize_stages[@]}"; }
 op_figures() {
