@@ -250,9 +250,10 @@ void write_renamed(const TestFolder& folder, std::span<const RenamedPrefix> rule
 
 TEST(PaliGemmasNames, OfAnyVersionAreReadAndQuantised) {
   json expected, expected_4bit;
-  for (const auto& [naming, rules] : kNamings) {
+  for (const auto& named : kNamings) {
+    const std::string naming = named.first;  // clang 14 captures no structured binding
     const TestFolder model, out;
-    write_renamed(model, rules);
+    write_renamed(model, named.second);
     const auto answer = [&](const std::string& of, const std::string& precision, const std::string& to) {
       const Result r = run({"run", "--model-id", of, "--precision", precision, "--device", "reference", "--out",
                             out / to, "-r", "1", "--pg", "20,8", "-o", "jsonl"});
