@@ -6,8 +6,8 @@
 #   tools/gpu_check.sh [--programs FOLDER] [--out FOLDER] [--pack FILE.tar.gz] [--scratch FOLDER] [STAGE…]
 #
 #   start     the program finds the card, measures on it by itself, and records it as nvidia-smi names it
-#   ops       the op tests, single linears, goldens and sessions of the CUDA backend; ops of 130 and 512 rows without
-#             cuBLASLt as well
+#   ops       made of ops_all (the op tests, single linears) and ops_rest (ops of 130 and 512 rows without cuBLASLt as well,
+#             goldens and sessions of the CUDA backend)
 #   faults    a kernel that writes where no memory is, and memory that runs out, each in one cell of a sweep
 #   figures   decoding by both engines and first tokens behind texts of 8 and 512 tokens, by the project's own bench, beside
 #             the read rate of the same run; int8 also with 16 planted outlier channels; made of figures_MODEL (llama, phi, t5
@@ -53,6 +53,7 @@ model_of() {
 }
 figures_stages=(figures_{llama,phi,t5,paligemma})
 memory_stages=(memory_{llama,phi,t5,paligemma,load})
+ops_stages=(ops_{all,rest})
 sanitize_stages=(sanitize_{memcheck,racecheck,race_batches,initcheck,families,race_t5,race_paligemma})
 parity_stages=(parity_{llama,phi,t5,paligemma}_{short,long})
 soak_stages=({soak,chaos}_{llama,phi,t5,paligemma}_{fp16,int8,4bit})
@@ -65,9 +66,9 @@ while [ $# -gt 0 ]; do
     " --scratch ") scratch="${2:?}"; shift 2 ;;
     *)
       # One name: with its blanks replaced, "ops figures" is none.
-      case " ${all_stages[*]} ${figures_stages[*]} ${memory_stages[*]} ${sanitize_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
+      case " ${all_stages[*]} ${figures_stages[*]} ${memory_stages[*]} ${ops_stages[*]} ${sanitize_stages[*]} ${parity_stages[*]} ${soak_stages[*]} " in
         *" ${1// /?} "*) stages+=("$1"); shift ;;
-        *) sed -n '2,34s/^# \{0,1\}//p' "$0"; exit 64 ;;
+        *) sed -n '2,36s/^# \{0,1\}//p' "$0"; exit 64 ;;
       esac ;;
   esac
 done
@@ -154,13 +155,14 @@ start() {
   run start_without_the_card 60 env CUDA_VISIBLE_DEVICES= "$programs/quantbench" generate --max-new-tokens 4
 }
 many_rows='*project*130*:*project*512*:*add_linear*130*:*add_linear*512*:*attention*512*:*gated_up*130*:*gated_up*512*'
-ops() {
-  run ops_test 200 "$programs/ops_test" --gtest_brief=1
+ops_all() { run ops_test 290 "$programs/ops_test" --gtest_brief=1; }
+ops_rest() {
   # Hopper's own tensor products, which do all that the library would.
-  run ops_test_own_products 60 env QUANTBENCH_CUBLASLT=off "$programs/ops_test" --gtest_brief=1 \
+  run ops_test_own_products 120 env QUANTBENCH_CUBLASLT=off "$programs/ops_test" --gtest_brief=1 \
     "--gtest_filter=$many_rows"
-  run engine_test 60 "$programs/engine_test" --gtest_brief=1 '--gtest_filter=*cuda*'
+  run engine_test 120 "$programs/engine_test" --gtest_brief=1 '--gtest_filter=*cuda*'
 }
+ops() { parts "${ops_stages[@]}"; }
 faults() { run device_faults_test 120 "$programs/device_faults_test" --gtest_brief=1; }
 models=(meta-llama/Llama-3.2-1B microsoft/phi-2)
 # Of decoding; nothing is timed before 32 positions' logits agree with those of other ways to make them.
