@@ -554,7 +554,7 @@ std::vector<FoundModel> find_models(const std::vector<std::string>& ids, const R
 }
 
 std::vector<std::string> wanted_devices(const RunFlags& flags) {
-  const std::vector<std::string> devices = parse_list("--device", flags.device);
+  std::vector<std::string> devices = parse_list("--device", flags.device);
   for (size_t i = 0; i < devices.size(); ++i) {
     check_device_name(devices[i]);
     check_engine(flags.engine, devices[i]);

@@ -159,12 +159,12 @@ constexpr SharedLayout shared_layout(int slots, const SharedNeeds& needs) {
   at.x = take(row > attention ? row : attention);
   at.codes = take(int8 ? k : 0);
   at.outliers = take(int8 ? k / 8 : 0);  // a bit a column
-  at.outlier_parts = take(int8 ? kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float) : 0);
-  at.parts = take(kPartBuffers * kConsumerWarps * kUnitRows * sizeof(float) * (nf4 ? kLanesOfNf4Sum : 1));
-  at.sums = take(kConsumerWarps * 2 * sizeof(double));
+  at.outlier_parts = take(int8 ? sizeof(float) * kPartBuffers * kConsumerWarps * kUnitRows : 0);
+  at.parts = take(sizeof(float) * kPartBuffers * kConsumerWarps * kUnitRows * (nf4 ? kLanesOfNf4Sum : 1));
+  at.sums = take(sizeof(double) * kConsumerWarps * 2);
   at.largest = take(kConsumerWarps * sizeof(uint32_t));
-  at.rows = take(kStepsAtOnce * 2 * sizeof(float));
-  at.best = take(kFinishers * 2 * sizeof(float));
+  at.rows = take(sizeof(float) * kStepsAtOnce * 2);
+  at.best = take(sizeof(float) * kFinishers * 2);
   at.places = take(kConsumerWarps * kPlaceBytes);
   at.steps = take(2 * sizeof(Step));
   at.finisher_steps = take(static_cast<size_t>(2 * kFinishers) * sizeof(Step));
