@@ -29,7 +29,8 @@ FoundRecords side(const std::vector<TestRecord>& cells) {
   return found;
 }
 
-RecordsCompared compared(const std::vector<TestRecord>& a, const std::vector<TestRecord>& b, CompareOptions o = {}) {
+RecordsCompared compared(const std::vector<TestRecord>& a, const std::vector<TestRecord>& b,
+                         const CompareOptions& o = {}) {
   return compare_records(side(a), side(b), o);
 }
 
