@@ -12,7 +12,6 @@
 namespace quantbench {
 namespace {
 
-using testing::ElementsAre;
 using testing::HasSubstr;
 
 std::string refusal(std::string_view id, const std::function<void(nlohmann::json&)>& edit) {
