@@ -185,7 +185,7 @@ class OneOp {
     }
     const auto rows_of = [](const std::vector<f16>& values, int n, int k) {
       return HostF16{n, k, [&values, k](int first, int count, f16* out) {
-                       std::copy_n(values.begin() + first * k, count * k, out);
+                       std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(first) * k, count * k, out);
                      }};
     };
     table_ = {kVocab, case_.shape.hidden};

@@ -32,7 +32,7 @@ Made measured(int depth = 0, int batch = 1) {
   m.cell.precision = Precision::int8;
   m.cell.test = {TestKind::generation, 3, 6, depth, batch};
   for (int i = 0; i < 3 * batch; ++i) m.cell.prompt.push_back(i + 1);
-  m.cell.context.assign(static_cast<size_t>(depth * batch), 9);
+  m.cell.context.assign(static_cast<size_t>(depth) * static_cast<size_t>(batch), 9);
   FakeWorker worker;
   m.data.plan = worker.plan(m.cell);
   m.data.load = worker.load({});

@@ -15,7 +15,8 @@ template <typename T>
 T whole_number(const Record& j) {
   bool fits = true;
   if (j.is_number_float()) {
-    constexpr double kEnd = static_cast<double>(std::numeric_limits<T>::max() / 2 + 1) * 2;  // max + 1, exactly
+    constexpr T kHalf = std::numeric_limits<T>::max() / 2 + 1;
+    constexpr double kEnd = static_cast<double>(kHalf) * 2;  // max + 1, exactly
     const double value = j.get<double>();
     fits = value >= static_cast<double>(std::numeric_limits<T>::min()) && value < kEnd &&
            static_cast<double>(static_cast<T>(value)) == value;

@@ -317,9 +317,10 @@ void put(const Poison& poison, Opened& opened, Precision precision) {
     }
     const auto n = static_cast<size_t>(slot.rows), k = static_cast<size_t>(slot.cols);
     std::vector<f16> values(n * k, to_f16(0.25f));
-    HostMatrix host = HostF16{slot.rows, slot.cols, [&](int first, int count, f16* out) {
-                                std::copy_n(values.begin() + first * slot.cols, count * slot.cols, out);
-                              }};
+    HostMatrix host =
+        HostF16{slot.rows, slot.cols, [&](int first, int count, f16* out) {
+                  std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(first) * slot.cols, count * slot.cols, out);
+                }};
     std::vector<int8_t> codes(n * k);
     std::vector<float> absmax(n);
     Nf4Weights nf4;

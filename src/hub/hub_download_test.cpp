@@ -46,6 +46,12 @@ struct Heard final : HubListener {
 };
 
 class HubDownload : public TestEnvironment {
+ public:
+  ~HubDownload() override {
+    EXPECT_THAT(heard.text, Not(HasSubstr(kToken)));
+    EXPECT_THAT(heard.text, Not(HasSubstr("sig=signature"))) << "an address with a signature is a secret too";
+  }
+
  protected:
   HubDownload() {
     set("HF_ENDPOINT", hub.url() + "/");
@@ -56,14 +62,10 @@ class HubDownload : public TestEnvironment {
                  {"pytorch_model.bin", "not needed"}, {"onnx/model.onnx", "not needed"}};
     hub.large = {"model.safetensors"};
   }
-  ~HubDownload() override {
-    EXPECT_THAT(heard.text, Not(HasSubstr(kToken)));
-    EXPECT_THAT(heard.text, Not(HasSubstr("sig=signature"))) << "an address with a signature is a secret too";
-  }
   // Without the second's wait before retries that the default is.
   PulledModel pull(const std::string& model = "org/name") { return pull_model(model, heard, kNoWait_ns); }
   std::string pull_refusal(const std::string& model = "org/name", ErrorKind kind = ErrorKind::hub) {
-    const std::string text = refusal([&] { pull(model); }, kind);
+    std::string text = refusal([&] { pull(model); }, kind);
     EXPECT_THAT(text, AllOf(Not(HasSubstr(kToken)), Not(HasSubstr("sig=signature"))));
     return text;
   }

@@ -11,6 +11,17 @@
 namespace quantbench {
 
 class TestEnvironment : public testing::Test {
+ public:
+  ~TestEnvironment() override {
+    for (const auto& [name, value] : saved_) {
+      if (value) {
+        ::setenv(name.c_str(), value->c_str(), 1);
+      } else {
+        ::unsetenv(name.c_str());
+      }
+    }
+  }
+
  protected:
   TestEnvironment() {
     for (const char* name : {"HOME",
@@ -40,15 +51,6 @@ class TestEnvironment : public testing::Test {
       const char* value = std::getenv(name);
       saved_[name] = value ? std::optional<std::string>(value) : std::nullopt;
       ::unsetenv(name);
-    }
-  }
-  ~TestEnvironment() override {
-    for (const auto& [name, value] : saved_) {
-      if (value) {
-        ::setenv(name.c_str(), value->c_str(), 1);
-      } else {
-        ::unsetenv(name.c_str());
-      }
     }
   }
   static void set(const char* name, const std::string& value) { ::setenv(name, value.c_str(), 1); }

@@ -208,7 +208,7 @@ TEST(PersistentPlan, BuffersDoNotOverlapAndCountingNeedsNoMemory) {
     EXPECT_EQ((step.out - exchange.data()) % 16, 0);  // on a line of its own
     EXPECT_LT(step.out, exchange.data() + exchange.size());
   }
-  EXPECT_LE(plan.args.best + 2 * kProcessors, exchange.data() + exchange.size());
+  EXPECT_LE(plan.args.best + ptrdiff_t{2} * kProcessors, exchange.data() + exchange.size());
 }
 
 TEST(PersistentPlan, TheRingTakesWhatSharedMemoryLeaves) {
