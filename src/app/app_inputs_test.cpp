@@ -16,7 +16,6 @@ using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
-using testing::SizeIs;
 
 const std::string kPaliGemma = QB_SOURCE_DIR "/testdata/models/paligemma";
 constexpr int32_t kPictureToken = 160;
