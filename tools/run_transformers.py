@@ -163,10 +163,10 @@ def load(options, cell, folder, config, device):
     import transformers
 
     kind = family_class(config, cell["model"])
-    dtype = torch.float32 if cell["precision"] == "fp32" else torch.float16
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(cell["precision"], torch.float16)
     if getattr(config, "quantization_config", None):
         raise Refused(f"{cell['model']} is a checkpoint that was quantised already; give the one that it was made from")
-    if cell["precision"] in ("fp16", "fp32"):
+    if cell["precision"] in ("fp16", "fp32", "bf16"):
         return kind.from_pretrained(folder, dtype=dtype).to(device).eval()
     try:
         import accelerate  # noqa: F401
@@ -449,7 +449,7 @@ def options_of(arguments):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model-id", action="append", required=True, metavar="DIR|ID[,…]", help="folder or org/name[@revision] of the Hub; several by commas, or the flag again")
-    add("--precision", default="fp16,int8,4bit", metavar="P[,…]", help="fp16, fp32, int8 (LLM.int8), 4bit or nf4 (default: fp16,int8,4bit)")
+    add("--precision", default="fp16,int8,4bit", metavar="P[,…]", help="fp16, bf16, fp32, int8 (LLM.int8), 4bit or nf4 (default: fp16,int8,4bit)")
     add("--mode", default="eager", metavar="M[,…]", help="eager, static (static cache, compiled on a GPU), or both (default: eager)")
     add("-p", type=whole(1), metavar="N", help="prompt of N seeded ids, as `quantbench run -pg N,…` (default: the text, else 8 ids)")
     add("--prompt", metavar="TEXT", help=f"default: {TEXT} Behind a picture: {PICTURE_TEXT}")

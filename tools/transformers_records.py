@@ -11,7 +11,7 @@ import platform
 import statistics
 import struct
 
-OWN_NAME = {"fp16": "FP16", "fp32": "FP32", "int8": "LLM.int8 (threshold 6.0)", "4bit": "NF4, double quantisation"}
+OWN_NAME = {"fp16": "FP16", "bf16": "BF16", "fp32": "FP32", "int8": "LLM.int8 (threshold 6.0)", "4bit": "NF4, double quantisation"}
 RATES = {"prefill_tokens_per_second", "decode_tokens_per_second", "tokens_per_second"}
 RUN_METRICS = [
     "total_latency", "latency_per_token", "time_to_first_token", "encode_time", "vision_time", "prefill_time", "decode_time",

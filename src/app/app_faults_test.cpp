@@ -20,7 +20,7 @@ TEST(Run, RefusesBadFlagsInOneLine) {
       {{"run", "--no-such-flag"}, "--no-such-flag"},
       {{"frobnicate"}, "frobnicate"},
       {{}, "subcommand"},
-      {{"run", "--precision", "int4"}, "expected fp16, int8 (LLM.int8) or 4bit"},
+      {{"run", "--precision", "int4"}, "expected fp16, bf16 (a baseline), int8 (LLM.int8) or 4bit"},
       {{"run", "--precision", ""}, "--precision: the value is empty"},
       {{"run", "--max-new-tokens", "0"}, "--max-new-tokens: '0'"},
       {{"run", "--max-new-tokens", "many"}, "'many' is not a whole number"},

@@ -106,12 +106,14 @@ double parse_share(const std::string& flag, const std::string& text, double low,
 }
 
 Precision parse_precision(const std::string& text) {
-  for (Precision precision : {Precision::fp16, Precision::int8, Precision::nf4}) {
+  for (Precision precision : {Precision::fp16, Precision::bf16, Precision::int8, Precision::nf4}) {
     if (text == name_of(precision)) return precision;
   }
   if (text == "nf4") return Precision::nf4;
-  fail(ErrorKind::usage, "--precision: '{}' is not known; expected fp16, int8 (LLM.int8) or 4bit (NF4, also spelt nf4)",
-       text);
+  fail(
+      ErrorKind::usage,
+      "--precision: '{}' is not known; expected fp16, bf16 (a baseline), int8 (LLM.int8) or 4bit (NF4, also spelt nf4)",
+      text);
 }
 
 std::vector<Precision> parse_precisions(const std::string& text) {

@@ -27,7 +27,7 @@ uint64_t parse_seed(const std::string& flag, const std::string& text);
 double parse_number(const std::string& flag, const std::string& text, double low, double high);
 // "1%" or "0.01" → 0.01. Without "%" 1 is refused, since it is as likely to mean 1 %.
 double parse_share(const std::string& flag, const std::string& text, double low, double high);
-// fp16, int8, 4bit or its other name nf4; no precision twice.
+// fp16, bf16, int8, 4bit or its other name nf4; no precision twice.
 std::vector<Precision> parse_precisions(const std::string& text);
 Precision parse_precision(const std::string& text);
 

@@ -20,7 +20,8 @@ TEST(Flags, ListsAndCountsAreStrict) {
 TEST(Flags, PrecisionsHaveTheirNamesAndNoOther) {
   EXPECT_THAT(parse_precisions("fp16,int8,4bit"), ElementsAre(Precision::fp16, Precision::int8, Precision::nf4));
   EXPECT_THAT(parse_precisions("nf4"), ElementsAre(Precision::nf4));
-  for (const char* bad : {"FP16", "int4", "fp16,fp16", "4bit,nf4", ""})
+  EXPECT_THAT(parse_precisions("bf16,fp16"), ElementsAre(Precision::bf16, Precision::fp16));
+  for (const char* bad : {"FP16", "int4", "fp16,fp16", "4bit,nf4", "bf16,bf16", ""})
     EXPECT_THROW(parse_precisions(bad), Error) << bad;
 }
 

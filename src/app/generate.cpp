@@ -141,7 +141,7 @@ void add_generate(CLI::App& app, Action* action) {
        "folder, or name on the Hugging Face Hub: from the cache, else downloaded (default: the bundled model)",
        "ID|DIR");
   command->add_flag("--offline", common.offline, kOfflineHelp);
-  text("--precision", &flags->precision, "fp16, int8 or 4bit; default: as stored, else fp16", "P");
+  text("--precision", &flags->precision, "fp16, bf16, int8 or 4bit; default: as stored, else fp16", "P");
   CLI::Option* prompt =
       text("--prompt", &common.prompt, "what to go on from; behind a picture by default: caption en", "TEXT")
           ->default_str(common.prompt);

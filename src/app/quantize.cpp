@@ -22,8 +22,8 @@ struct QuantizeFlags {
 
 int quantize_model(const QuantizeFlags& flags) {
   const Precision precision = parse_precision(flags.precision);
-  if (precision == Precision::fp16) {
-    fail(ErrorKind::usage, "--precision: fp16 is not quantised; expected int8 or 4bit");
+  if (precision == Precision::fp16 || precision == Precision::bf16) {
+    fail(ErrorKind::usage, "--precision: {} is not quantised; expected int8 or 4bit", name_of(precision));
   }
   os::catch_stop_signals();
   const ModelSource source = find_model(flags.common.model_ids, flags.common);

@@ -26,11 +26,12 @@ void add_run(CLI::App& app, Action* action) {
            "ID|DIR[,...]"),
       kWhat);
   grouped(command->add_flag("--offline", flags->offline, kOfflineHelp), kWhat);
-  grouped(text("--precision", &flags->precisions,
-               "fp16, int8 (LLM.int8, threshold 6.0), 4bit (NF4, also: nf4); default: "
-               "all",
-               "P[,...]"),
-          kWhat);
+  grouped(
+      text("--precision", &flags->precisions,
+           "fp16, int8 (LLM.int8, threshold 6.0), 4bit (NF4, also: nf4), bf16 (a baseline); default: fp16, int8 and "
+           "4bit",
+           "P[,...]"),
+      kWhat);
   CLI::Option* prompt = grouped(
       text("--prompt", &flags->prompt, "prompt of a generation; behind a picture by default: caption en", "TEXT"),
       kWhat);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -166,7 +167,7 @@ class Backend {
   virtual std::optional<MatrixLibrary> matrix_library() { return std::nullopt; }
 
   // Shapes only: Linears of the tapes have n, k and format, their pointers may still be null. An embedding tied to the
-  // head is the head's own F16Matrix (one address), counted once. The same step gives the same plan. before: ops that
+  // head is the head's own Matrix (one address), counted once. The same step gives the same plan. before: ops that
   // are called outside the step (an encoder), with as many rows as they are written down with; max_rows: the most that
   // the step's own ops are called with.
   virtual Plan plan(const Tape& step, int max_rows, const Tape& before) = 0;
@@ -174,6 +175,8 @@ class Backend {
   // Copies (and permutes) a weight into the one layout that every op of this backend reads; it stays as long as the
   // backend. A table tied to the head is packed once, as output_head. Error out_of_memory.
   virtual Matrix pack(const HostMatrix& weight, Role role, const Plan& plan) = 0;
+  // The largest magnitude that it multiplies of a bf16 weight: on a GPU they become fp16.
+  virtual float largest_bf16() const { return std::numeric_limits<float>::max(); }
   // For the weights of this plan, which are packed while it lives. To be destroyed before the backend. Null, unless
   // overridden: then the host's threads quantise.
   virtual std::unique_ptr<WeightQuantizer> weight_quantizer(const Plan&) { return nullptr; }

@@ -42,7 +42,7 @@ Cost CostTable::total() const {
 }
 
 void CostOps::embed(const Embed& op) {
-  table_[CostOf::embedding].add({.weight_bytes = static_cast<size_t>(op.x.rows) * op.table->k * sizeof(f16)});
+  table_[CostOf::embedding].add({.weight_bytes = static_cast<size_t>(op.x.rows) * cols_of(*op.table) * sizeof(f16)});
 }
 
 void CostOps::qkv(const Qkv& op) {

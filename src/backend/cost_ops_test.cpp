@@ -9,7 +9,7 @@ TEST(CostOps, CountsWeightsCacheAndFlopsOfAStep) {
   const Norm norm;
   const Linear q{Int8Matrix{64, 32}}, kv{Nf4Matrix{32, 64}}, o{F16Matrix{32, 64}, nullptr, true},
       head{F16Matrix{100, 32}};
-  const F16Matrix table{100, 32};
+  const Matrix table = F16Matrix{100, 32};
   const Tensor x{nullptr, DType::f32, 1, 32}, wide{nullptr, DType::f32, 1, 64};
   const KvLayer cache{nullptr, nullptr, 1, 10, 2, 16};
   TapeOps tape;

@@ -46,13 +46,12 @@ class WeightSum {
  public:
   WeightSum(Nf4Rows nf4_rows, MemoryUse* use) : nf4_rows_(nf4_rows), use_(use) {}
 
-  void table(const F16Matrix* m) {
-    if (first(m)) add_weight(*m, Role::embedding, nf4_rows_, use_);
+  void table(const Matrix* m) {
+    if (is_new(*m)) add_weight(*m, Role::embedding, nf4_rows_, use_);
   }
   void linear(const Linear* l, Role role) {
     if (!l) return;
-    const bool is_new = std::visit([this](const auto& m) { return first(&m); }, l->weight);
-    if (is_new) add_weight(l->weight, role, nf4_rows_, use_);
+    if (is_new(l->weight)) add_weight(l->weight, role, nf4_rows_, use_);
     vector(&l->bias, rows_of(l->weight), l->biased);
   }
   void bias(const Attend& o) {
@@ -65,6 +64,9 @@ class WeightSum {
   }
 
  private:
+  bool is_new(const Matrix& matrix) {
+    return std::visit([this](const auto& m) { return first(&m); }, matrix);
+  }
   bool first(const void* address) { return seen_.insert(address).second; }
   void vector(const void* address, int count, bool present) {
     if (present && first(address)) (*use_)[Use::unquantized] += piece_bytes(static_cast<size_t>(count) * sizeof(float));

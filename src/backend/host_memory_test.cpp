@@ -53,11 +53,11 @@ struct TinyStep {
   Linear q{Nf4Matrix{128, 64}}, k{Nf4Matrix{64, 64}}, v{Int8Matrix{64, 64}}, o{F16Matrix{64, 128}};
   Linear head{F16Matrix{1000, 64}};
   Tensor x{nullptr, DType::f32, 1, 64};
-  F16Matrix untied{1000, 64};
+  Matrix untied = F16Matrix{1000, 64};
 
   Tape tape(bool tied) {
     TapeOps ops;
-    ops.embed({.x = x, .table = tied ? std::get_if<F16Matrix>(&head.weight) : &untied});
+    ops.embed({.x = x, .table = tied ? &head.weight : &untied});
     ops.qkv({.x = x, .norm = &norm, .wq = &q, .wk = &k, .wv = &v, .rope = nullptr});
     ops.add_linear({.x = x, .a = {}, .w = &o});
     ops.project({.y = {}, .x = x, .norm = &layer_norm, .w = &head});

@@ -5,7 +5,7 @@
 //  - activations are fp32 tensors; rows are independent unless the op mixes them (attend, and LLM.int8's rule below);
 //  - one thread at a time calls into an Ops.
 // Linears: fp16 weights multiply fp32 activations, which a backend may round to fp16 first (tensor cores), accumulated
-// in fp32. int8 is LLM.int8 at threshold 6.0: its input
+// in fp32; bf16 weights likewise, which may become fp16 first. int8 is LLM.int8 at threshold 6.0: its input
 // is rounded to fp16 first, its output is rounded to fp16 twice (bitsandbytes' arithmetic, see quant/int8.h), and with
 // more than one row an outlier column is one for all rows of the call. nf4 multiplies unscaled codes, scales each block
 // of 64 in fp32 and accumulates in fp32; code and activation may be rounded to whole numbers inside a block as long as
@@ -63,9 +63,9 @@ struct KvLayer {  // fp16 keys and values of one layer; the order inside is the 
   int sequences = 0, positions = 0, heads = 0, head_dim = 0;
 };
 
-struct Embed {             // x[r] = table[token[r]] · scale; an id outside the table is the caller's mistake
-  Tensor x;                // out [rows, d]
-  const F16Matrix* table;  // [vocab, d]
+struct Embed {          // x[r] = table[token[r]] · scale; an id outside the table is the caller's mistake
+  Tensor x;             // out [rows, d]
+  const Matrix* table;  // [vocab, d], f16 or bf16
   float scale = 1;
   Rows rows;
 };

@@ -85,10 +85,12 @@ inline std::vector<OpCase> op_cases() {
         for (const Format format : {Format::f16, Format::int8, Format::nf4}) cases.push_back({kind, shape, format, r});
         if (is_small) {
           cases.push_back({kind, shape, Format::f32, r});
+          cases.push_back({kind, shape, Format::bf16, r});
           cases.push_back({kind, shape, Format::nf4, r, false});
         }
       }
       cases.push_back({OpKind::embed, shape, Format::f16, r});
+      if (is_small) cases.push_back({OpKind::embed, shape, Format::bf16, r});
       if (r <= 5) cases.push_back({OpKind::next_token, shape, Format::f16, r});
     }
     if (!is_small) continue;

@@ -94,6 +94,7 @@ std::vector<OpCase> tensor_cases() {
     for (const OpKind kind : {OpKind::add_linear, OpKind::gated_up, OpKind::project, OpKind::attention}) {
       for (const Format format : {Format::f16, Format::int8, Format::nf4}) {
         for (const int rows : {65, 128, 201}) cases.push_back({kind, shape, format, rows});
+        if (format == Format::f16 && kind != OpKind::gated_up) cases.push_back({kind, shape, Format::bf16, 65});
         // Turned: a tile of 272 rows. (NF4's 65, 128 and 201 are tiles of 256.)
         if (kind == OpKind::gated_up && format != Format::int8) cases.push_back({kind, shape, format, 263});
       }

@@ -88,6 +88,11 @@ HostMatrix HostWeight::view() const {
       return HostF32{n_, k_, [this, k](int first, int count, float* out) {
                        std::memcpy(out, f32_.data() + first * k, count * k * sizeof(float));
                      }};
+    case Format::bf16:
+      return HostBf16{n_, k_, [this, k](int first, int count, bf16* out) {
+                        std::transform(f16_.data() + first * k, f16_.data() + (first + count) * k, out,
+                                       [](f16 w) { return to_bf16(to_float(w)); });
+                      }};
     case Format::int8: return HostInt8{n_, k_, codes_, absmax_};
     case Format::nf4: return nf4_.view();
   }
@@ -189,7 +194,7 @@ CaseData::CaseData(const OpCase& c, CaseSizes s, uint64_t seed, ThreadPool& pool
 struct CaseRun::Parts {
   struct Copy {
     std::deque<Linear> linears;
-    std::deque<F16Matrix> tables;
+    std::deque<Matrix> tables;
     Tape tape, next_tape;
     std::unique_ptr<Program> program, next_program;
   };
@@ -292,6 +297,7 @@ void CaseRun::Parts::add_copy() {
     switch (data.op.format) {
       case Format::f16: linear.weight = F16Matrix{w.n(), w.k()}; break;
       case Format::f32: linear.weight = F32Matrix{w.n(), w.k()}; break;
+      case Format::bf16: linear.weight = Bf16Matrix{w.n(), w.k()}; break;
       case Format::int8: linear.weight = Int8Matrix{w.n(), w.k()}; break;
       case Format::nf4: {
         Nf4Matrix m{w.n(), w.k()};
@@ -305,7 +311,7 @@ void CaseRun::Parts::add_copy() {
   TapeOps tape, next;
   switch (data.op.kind) {
     case OpKind::embed:
-      copy.tables.push_back({data.weights[0].n(), data.weights[0].k()});
+      copy.tables.push_back(copy.linears[0].weight);
       tape.embed({.x = y, .table = &copy.tables[0], .scale = 0.75f, .rows = rows});
       break;
     case OpKind::attention: {
@@ -348,7 +354,7 @@ void CaseRun::Parts::add_copy() {
   const Plan plan = backend.plan(copy.tape, data.op.rows);
   for (size_t i = 0; i < data.weights.size(); ++i) {
     const Matrix packed = backend.pack(data.weights[i].view(), Role::linear, plan);
-    if (!copy.tables.empty()) copy.tables[i] = std::get<F16Matrix>(packed);
+    if (!copy.tables.empty()) copy.tables[i] = packed;
     copy.linears[i].weight = packed;
     if (!data.weights[i].bias().empty()) copy.linears[i].bias = upload(data.weights[i].bias());
   }

@@ -179,6 +179,7 @@ class OneOp {
       switch (formats_[i]) {
         case Format::f16: linear.weight = F16Matrix{n, k}; break;
         case Format::f32: linear.weight = F32Matrix{n, k}; break;
+        case Format::bf16: linear.weight = Bf16Matrix{n, k}; break;
         case Format::int8: linear.weight = Int8Matrix{n, k}; break;
         case Format::nf4: linear.weight = Nf4Matrix{n, k}; break;
       }
@@ -188,7 +189,7 @@ class OneOp {
                        std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(first) * k, count * k, out);
                      }};
     };
-    table_ = {kVocab, case_.shape.hidden};
+    table_ = F16Matrix{kVocab, case_.shape.hidden};
     head_.weight = F16Matrix{width_, width_};
     TapeOps shapes;
     record_ops(shapes);
@@ -199,8 +200,7 @@ class OneOp {
       linears_[i].weight = backend_.pack(host_[i]->view(), Role::linear, plan);
       if (case_.shape.biased) linears_[i].bias = upload(host_[i]->bias());
     }
-    table_ =
-        std::get<F16Matrix>(backend_.pack(rows_of(table_values_, kVocab, case_.shape.hidden), Role::embedding, plan));
+    table_ = backend_.pack(rows_of(table_values_, kVocab, case_.shape.hidden), Role::embedding, plan);
     head_.weight = backend_.pack(rows_of(identity_, width_, width_), Role::output_head, plan);
     TapeOps tape;
     record_ops(tape);
@@ -229,7 +229,7 @@ class OneOp {
   std::vector<std::unique_ptr<HostWeight>> host_;
   std::vector<f16> table_values_, identity_;
   std::vector<Linear> linears_;
-  F16Matrix table_;
+  Matrix table_;
   Linear head_;
   Norm norm_;
   Rope rope_;

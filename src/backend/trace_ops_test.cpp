@@ -8,7 +8,7 @@ namespace {
 TEST(TraceOps, ShowsEachOutputInOrderAndRunsTheOpsAsTheyAre) {
   const auto backend = make_backend("reference", {});
   const std::vector<f16> rows = {to_f16(1), to_f16(2), to_f16(3), to_f16(-4)};
-  const F16Matrix table{2, 2, rows.data()};
+  const Matrix table = F16Matrix{2, 2, rows.data()};
   const Linear head{F16Matrix{2, 2, rows.data()}};
   std::vector<float> x(4), logits(4);
   std::vector<int32_t> token = {1, 0}, position = {0, 1}, sequence = {0, 0};

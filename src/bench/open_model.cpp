@@ -140,7 +140,7 @@ Precision stored_precision(const ModelSource& source) {
 
 std::vector<std::string> skipped_modules(Model& model, Precision precision) {
   std::vector<std::string> skipped;
-  if (precision == Precision::fp16) return skipped;
+  if (precision == Precision::fp16 || precision == Precision::bf16) return skipped;
   const std::vector<WeightSlot> slots = model.weights();
   for (const WeightSlot& slot : slots) {
     if (slot.quantized || (slot.role != Role::linear && slot.role != Role::output_head)) continue;

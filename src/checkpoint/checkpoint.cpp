@@ -284,6 +284,7 @@ void Checkpoint::check_magnitude(const Entry& at, const std::string& name, std::
     met_nonfinite_.store(true, std::memory_order_relaxed);
     return;
   }
+  const bool is_bf16 = largest_allowed == kLargestBf16Magnitude;
   for (size_t i = 0; i < values.size(); ++i) {
     float value;
     if constexpr (std::is_same_v<In, float>) {
@@ -292,13 +293,16 @@ void Checkpoint::check_magnitude(const Entry& at, const std::string& name, std::
       value = to_float(values[i]);
     }
     if ((std::bit_cast<uint32_t>(value) & 0x7fffffff) <= largest_allowed) continue;
-    const std::string cause = std::isnan(value)   ? "is NaN"
-                              : std::isinf(value) ? "is infinite"
-                                                  : fmt::format("is {}, beyond fp16's largest value 65504", value);
+    const std::string cause =
+        std::isnan(value) ? "is NaN"
+        : std::isinf(value)
+            ? "is infinite"
+            : fmt::format("is {}, beyond {}", value, is_bf16 ? "bf16's largest value" : "fp16's largest value 65504");
     fail(ErrorKind::bad_model,
-         "{}: tensor '{}' element {} {}; expected finite numbers that fp16 can hold: get the file "
+         "{}: tensor '{}' element {} {}; expected finite numbers that {} can hold: get the file "
          "again, or pass --allow-nonfinite to go on and have it noted in the record",
-         at.file->path(), name, element_text(at.tensor->info, first_element + static_cast<int64_t>(i)), cause);
+         at.file->path(), name, element_text(at.tensor->info, first_element + static_cast<int64_t>(i)), cause,
+         is_bf16 ? "bf16" : "fp16");
   }
 }
 
@@ -314,8 +318,8 @@ void Checkpoint::read(const std::string& name, int64_t first, int64_t count, Out
   }
   const int64_t cols = rows == 0 ? 0 : elements / rows;
   const ConvertKernels& kernels = convert_kernels();
-  constexpr bool kToF16 = std::is_same_v<Out, f16>;
-  constexpr uint32_t kLargest = kToF16 ? kLargestF16Magnitude : kLargestF32Magnitude;
+  constexpr bool kToF16 = std::is_same_v<Out, f16>, kToBf16 = std::is_same_v<Out, bf16>;
+  constexpr uint32_t kLargest = kToF16 ? kLargestF16Magnitude : kToBf16 ? kLargestBf16Magnitude : kLargestF32Magnitude;
 
   // Reads pieces of In and gives each to convert(values, count, out) → largest magnitude.
   const auto read_as = [&]<typename In>(In, auto convert) {
@@ -343,6 +347,8 @@ void Checkpoint::read(const std::string& name, int64_t first, int64_t count, Out
       return read_as(f16{}, [&](const f16* x, size_t n, Out* y) {
         if constexpr (kToF16)
           return (void)y, kernels.f16_magnitude(x, n);
+        else if constexpr (kToBf16)
+          return f16_to_bf16(x, n, y);
         else
           return kernels.f16_to_f32(x, n, y);
       });
@@ -350,6 +356,8 @@ void Checkpoint::read(const std::string& name, int64_t first, int64_t count, Out
       return read_as(bf16{}, [&](const bf16* x, size_t n, Out* y) {
         if constexpr (kToF16)
           return kernels.bf16_to_f16(x, n, y);
+        else if constexpr (kToBf16)
+          return (void)y, bf16_magnitude(x, n);
         else
           return kernels.bf16_to_f32(x, n, y);
       });
@@ -357,6 +365,8 @@ void Checkpoint::read(const std::string& name, int64_t first, int64_t count, Out
       return read_as(float{}, [&](const float* x, size_t n, Out* y) {
         if constexpr (kToF16)
           return kernels.f32_to_f16(x, n, y);
+        else if constexpr (kToBf16)
+          return f32_to_bf16(x, n, y);
         else
           return (void)y, kernels.f32_magnitude(x, n);
       });
@@ -369,6 +379,9 @@ void Checkpoint::read(const std::string& name, int64_t first, int64_t count, Out
 }
 
 void Checkpoint::read_f16(const std::string& name, int64_t first, int64_t count, f16* out) const {
+  read(name, first, count, out);
+}
+void Checkpoint::read_bf16(const std::string& name, int64_t first, int64_t count, bf16* out) const {
   read(name, first, count, out);
 }
 void Checkpoint::read_f32(const std::string& name, int64_t first, int64_t count, float* out) const {

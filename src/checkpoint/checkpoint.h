@@ -50,6 +50,7 @@ class Checkpoint : public WeightSource {
   std::vector<std::string> names() const override;
   std::optional<TensorInfo> find(const std::string& name) const override;
   void read_f16(const std::string& name, int64_t first, int64_t count, f16* out) const override;
+  void read_bf16(const std::string& name, int64_t first, int64_t count, bf16* out) const override;
   void read_f32(const std::string& name, int64_t first, int64_t count, float* out) const override;
   void read_bytes(const std::string& name, int64_t offset, std::span<std::byte> out) const override;
 

@@ -141,6 +141,7 @@ class FakeSource : public WeightSource {
     return found == tensors.end() ? std::nullopt : std::optional(found->second.first);
   }
   void read_f16(const std::string&, int64_t, int64_t, f16*) const override { FAIL() << "no fp16 here"; }
+  void read_bf16(const std::string&, int64_t, int64_t, bf16*) const override { FAIL() << "no bf16 here"; }
   void read_f32(const std::string& name, int64_t first, int64_t count, float* out) const override {
     const auto& [info, bytes] = tensors.at(name);
     const auto rows = info.shape.size() < 2 ? 1 : static_cast<size_t>(info.shape[0]);

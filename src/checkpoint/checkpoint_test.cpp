@@ -47,10 +47,13 @@ TEST(Checkpoint, ReadsF32F16AndBf16AsEitherWidth) {
   for (const std::string& name : checkpoint->names()) {
     std::vector<float> wide(4);
     std::vector<f16> narrow(4);
+    std::vector<bf16> brain(4);
     checkpoint->read_f32(name, 1, 2, wide.data());
     checkpoint->read_f16(name, 1, 2, narrow.data());
+    checkpoint->read_bf16(name, 1, 2, brain.data());
     for (size_t i = 0; i < 4; ++i) {
       EXPECT_EQ(wide[i], values[2 + i]) << name;
+      EXPECT_EQ(to_float(brain[i]), values[2 + i]) << name;
       EXPECT_EQ(to_float(narrow[i]), values[2 + i]) << name;
     }
   }
@@ -65,6 +68,29 @@ TEST(Checkpoint, RoundsToNearestEvenAndReadsVectorsAsOneRow) {
   EXPECT_EQ(to_float(out[0]), 2048.0f);
   EXPECT_EQ(to_float(out[1]), 2052.0f);
   EXPECT_EQ(out[2].bits, 0);
+}
+
+TEST(Checkpoint, Bf16KeepsItsBitsAndOtherTypesRoundToNearestEven) {
+  const TestFolder folder;
+  // A subnormal, beyond fp16, the largest.
+  const std::vector<bf16> stored = {{0x8001}, {0x4f81}, {0x7f7f}};
+  // Ties at 2⁻⁹ of the value go down from 1 and up from 1.0078125; the last rounds down to the largest bf16.
+  const std::vector<float> floats = {1.00390625f, 1.01171875f, std::bit_cast<float>(0x7f7f7fffu)};
+  write_single(folder, {{"b", "BF16", "3", bytes_of(stored)},
+                        {"f", "F32", "3", bytes_of(floats)},
+                        {"h", "F16", "2", f16_bytes({1.00390625f, -1.01171875f})},
+                        {"large", "F32", "1", bytes_of<float>({std::bit_cast<float>(0x7f7f8000u)})}});
+  const auto checkpoint = Checkpoint::open(folder.path());
+  std::vector<bf16> out(3);
+  checkpoint->read_bf16("b", 0, 1, out.data());
+  EXPECT_EQ(out, stored);
+  checkpoint->read_bf16("f", 0, 1, out.data());
+  EXPECT_EQ(out, (std::vector<bf16>{{0x3f80}, {0x3f82}, {0x7f7f}}));
+  checkpoint->read_bf16("h", 0, 1, out.data());
+  EXPECT_EQ(out[0].bits, 0x3f80);
+  EXPECT_EQ(out[1].bits, 0xbf82);
+  EXPECT_THAT(refusal([&] { checkpoint->read_bf16("large", 0, 1, out.data()); }),
+              AllOf(HasSubstr("'large' element [0]"), HasSubstr("beyond bf16's largest value")));
 }
 
 TEST(Checkpoint, ReadsMoreThanOnePiece) {

@@ -163,6 +163,26 @@ QB_AVX2 uint32_t f16_to_f32(const f16* x, size_t count, float* out) {
 
 }  // namespace
 
+uint32_t bf16_magnitude(const bf16* x, size_t count) {
+  int16_t largest = 0;
+  for (size_t i = 0; i < count; ++i) largest = std::max(largest, static_cast<int16_t>(x[i].bits & 0x7fff));
+  return static_cast<uint32_t>(largest) << 16;
+}
+
+uint32_t f32_to_bf16(const float* x, size_t count, bf16* out) {
+  uint32_t largest = 0;
+  for (size_t i = 0; i < count; ++i) {
+    largest = std::max(largest, magnitude_of(x[i]));
+    out[i] = to_bf16(x[i]);
+  }
+  return largest;
+}
+
+uint32_t f16_to_bf16(const f16* x, size_t count, bf16* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = to_bf16(to_float(x[i]));
+  return f16_magnitude_portable(x, count);
+}
+
 const ConvertKernels& portable_convert_kernels() {
   static constexpr ConvertKernels kernels{f16_magnitude_portable, f32_magnitude_portable, f32_to_f16_portable,
                                           bf16_to_f16_portable,   bf16_to_f32_portable,   f16_to_f32_portable};

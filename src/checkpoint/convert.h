@@ -15,6 +15,7 @@ namespace quantbench {
 // infinity, which is above every finite value.
 constexpr uint32_t kLargestF16Magnitude = std::bit_cast<uint32_t>(kMaxF16);
 constexpr uint32_t kLargestF32Magnitude = 0x7f7fffff;
+constexpr uint32_t kLargestBf16Magnitude = 0x7f7f7fff;  // from the next on fp32 rounds to infinity
 
 struct ConvertKernels {
   // x[i] → out[i], rounded to nearest even; returns the largest magnitude among x. x need not be aligned.
@@ -25,6 +26,11 @@ struct ConvertKernels {
   uint32_t (*bf16_to_f32)(const bf16* x, size_t count, float* out);
   uint32_t (*f16_to_f32)(const f16* x, size_t count, float* out);
 };
+
+// The same to bf16, which needs no more than the compiler makes of a loop.
+uint32_t bf16_magnitude(const bf16* x, size_t count);
+uint32_t f32_to_bf16(const float* x, size_t count, bf16* out);
+uint32_t f16_to_bf16(const f16* x, size_t count, bf16* out);
 
 const ConvertKernels& portable_convert_kernels();
 const ConvertKernels* avx2_convert_kernels();  // nullptr where the CPU or the build has no AVX2

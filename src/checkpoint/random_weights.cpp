@@ -215,6 +215,16 @@ void RandomWeights::read_f16(const std::string& name, int64_t first, int64_t cou
   }
 }
 
+// The fp16 numbers, rounded.
+void RandomWeights::read_bf16(const std::string& name, int64_t first, int64_t count, bf16* out) const {
+  const auto cols = static_cast<size_t>(entry(name).tensor.cols);
+  std::vector<f16> row(cols);
+  for (int64_t i = 0; i < count; ++i) {
+    read_f16(name, first + i, 1, row.data());
+    for (size_t j = 0; j < cols; ++j) *out++ = to_bf16(to_float(row[j]));
+  }
+}
+
 void RandomWeights::read_f32(const std::string& name, int64_t first, int64_t count, float* out) const {
   const auto cols = static_cast<size_t>(entry(name).tensor.cols);
   std::vector<f16> row(cols);

@@ -28,6 +28,9 @@ class RenamedSource final : public WeightSource {
   void read_f16(const std::string& name, int64_t first, int64_t count, f16* out) const override {
     source_->read_f16(file_names_.at(name), first, count, out);
   }
+  void read_bf16(const std::string& name, int64_t first, int64_t count, bf16* out) const override {
+    source_->read_bf16(file_names_.at(name), first, count, out);
+  }
   void read_f32(const std::string& name, int64_t first, int64_t count, float* out) const override {
     source_->read_f32(file_names_.at(name), first, count, out);
   }

@@ -29,10 +29,11 @@ class WeightSource {
   virtual std::optional<TensorInfo> find(const std::string& name) const = 0;
 
   // Rows [first, first + count) of a tensor seen as [rows, cols] (cols = product of all but the first dimension; a
-  // vector is one row), converted to fp16 with round to nearest even, or to fp32. NaN, infinity and (for fp16) values
-  // beyond 65504 are an Error bad_model naming tensor and element, unless allowed at construction.
-  // May be called from several threads.
+  // vector is one row), converted to fp16 or bf16 with round to nearest even, or to fp32. NaN, infinity and values
+  // that the type cannot hold (of fp16 beyond 65504) are an Error bad_model naming tensor and element, unless allowed
+  // at construction. May be called from several threads.
   virtual void read_f16(const std::string& name, int64_t first, int64_t count, f16* out) const = 0;
+  virtual void read_bf16(const std::string& name, int64_t first, int64_t count, bf16* out) const = 0;
   virtual void read_f32(const std::string& name, int64_t first, int64_t count, float* out) const = 0;
   // Bytes as stored, for quantised tensors.
   virtual void read_bytes(const std::string& name, int64_t offset, std::span<std::byte> out) const = 0;

@@ -47,6 +47,9 @@ class Calm final : public WeightSource {
     const auto size = find(name)->shape.back();
     std::for_each(out, out + size, [](f16& v) { v = to_f16(std::min(to_float(v), kMost)); });
   }
+  void read_bf16(const std::string& name, int64_t first, int64_t count, bf16* out) const override {
+    source_.read_bf16(name, first, count, out);
+  }
   void read_f32(const std::string& name, int64_t first, int64_t count, float* out) const override {
     source_.read_f32(name, first, count, out);
     if (name.find("norm") == std::string::npos) return;

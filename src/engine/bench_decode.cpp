@@ -218,7 +218,7 @@ int bench(int argc, char** argv) {
   BenchOptions o;
   CLI::App app("Measures decoding and prefill of published shapes with random weights against this machine's limits.");
   app.add_option("--model-id", o.models, "built-in configurations, or files config.json")->delimiter(',');
-  app.add_option("--precision", o.precisions, "fp16, int8, 4bit")->delimiter(',');
+  app.add_option("--precision", o.precisions, "fp16, bf16, int8, 4bit")->delimiter(',');
   app.add_option("--device", o.device, "a backend of this build");
   app.add_option("--engine", o.engines, "of a GPU: graph (also: auto), persistent; several by commas")->delimiter(',');
   app.add_option("--check", o.checked,

@@ -13,7 +13,7 @@ constexpr int kVersion = 1;
 // Of all that decides what a step reads and computes; of no weight, no address and no room for positions.
 class Shapes {
  public:
-  void operator()(const Embed& o) { add(o.x.rows, o.x.cols, o.table->n); }
+  void operator()(const Embed& o) { add(o.x.rows, o.x.cols, rows_of(*o.table)); }
   void operator()(const Qkv& o) {
     add(o.x.rows, o.kv.heads, o.kv.head_dim, o.rope ? o.rope->dims : 0);
     add(o.norm), add(o.wq), add(o.wk), add(o.wv);

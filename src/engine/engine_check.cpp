@@ -353,7 +353,7 @@ int check(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();
   app.add_option("--model", o.model, "a built-in configuration, or a config.json");
-  app.add_option("--precision", o.precision, "fp16, int8, 4bit");
+  app.add_option("--precision", o.precision, "fp16, bf16, int8, 4bit");
   app.add_option("--device", o.device, "a backend of this build");
   app.add_option("--engine", o.engine, "of a GPU: graph (also: auto), persistent");
   app.add_option("--threads", o.threads, "0: one per physical core");

@@ -16,13 +16,15 @@
 namespace quantbench {
 
 using ConfigEdit = std::function<void(nlohmann::json&)>;
+using SourceEdit = std::function<std::unique_ptr<WeightSource>(const WeightSource&)>;
 
 class EncoderGolden {
  public:
   static constexpr int kSequences = 2;
 
-  // edit: changes config.json before the model is made.
-  EncoderGolden(Backend& backend, const std::string& name, Precision precision, const ConfigEdit& edit = {})
+  // edit: changes config.json before the model is made. weights: what is loaded instead of the checkpoint.
+  EncoderGolden(Backend& backend, const std::string& name, Precision precision, const ConfigEdit& edit = {},
+                const SourceEdit& weights = {})
       : golden(name) {
     const auto checkpoint = Checkpoint::open(kGoldenModels + name);
     ModelConfig config = config_of(*checkpoint);
@@ -40,7 +42,10 @@ class EncoderGolden {
     run.rows = std::max(run.rows, static_cast<int>(forced));
     run.logit_rows = 16;
     const Plan plan = backend.plan(decode_shapes(*model_), run.rows, encode_shapes(*model_, run.encoder_rows));
-    load(*model_, *checkpoint, backend, plan);
+    if (weights)
+      load(*model_, *weights(*checkpoint), backend, plan);
+    else
+      load(*model_, *checkpoint, backend, plan);
     session_ = std::make_unique<Session>(backend, *model_, run);
   }
 

@@ -21,10 +21,10 @@ ModelConfig config_of(const std::string& model) {
 }
 
 Precision precision_of(const std::string& name) {
-  for (const Precision p : {Precision::fp16, Precision::int8, Precision::nf4}) {
+  for (const Precision p : {Precision::fp16, Precision::bf16, Precision::int8, Precision::nf4}) {
     if (name == name_of(p)) return p;
   }
-  fail(ErrorKind::usage, "--precision: expected fp16, int8 or 4bit, found '{}'", name);
+  fail(ErrorKind::usage, "--precision: expected fp16, bf16, int8 or 4bit, found '{}'", name);
 }
 
 std::vector<int32_t> some_ids(int count, int below) {

@@ -20,7 +20,7 @@ namespace quantbench {
 void print(const std::string& text);
 
 ModelConfig config_of(const std::string& model);      // a built-in configuration, or a file config.json
-Precision precision_of(const std::string& name);      // "fp16", "int8", "4bit"; error usage for any other
+Precision precision_of(const std::string& name);      // "fp16", "bf16", "int8", "4bit"; error usage for any other
 std::vector<int32_t> some_ids(int count, int below);  // all of them different for a while
 // [tokens, values] of one of many pictures of random bytes.
 std::vector<float> some_patches(const Picture& picture, uint64_t number = 0);

@@ -10,7 +10,8 @@ namespace quantbench {
 Matrix unloaded(const Storage& storage, int n, int k) {
   constexpr int kMostInt8Inputs = INT32_MAX / (128 * 127);  // beyond, an int32 sum of products of codes could overflow
   switch (storage.precision) {
-    case Precision::fp16: return F16Matrix{n, k};
+    case Precision::fp16:
+    case Precision::bf16: break;
     case Precision::int8:
       if (k > kMostInt8Inputs) {
         fail(ErrorKind::bad_model, "a linear has {} inputs, int8 can sum {} at most; choose another precision", k,
@@ -23,6 +24,11 @@ Matrix unloaded(const Storage& storage, int n, int k) {
       return m;
     }
   }
+  return unloaded_unquantized(storage, n, k);
+}
+
+Matrix unloaded_unquantized(const Storage& storage, int n, int k) {
+  if (storage.precision == Precision::bf16) return Bf16Matrix{n, k};
   return F16Matrix{n, k};
 }
 

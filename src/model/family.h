@@ -16,6 +16,8 @@ constexpr int kMostLayers = 4096, kMostHidden = 1 << 20, kMostHeads = 1 << 16, k
 
 // A weight of [n, k] whose bytes are still to come.
 Matrix unloaded(const Storage& storage, int n, int k);
+// The same of one that no precision quantises: an embedding, a head.
+Matrix unloaded_unquantized(const Storage& storage, int n, int k);
 inline Linear unloaded_linear(const Storage& storage, int n, int k, bool biased) {
   return {unloaded(storage, n, k), nullptr, biased};
 }
@@ -45,8 +47,8 @@ class RopeTables {
 // Collects slots, one line a tensor.
 class Slots {
  public:
-  void table(std::string name, F16Matrix* table) {
-    out_.push_back({std::move(name), table->n, table->k, table, Role::embedding, false, {}});
+  void table(std::string name, Matrix* table) {
+    out_.push_back({std::move(name), rows_of(*table), cols_of(*table), table, Role::embedding, false, {}});
   }
   // `prefix`.weight, and `prefix`.bias where the linear has one.
   void linear(const std::string& prefix, Linear* linear) { add(prefix, linear, Role::linear); }
@@ -67,7 +69,7 @@ class Slots {
   }
   // A tensor that may be in the file but must equal `tied_to`, which holds the memory.
   void tied(std::string name, std::string tied_to, int rows, int cols, Role role = Role::output_head) {
-    out_.push_back({std::move(name), rows, cols, static_cast<F16Matrix*>(nullptr), role, false, std::move(tied_to)});
+    out_.push_back({std::move(name), rows, cols, static_cast<Matrix*>(nullptr), role, false, std::move(tied_to)});
   }
   std::vector<WeightSlot> take() { return std::move(out_); }
 

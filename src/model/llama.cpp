@@ -52,14 +52,14 @@ class Llama final : public Model {
     ops.add_linear({s.x, s.h, &w.down});                                 // x += Wd·h
   }
   // A tied table is the head's own matrix, so that it is planned, packed and counted once.
-  const F16Matrix* table() const { return tied_ ? std::get_if<F16Matrix>(&head_.weight) : &embedding_; }
+  const Matrix* table() const { return tied_ ? &head_.weight : &embedding_; }
 
   Shape shape_;
   bool tied_;
   Act activation_;
   float scale_;  // of q·k: 1 / √head_dim
   RopeTables rope_;
-  F16Matrix embedding_;
+  Matrix embedding_;
   std::vector<Layer> layers_;
   Norm norm_;
   Linear head_;
@@ -113,7 +113,7 @@ Llama::Llama(const ConfigReader& c, const Storage& storage, Shape shape, Biases 
       activation_(c.activation("hidden_act")),
       scale_(1 / std::sqrt(static_cast<float>(shape_.head_dim))),
       rope_(read_rope(c, shape_.head_dim, 1.0)),
-      embedding_{shape_.vocab, shape_.hidden} {
+      embedding_(unloaded_unquantized(storage, shape_.vocab, shape_.hidden)) {
   const int d = shape_.hidden, q = shape_.heads * shape_.head_dim, kv = shape_.kv_heads * shape_.head_dim;
   const Norm norm{nullptr, nullptr, static_cast<float>(c.number("rms_norm_eps", 1e-12, 0.1)), false};
   const auto linear = [&](int n, int k, bool with_bias) { return unloaded_linear(storage, n, k, with_bias); };
@@ -122,7 +122,7 @@ Llama::Llama(const ConfigReader& c, const Storage& storage, Shape shape, Biases 
                   linear(d, q, biases.output), linear(shape_.intermediate, d, false),
                   linear(shape_.intermediate, d, false), linear(d, shape_.intermediate, false)});
   norm_ = norm;
-  head_ = {F16Matrix{shape_.vocab, d}};
+  head_ = {unloaded_unquantized(storage, shape_.vocab, d)};
   complete_shape(c, weights(), &shape_);
 }
 

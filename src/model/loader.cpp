@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <thread>
 #include <unordered_set>
 
@@ -88,8 +90,6 @@ class Loader {
     if (const auto* linear = std::get_if<Matrix*>(&slot.target)) {
       // The same alternative again, so its address stays: an embedding tied to the head points into this Matrix.
       **linear = matrix(slot, format_of(**linear));
-    } else if (const auto* table = std::get_if<F16Matrix*>(&slot.target)) {
-      **table = std::get<F16Matrix>(matrix(slot, Format::f16));
     } else {
       *std::get<const float**>(slot.target) = vector(slot);
     }
@@ -130,6 +130,13 @@ class Loader {
         }
         return backend_.pack(nf4_.view(), slot.role, plan_);
       case Format::f16: return backend_.pack(rows_of(slot), slot.role, plan_);
+      case Format::bf16:
+        return backend_.pack(HostBf16{n, k,
+                                      [&](int first, int count, bf16* out) {
+                                        read(slot, first, count, out);
+                                        if (slot.role != Role::embedding) check_range(slot, first, count, out);
+                                      }},
+                             slot.role, plan_);
       case Format::f32:
         return backend_.pack(HostF32{n, k,
                                      [&](int first, int count, float* out) {
@@ -145,25 +152,55 @@ class Loader {
     return {slot.rows, slot.cols, [&](int first, int count, f16* out) { read(slot, first, count, out); }};
   }
 
-  // Rounded to fp16 as every parameter is, kept in fp32 as the slot says.
+  // Infinity and NaN are the source's to refuse.
+  void check_range(const WeightSlot& slot, int first, int count, const bf16* values) const {
+    const float largest = backend_.largest_bf16();
+    if (largest == std::numeric_limits<float>::max()) return;
+    const size_t size = static_cast<size_t>(count) * static_cast<size_t>(slot.cols);
+    const bf16* const end = values + size;
+    const bf16* const at = std::find_if(values, end, [&](bf16 b) {
+      const float magnitude = std::abs(to_float(b));
+      return magnitude > largest && std::isfinite(magnitude);
+    });
+    if (at == end) return;
+    const auto cols = static_cast<ptrdiff_t>(slot.cols);
+    fail(ErrorKind::bad_model,
+         "{}: tensor '{}' element [{}, {}] is {}; on this device bf16 weights are multiplied as fp16, which ends at "
+         "{}: run this model on the CPU (--device cpu)",
+         source_.where(), slot.name, first + (at - values) / cols, (at - values) % cols, to_float(*at), largest);
+  }
+
+  // Rounded to fp16, or bf16, as every parameter is, kept in fp32 as the slot says.
   const float* vector(const WeightSlot& slot) {
     const int count = slot.rows * slot.cols;
     const HostF32 values{1, count, [&](int, int, float* out) {
-                           std::vector<f16> rounded(static_cast<size_t>(count));
-                           source_.read_f16(slot.name, 0, slot.rows, rounded.data());
-                           std::transform(rounded.begin(), rounded.end(), out,
-                                          [&](f16 h) { return to_float(h) * slot.times + slot.plus; });
+                           is_bf16_ ? read_vector<bf16>(slot, out) : read_vector<f16>(slot, out);
                            advance(stored_bytes(slot));
                          }};
     return std::get<F32Matrix>(backend_.pack(values, Role::vector, plan_)).w;
   }
 
-  // Rows of a matrix as fp16, in pieces so that progress shows. Called from several threads.
-  void read(const WeightSlot& slot, int first, int count, f16* out) {
+  template <typename T>
+  void read_vector(const WeightSlot& slot, float* out) {
+    std::vector<T> rounded(static_cast<size_t>(slot.rows) * static_cast<size_t>(slot.cols));
+    read_rows(slot.name, 0, slot.rows, rounded.data());
+    std::transform(rounded.begin(), rounded.end(), out,
+                   [&](T value) { return to_float(value) * slot.times + slot.plus; });
+  }
+  void read_rows(const std::string& name, int64_t first, int64_t count, f16* out) const {
+    source_.read_f16(name, first, count, out);
+  }
+  void read_rows(const std::string& name, int64_t first, int64_t count, bf16* out) const {
+    source_.read_bf16(name, first, count, out);
+  }
+
+  // Rows of a matrix as fp16 or bf16, in pieces so that progress shows. Called from several threads.
+  template <typename T>
+  void read(const WeightSlot& slot, int first, int count, T* out) {
     const int at_once = rows_at_once(slot);
     for (int done = 0; done < count; done += at_once) {
       const int rows = std::min(at_once, count - done);
-      source_.read_f16(slot.name, first + done, rows, out + static_cast<size_t>(done) * static_cast<size_t>(slot.cols));
+      read_rows(slot.name, first + done, rows, out + static_cast<size_t>(done) * static_cast<size_t>(slot.cols));
       advance(stored_bytes(slot) / slot.rows * rows);
     }
   }
@@ -188,14 +225,16 @@ class Loader {
   }
 
   // A tied tensor that is in the file all the same must say what its partner says.
-  void compare(const WeightSlot& slot) {
+  void compare(const WeightSlot& slot) { is_bf16_ ? compare_as<bf16>(slot) : compare_as<f16>(slot); }
+  template <typename T>
+  void compare_as(const WeightSlot& slot) {
     const auto k = static_cast<size_t>(slot.cols), grain = static_cast<size_t>(rows_at_once(slot));
     std::atomic<int64_t> first_other{INT64_MAX};
     backend_.host_pool().for_chunks(static_cast<size_t>(slot.rows), grain, [&](size_t begin, size_t end, int) {
-      std::vector<f16> own((end - begin) * k), partner((end - begin) * k);
+      std::vector<T> own((end - begin) * k), partner((end - begin) * k);
       const auto first = static_cast<int64_t>(begin), count = static_cast<int64_t>(end - begin);
-      source_.read_f16(slot.name, first, count, own.data());
-      source_.read_f16(slot.tied_to, first, count, partner.data());
+      read_rows(slot.name, first, count, own.data());
+      read_rows(slot.tied_to, first, count, partner.data());
       advance(stored_bytes(slot) / slot.rows * count);
       const auto other = std::mismatch(own.begin(), own.end(), partner.begin()).first;
       if (other == own.end()) return;
@@ -239,7 +278,13 @@ class Loader {
     }
   }
 
+  static bool is_bf16(const WeightSlot& slot) {
+    const auto* matrix = std::get_if<Matrix*>(&slot.target);
+    return matrix && *matrix && format_of(**matrix) == Format::bf16;
+  }
+
   const std::vector<WeightSlot> slots_;
+  const bool is_bf16_ = std::any_of(slots_.begin(), slots_.end(), is_bf16);  // the model's precision
   const WeightSource& source_;
   Backend& backend_;
   const Plan& plan_;

@@ -55,6 +55,12 @@ class MemorySource final : public WeightSource {
     const int64_t cols = info.shape.back();
     std::copy_n(values.begin() + first * cols, count * cols, out);
   }
+  void read_bf16(const std::string& name, int64_t first, int64_t count, bf16* out) const override {
+    const auto& [info, values] = tensors.at(name);
+    const int64_t cols = info.shape.back();
+    std::transform(values.begin() + first * cols, values.begin() + (first + count) * cols, out,
+                   [](f16 v) { return to_bf16(to_float(v)); });
+  }
   void read_f32(const std::string&, int64_t, int64_t, float*) const override { FAIL(); }
   void read_bytes(const std::string&, int64_t, std::span<std::byte>) const override { FAIL(); }
 };
@@ -101,7 +107,7 @@ struct Tiny {
 };
 
 TEST(Loader, TakesWhatTheFormatsPredictInEveryPrecision) {
-  for (const Precision precision : {Precision::fp16, Precision::int8, Precision::nf4}) {
+  for (const Precision precision : {Precision::fp16, Precision::bf16, Precision::int8, Precision::nf4}) {
     for (const bool tied : {false, true}) {
       Tiny tiny(tied, precision);
       const MemoryUse predicted = tiny.backend->plan(decode_shapes(*tiny.model), 1).predicted;

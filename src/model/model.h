@@ -14,10 +14,11 @@
 
 namespace quantbench {
 
-enum class Precision : uint8_t { fp16, int8, nf4 };
-std::string_view name_of(Precision precision);  // as on the command line: "fp16", "int8", "4bit"
-// "FP16", "LLM.int8 (threshold 6.0)", "NF4, double quantisation", "NF4, plain fp32 absmax"; "NF4" where it is not known
-// which of these two.
+// bf16 is a baseline beside fp16: what most checkpoints are stored in. It is measured only where it is asked for.
+enum class Precision : uint8_t { fp16, int8, nf4, bf16 };
+std::string_view name_of(Precision precision);  // as on the command line: "fp16", "int8", "4bit", "bf16"
+// "FP16", "BF16 (baseline)", "LLM.int8 (threshold 6.0)", "NF4, double quantisation", "NF4, plain fp32 absmax"; "NF4"
+// where it is not known which of these two.
 std::string_view long_name_of(Precision precision, std::optional<bool> nf4_double_quantized);
 
 // How the weights will be stored; fixed when a model is made, so that a step can be planned before loading.
@@ -58,8 +59,9 @@ struct Shape {               // what the rest of the program needs to know of a 
 struct WeightSlot {
   std::string name;        // in the checkpoint
   int rows = 0, cols = 0;  // [rows, cols]; a vector has rows == 1 and shape [cols]
-  // A linear; the embedding table; a norm weight or bias (rounded to fp16 as all parameters are, kept in fp32).
-  std::variant<Matrix*, F16Matrix*, const float**> target;
+  // A linear or an embedding table; a norm weight or bias (rounded to fp16 or bf16 as all parameters are, kept in
+  // fp32).
+  std::variant<Matrix*, const float**> target;
   Role role = Role::linear;
   bool quantized = false;                  // whether its format is int8 or nf4
   std::string tied_to;                     // name of the tensor whose memory it shares (target is null), or empty

@@ -79,13 +79,13 @@ class PaliGemma final : public Model {
     ops.add_linear({s.x, s.h, &w.down});
   }
 
-  const F16Matrix* table() const { return std::get_if<F16Matrix>(&head_.weight); }  // always tied
+  const Matrix* table() const { return &head_.weight; }  // always tied
 
   Shape shape_;
   float embedding_scale_;  // √hidden, rounded to fp16 as transformers does
   float scale_, vision_scale_;
   RopeTables rope_;
-  F16Matrix patch_positions_;
+  Matrix patch_positions_;
   Linear patch_, projector_;
   std::vector<VisionLayer> tower_;
   std::vector<Layer> layers_;
@@ -197,8 +197,8 @@ PaliGemma::PaliGemma(const ModelConfig& config, const ConfigReader& top, const S
   const Norm vision_norm{nullptr, nullptr, eps(vision, "layer_norm_eps"), true},
       text_norm{nullptr, nullptr, eps(text, "rms_norm_eps"), false};
   const auto linear = [&](int n, int k, bool biased) { return unloaded_linear(storage, n, k, biased); };
-  patch_positions_ = {e.picture->tokens(), e.hidden};
-  patch_ = {F16Matrix{e.hidden, e.picture->values()}, nullptr, true};
+  patch_positions_ = unloaded_unquantized(storage, e.picture->tokens(), e.hidden);
+  patch_ = {unloaded_unquantized(storage, e.hidden, e.picture->values()), nullptr, true};
   const Linear square = linear(e.hidden, e.hidden, true);
   tower_.assign(static_cast<size_t>(e.layers),
                 {vision_norm, vision_norm, square, square, square, square, linear(e.intermediate, e.hidden, true),
@@ -210,7 +210,7 @@ PaliGemma::PaliGemma(const ModelConfig& config, const ConfigReader& top, const S
                   linear(d, q, false), linear(shape_.intermediate, d, false), linear(shape_.intermediate, d, false),
                   linear(d, shape_.intermediate, false)});
   norm_ = text_norm;
-  head_ = {F16Matrix{shape_.vocab, d}};
+  head_ = {unloaded_unquantized(storage, shape_.vocab, d)};
   complete_shape(top, weights(), &shape_);
 }
 

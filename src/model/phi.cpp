@@ -52,7 +52,7 @@ class Phi final : public Model {
   Act activation_;
   float scale_;  // of q·k: 1 / √head_dim
   RopeTables rope_;
-  F16Matrix embedding_;
+  Matrix embedding_;
   std::vector<Layer> layers_;
   Norm norm_;
   Linear head_;
@@ -88,14 +88,14 @@ Phi::Phi(const ConfigReader& c, const Storage& storage)
       activation_(c.activation("hidden_act")),
       scale_(1 / std::sqrt(static_cast<float>(shape_.head_dim))),
       rope_(read_rope(c, shape_.head_dim, c.number("partial_rotary_factor", 0, 1))),
-      embedding_{shape_.vocab, shape_.hidden} {
+      embedding_(unloaded_unquantized(storage, shape_.vocab, shape_.hidden)) {
   const int d = shape_.hidden, ff = shape_.intermediate, kv = shape_.kv_heads * shape_.head_dim;
   const Norm norm{nullptr, nullptr, static_cast<float>(c.number("layer_norm_eps", 1e-12, 0.1)), true};
   const auto linear = [&](int n, int k) { return unloaded_linear(storage, n, k, true); };
   layers_.assign(static_cast<size_t>(shape_.layers),
                  {norm, linear(d, d), linear(kv, d), linear(kv, d), linear(d, d), linear(ff, d), linear(d, ff)});
   norm_ = norm;
-  head_ = {F16Matrix{shape_.vocab, d}, nullptr, true};
+  head_ = {unloaded_unquantized(storage, shape_.vocab, d), nullptr, true};
   complete_shape(c, weights(), &shape_);
 }
 

@@ -81,7 +81,7 @@ class T5 final : public Model {
     }
     ops.add_linear({x, h, &ff.down});  // x += Wo·h
   }
-  const F16Matrix* table() const { return tied_ ? std::get_if<F16Matrix>(&head_.weight) : &embedding_; }
+  const Matrix* table() const { return tied_ ? &head_.weight : &embedding_; }
   size_t bucket_count() const { return 2 * static_cast<size_t>(max_distance_) + 1; }
   int bucket_of(int distance, bool both_ways) const;
   void add_feed_forward(Slots& slots, const std::string& layer, FeedForward* ff) const;
@@ -91,7 +91,7 @@ class T5 final : public Model {
   Act activation_;
   int buckets_, max_distance_;
   StackBias encoder_bias_, decoder_bias_;
-  F16Matrix embedding_;
+  Matrix embedding_;
   std::vector<EncoderLayer> encoder_;
   std::vector<DecoderLayer> decoder_;
   Norm encoder_norm_, norm_;
@@ -143,7 +143,7 @@ T5::T5(const ConfigReader& c, const Storage& storage)
       buckets_(c.integer_or("relative_attention_num_buckets", 4, kMostHidden, 32)),
       // Files of its first year do not say it.
       max_distance_(c.integer_or("relative_attention_max_distance", buckets_, kMostHidden, 128)),
-      embedding_{shape_.vocab, shape_.hidden} {
+      embedding_(unloaded_unquantized(storage, shape_.vocab, shape_.hidden)) {
   if (buckets_ % 4 != 0) c.fail_key("relative_attention_num_buckets", "a multiple of 4");
   const int d = shape_.hidden, q = shape_.heads * shape_.head_dim, ff = shape_.intermediate;
   const Norm norm{nullptr, nullptr, static_cast<float>(c.number("layer_norm_epsilon", 1e-12, 0.1)), false};
@@ -155,7 +155,7 @@ T5::T5(const ConfigReader& c, const Storage& storage)
                   {norm, norm, linear(q, d), linear(q, d), linear(q, d), linear(d, q), linear(q, d), linear(q, d),
                    linear(q, d), linear(d, q), mlp});
   encoder_norm_ = norm_ = norm;
-  head_ = {F16Matrix{shape_.vocab, d}};
+  head_ = {unloaded_unquantized(storage, shape_.vocab, d)};
   for (StackBias* stack : {&encoder_bias_, &decoder_bias_}) {
     stack->bias.reach = max_distance_;
     stack->bias.buckets = buckets_;

@@ -8,6 +8,7 @@ std::string_view name_of(Format format) {
     case Format::f32: return "f32";
     case Format::int8: return "int8";
     case Format::nf4: return "nf4";
+    case Format::bf16: return "bf16";
   }
   return "?";
 }
@@ -15,7 +16,8 @@ std::string_view name_of(Format format) {
 FormatBytes format_bytes(Format format, int n, int k, bool double_quantized) {
   const size_t count = static_cast<size_t>(n) * k;
   switch (format) {
-    case Format::f16: return {count * 2, 0};
+    case Format::f16:
+    case Format::bf16: return {count * 2, 0};
     case Format::f32: return {count * 4, 0};
     case Format::int8: return {count, static_cast<size_t>(n) * 4};
     case Format::nf4: {

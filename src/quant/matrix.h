@@ -15,8 +15,8 @@
 
 namespace quantbench {
 
-enum class Format : uint8_t { f16, f32, int8, nf4 };
-std::string_view name_of(Format format);  // "f16", "f32", "int8", "nf4"
+enum class Format : uint8_t { f16, f32, int8, nf4, bf16 };  // in the order of Matrix
+std::string_view name_of(Format format);                    // "f16", "f32", "int8", "nf4", "bf16"
 
 constexpr int kNf4Block = 64;         // weights that share one absmax, over the flattened [n, k] matrix
 constexpr int kNf4NestedBlock = 256;  // absmax values that share one nested absmax
@@ -47,7 +47,11 @@ struct Nf4Matrix {
   const float* absmax = nullptr;         // one a block, plain fp32; null if double-quantised
   bool double_quantized = true;          // which of the two it is; known before the weight is loaded
 };
-using Matrix = std::variant<F16Matrix, F32Matrix, Int8Matrix, Nf4Matrix>;
+struct Bf16Matrix {
+  int n = 0, k = 0;
+  const bf16* w = nullptr;
+};
+using Matrix = std::variant<F16Matrix, F32Matrix, Int8Matrix, Nf4Matrix, Bf16Matrix>;
 
 inline int rows_of(const Matrix& m) {
   return std::visit([](const auto& x) { return x.n; }, m);
@@ -81,7 +85,11 @@ struct HostNf4 {
   float offset = 0;
   std::span<const float> absmax;  // [blocks], plain; or empty
 };
-using HostMatrix = std::variant<HostF16, HostF32, HostInt8, HostNf4>;
+struct HostBf16 {
+  int n = 0, k = 0;
+  std::function<void(int first, int count, bf16* out)> read;
+};
+using HostMatrix = std::variant<HostF16, HostF32, HostInt8, HostNf4, HostBf16>;
 
 // The bytes a weight of this format must keep resident (and that one token reads).
 struct FormatBytes {

@@ -250,6 +250,19 @@ TEST(Verdict, NamesFastestSmallestAndWhoBeatsWhom) {
   EXPECT_THAT(lines[3], HasSubstr("not quality"));
 }
 
+TEST(Verdict, Bf16IsABaselineAndWinsNothing) {
+  auto views = three();
+  views.insert(views.begin(), view("bf16", 1000, 1, 0.5));
+  const auto lines = verdict(views);
+  ASSERT_THAT(lines, SizeIs(4));
+  EXPECT_THAT(lines[0], HasSubstr("(bf16 is a baseline, not ranked):"));
+  EXPECT_THAT(lines[1], HasSubstr("fastest: 4bit (2.45 × fp16 [2.4"));
+  for (size_t i = 1; i < lines.size(); ++i) EXPECT_THAT(lines[i], Not(HasSubstr("bf16")));
+  EXPECT_THAT(verdict(std::vector<RecordView>{view("bf16", 100, 1, 2), view("fp16", 100, 1, 2)}), SizeIs(0));
+  for (RecordView& v : views) v.imported_from = "another program";
+  EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: bf16"));
+}
+
 TEST(Verdict, WhatNoiseMayMakeIsUndecided) {
   auto views = three();
   views[1] = view("int8", 34, 2, 1.5);

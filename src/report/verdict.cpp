@@ -155,6 +155,9 @@ bool are_of_one_group(const RecordView& a, const RecordView& b) {
   return a.shown_model() == b.shown_model() && a.test == b.test && a.device == b.device && a.half == b.half;
 }
 
+// bf16 is there to be compared with and wins nothing. What another program calls bf16 is that program's own precision.
+bool is_baseline(const RecordView& v) { return v.precision == "bf16" && v.imported_from.empty(); }
+
 // The group, with the engine behind the name of a precision that is there on more than one: "fp16 on graph".
 std::vector<RecordView> with_engines(const std::vector<const RecordView*>& group) {
   std::vector<RecordView> named;
@@ -186,8 +189,13 @@ std::optional<Group> group_of(const RecordView& first, std::span<const RecordVie
   std::vector<const RecordView*> members;
   size_t cells = 0;
   std::string left_out, twice;
+  bool has_baseline = false;
   for (const RecordView& v : views) {
     if (!are_of_one_group(v, first)) continue;
+    if (is_baseline(v)) {
+      has_baseline = true;
+      continue;
+    }
     ++cells;
     const std::string why = obstacle(v);
     if (!why.empty()) {
@@ -215,6 +223,7 @@ std::optional<Group> group_of(const RecordView& first, std::span<const RecordVie
     return group;
   }
   group.title += engines_of(members);
+  if (has_baseline) group.title += " (bf16 is a baseline, not ranked)";
   group.cells = with_engines(members);
   return group;
 }
@@ -237,7 +246,7 @@ std::vector<std::string> verdict(std::span<const RecordView> views) {
   });
   for (const RecordView& first : views) {
     const auto is_of_first = [&](const RecordView* v) { return are_of_one_group(*v, first); };
-    if (!first.half.empty() || std::any_of(done.begin(), done.end(), is_of_first)) continue;
+    if (!first.half.empty() || is_baseline(first) || std::any_of(done.begin(), done.end(), is_of_first)) continue;
     done.push_back(&first);
     if (auto group = group_of(first, views, one_device)) groups.push_back(*std::move(group));
   }

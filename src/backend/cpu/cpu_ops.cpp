@@ -55,10 +55,16 @@ void for_rows(ThreadPool& pool, int rows, const Body& body) {
 }  // namespace
 
 void CpuOps::embed(const Embed& op) {
-  const size_t d = static_cast<size_t>(op.table->k);
+  const size_t d = static_cast<size_t>(cols_of(*op.table));
+  const auto* const half = std::get_if<F16Matrix>(op.table);
   for_rows(pool_, op.rows.count, [&](int r) {
-    const auto* row = reinterpret_cast<const uint16_t*>(op.table->w) + static_cast<size_t>(op.rows.token[r]) * d;
-    kernels_.widen(op.x.f32(r), row, d, op.scale);
+    const size_t at = static_cast<size_t>(op.rows.token[r]) * d;
+    if (half) {
+      kernels_.widen(op.x.f32(r), reinterpret_cast<const uint16_t*>(half->w) + at, d, op.scale);
+    } else {
+      const auto* rows = reinterpret_cast<const Bf16*>(std::get<Bf16Matrix>(*op.table).w);
+      kernels_.widen_bf16(op.x.f32(r), rows + at, d, op.scale);
+    }
   });
 }
 

@@ -132,6 +132,13 @@ void widen(float* out, const uint16_t* x, size_t count, float scale) {
   if (left > 0) store_first(out + i, mul(to_f32(load_half_first(x + i, left)), set1(scale)), left);
 }
 
+void widen_bf16(float* out, const Bf16* x, size_t count, float scale) {
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(out + i, mul(load_bf16(x + i), set1(scale)));
+  const int left = static_cast<int>(count - i);
+  if (left > 0) store_first(out + i, mul(load_bf16_first(x + i, left), set1(scale)), left);
+}
+
 bool mark_outliers(uint8_t* mask, const float* x, int k, float threshold) {
   bool any = false;
   for (int i = 0; i < k; i += kLanes) {

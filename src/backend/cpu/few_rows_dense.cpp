@@ -1,14 +1,16 @@
-// Products of up to eight rows with fp16 or fp32 weights: each weight row is read once, front to back, and multiplied
-// with every activation row. Bound by memory: at 16 GB/s a core has five cycles for each vector of weights and needs
-// two.
+// Products of up to eight rows with fp16, bf16 or fp32 weights: each weight row is read once, front to back, and
+// multiplied with every activation row. Bound by memory: at 16 GB/s a core has five cycles for each vector of weights
+// and needs two.
 #include "backend/cpu/simd.h"
 
 namespace quantbench::cpu::QB_ISA {
 namespace {
 
 QB_INLINE F32 weights_at(const uint16_t* w) { return to_f32(load_half(w)); }
+QB_INLINE F32 weights_at(const Bf16* w) { return load_bf16(w); }
 QB_INLINE F32 weights_at(const float* w) { return load(w); }
 QB_INLINE F32 first_weights_at(const uint16_t* w, int count) { return to_f32(load_half_first(w, count)); }
+QB_INLINE F32 first_weights_at(const Bf16* w, int count) { return load_bf16_first(w, count); }
 QB_INLINE F32 first_weights_at(const float* w, int count) { return load_first(w, count); }
 
 constexpr size_t kCacheLine = 64;
@@ -117,6 +119,12 @@ void few_rows_f16(float* y, size_t ldy, const float* x, size_t ldx, int rows, co
                   int last, bool fetches) {
   (fetches ? dispatch<true, uint16_t> : dispatch<false, uint16_t>)(y, ldy, x, ldx, rows,
                                                                    w + static_cast<size_t>(first) * k, k, last - first);
+}
+
+void few_rows_bf16(float* y, size_t ldy, const float* x, size_t ldx, int rows, const Bf16* w, int k, int first,
+                   int last, bool fetches) {
+  (fetches ? dispatch<true, Bf16> : dispatch<false, Bf16>)(y, ldy, x, ldx, rows, w + static_cast<size_t>(first) * k, k,
+                                                           last - first);
 }
 
 void few_rows_f32(float* y, size_t ldy, const float* x, size_t ldx, int rows, const float* w, int k, int first,

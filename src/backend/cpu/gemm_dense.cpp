@@ -1,6 +1,6 @@
-// Products of many rows with fp16, fp32 and nf4 weights: a piece of the weight (64 columns × 128 deep) is expanded to
-// fp32 in the cache and multiplied with all rows there. Expanding costs one instruction a weight against 64 for the
-// products of 512 rows, so that every format runs at the speed of an fp32 product.
+// Products of many rows with fp16, bf16, fp32 and nf4 weights: a piece of the weight (64 columns × 128 deep) is
+// expanded to fp32 in the cache and multiplied with all rows there. Expanding costs one instruction a weight against 64
+// for the products of 512 rows, so that every format runs at the speed of an fp32 product.
 #include "backend/cpu/gemm_tile.h"
 #include "backend/cpu/nf4_tile.h"
 #include "backend/cpu/simd.h"
@@ -25,13 +25,18 @@ QB_INLINE void widen_row(float* out, const uint16_t* w, int count) {
   for (; j + kLanes <= count; j += kLanes) store(out + j, to_f32(load_half(w + j)));
   if (j < count) store_first(out + j, to_f32(load_half_first(w + j, count - j)), count - j);
 }
+QB_INLINE void widen_row(float* out, const Bf16* w, int count) {
+  int j = 0;
+  for (; j + kLanes <= count; j += kLanes) store(out + j, load_bf16(w + j));
+  if (j < count) store_first(out + j, load_bf16_first(w + j, count - j), count - j);
+}
 QB_INLINE void widen_row(float* out, const float* w, int count) {
   for (int j = 0; j < count; ++j) out[j] = w[j];
 }
 
 QB_INLINE int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
-// fp16 and fp32: rows stay rows.
+// fp16, bf16 and fp32: rows stay rows.
 template <typename Weight>
 QB_INLINE void multiply_rows(float* y, size_t ldy, const float* x, int rows, const Weight* w, int k, int first,
                              int last, float* scratch) {
@@ -101,6 +106,11 @@ void multiply_tiles(float* y, size_t ldy, const float* x, int rows, const Nf4Wei
 
 void gemm_f16(float* y, size_t ldy, const float* x, int rows, const uint16_t* w, int k, int first, int last,
               float* scratch) {
+  multiply_rows(y, ldy, x, rows, w, k, first, last, scratch);
+}
+
+void gemm_bf16(float* y, size_t ldy, const float* x, int rows, const Bf16* w, int k, int first, int last,
+               float* scratch) {
   multiply_rows(y, ldy, x, rows, w, k, first, last, scratch);
 }
 

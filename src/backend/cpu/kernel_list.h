@@ -11,6 +11,7 @@ uint64_t read_streams(const void* data, size_t bytes);
 void normalize(float* out, const float* x, int d, const float* weight, const float* bias, float eps, bool centered);
 void round_half(float* out, const float* x, size_t count);
 void widen(float* out, const uint16_t* x, size_t count, float scale);
+void widen_bf16(float* out, const Bf16* x, size_t count, float scale);
 bool mark_outliers(uint8_t* mask, const float* x, int k, float threshold);
 int32_t quantize_row(int8_t* codes, float* absmax, const float* x, int k, float threshold, const int32_t* columns,
                      int outliers);
@@ -27,6 +28,8 @@ void few_rows_f16(float* y, size_t ldy, const float* x, size_t ldx, int rows, co
                   int last, bool fetches);
 void few_rows_f32(float* y, size_t ldy, const float* x, size_t ldx, int rows, const float* w, int k, int first,
                   int last, bool fetches);
+void few_rows_bf16(float* y, size_t ldy, const float* x, size_t ldx, int rows, const Bf16* w, int k, int first,
+                   int last, bool fetches);
 void few_rows_int8(float* y, size_t ldy, const Int8Rows& x, const Int8Weight& w, const float* bias, int first,
                    int last);
 void few_rows_nf4(float* y, size_t ldy, const Nf4Rows& x, const Nf4Weight& w, int first, int last, float* scratch);
@@ -36,6 +39,8 @@ void gemm_f16(float* y, size_t ldy, const float* x, int rows, const uint16_t* w,
               float* scratch);
 void gemm_f32(float* y, size_t ldy, const float* x, int rows, const float* w, int k, int first, int last,
               float* scratch);
+void gemm_bf16(float* y, size_t ldy, const float* x, int rows, const Bf16* w, int k, int first, int last,
+               float* scratch);
 void gemm_nf4(float* y, size_t ldy, const float* x, int rows, const Nf4Weight& w, int first, int last, float* scratch);
 void gemm_int8(float* y, size_t ldy, const Int8Panels& x, const Int8Weight& w, const float* bias, int first, int last,
                float* scratch);

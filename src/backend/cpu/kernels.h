@@ -18,6 +18,10 @@ constexpr int kAttendPositions = 256;  // positions scored before their values a
 
 enum class Activation : uint8_t { none, silu, gelu_tanh, relu };
 
+struct Bf16 {  // the upper half of an fp32
+  uint16_t bits;
+};
+
 // Activations after LLM.int8's quantisation (quant/int8.h), for few rows.
 struct Int8Rows {
   int rows = 0, k = 0;
@@ -98,8 +102,9 @@ struct Kernels {
   // out = norm(x); sums in double, so that all backends agree to the last bit but for double's own rounding.
   void (*normalize)(float* out, const float* x, int d, const float* weight, const float* bias, float eps,
                     bool centered);
-  void (*round_half)(float* out, const float* x, size_t count);                  // through fp16 and back; out may be x
-  void (*widen)(float* out, const uint16_t* x, size_t count, float scale);       // fp16 → fp32, times scale
+  void (*round_half)(float* out, const float* x, size_t count);             // through fp16 and back; out may be x
+  void (*widen)(float* out, const uint16_t* x, size_t count, float scale);  // fp16 → fp32, times scale
+  void (*widen_bf16)(float* out, const Bf16* x, size_t count, float scale);
   bool (*mark_outliers)(uint8_t* mask, const float* x, int k, float threshold);  // sets mask[i] where |x| ≥ threshold
   // absmax over |x| < threshold, codes = rn(x · (127 · (1 / absmax))), 0 in the outlier columns; codes beyond k, up to
   // the next multiple of 64, are set to zero. Returns the sum of the codes.
@@ -123,6 +128,8 @@ struct Kernels {
                        int last, bool fetches);
   void (*few_rows_f32)(float* y, size_t ldy, const float* x, size_t ldx, int rows, const float* w, int k, int first,
                        int last, bool fetches);
+  void (*few_rows_bf16)(float* y, size_t ldy, const float* x, size_t ldx, int rows, const Bf16* w, int k, int first,
+                        int last, bool fetches);
   // Complete: scaled, biased, rounded to fp16, outliers added, rounded again.
   void (*few_rows_int8)(float* y, size_t ldy, const Int8Rows& x, const Int8Weight& w, const float* bias, int first,
                         int last);
@@ -139,6 +146,8 @@ struct Kernels {
                    float* scratch);
   void (*gemm_f32)(float* y, size_t ldy, const float* x, int rows, const float* w, int k, int first, int last,
                    float* scratch);
+  void (*gemm_bf16)(float* y, size_t ldy, const float* x, int rows, const Bf16* w, int k, int first, int last,
+                    float* scratch);
   void (*gemm_nf4)(float* y, size_t ldy, const float* x, int rows, const Nf4Weight& w, int first, int last,
                    float* scratch);
   void (*gemm_int8)(float* y, size_t ldy, const Int8Panels& x, const Int8Weight& w, const float* bias, int first,

@@ -281,6 +281,11 @@ void Linears::multiply(float* y, size_t ldy, const Input& in, const Linear& w, i
     if (few) return kernels_.few_rows_f16(y, ldy, in.fp32.x, k, rows, bits(m->w), m->k, first, last, fetches_);
     return kernels_.gemm_f16(y, ldy, panels, rows, bits(m->w), m->k, first, last, scratch);
   }
+  if (const auto* m = std::get_if<Bf16Matrix>(&w.weight)) {
+    const auto* bf16s = reinterpret_cast<const Bf16*>(m->w);
+    if (few) return kernels_.few_rows_bf16(y, ldy, in.fp32.x, k, rows, bf16s, m->k, first, last, fetches_);
+    return kernels_.gemm_bf16(y, ldy, panels, rows, bf16s, m->k, first, last, scratch);
+  }
   if (const auto* m = std::get_if<F32Matrix>(&w.weight)) {
     if (few) return kernels_.few_rows_f32(y, ldy, in.fp32.x, k, rows, m->w, m->k, first, last, fetches_);
     return kernels_.gemm_f32(y, ldy, panels, rows, m->w, m->k, first, last, scratch);

@@ -16,6 +16,7 @@ struct Packer {
   ThreadPool& pool;
 
   Matrix operator()(const HostF16& m) const { return F16Matrix{m.n, m.k, read_rows<f16>(m)}; }
+  Matrix operator()(const HostBf16& m) const { return Bf16Matrix{m.n, m.k, read_rows<bf16>(m)}; }
   Matrix operator()(const HostF32& m) const { return F32Matrix{m.n, m.k, read_rows<float>(m)}; }
   Matrix operator()(const HostInt8& m) const {
     return Int8Matrix{m.n, m.k, copy(codes_use(role), m.codes), copy(Use::scales, m.absmax)};

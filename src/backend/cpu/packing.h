@@ -1,5 +1,5 @@
-// The layouts of weights on the CPU. fp16, fp32 and int8 stay row-major; nf4 with k a multiple of 64 goes into tiles of
-// 16 rows (kernels.h), padded to whole tiles.
+// The layouts of weights on the CPU. fp16, bf16, fp32 and int8 stay row-major; nf4 with k a multiple of 64 goes into
+// tiles of 16 rows (kernels.h), padded to whole tiles.
 #pragma once
 
 #include "backend/host_memory.h"

@@ -49,6 +49,9 @@ QB_INLINE void store_half(uint16_t* p, Half x) { _mm256_storeu_si256(reinterpret
 QB_INLINE void store_half_first(uint16_t* p, Half x, int count) { _mm256_mask_storeu_epi16(p, first_lanes(count), x); }
 QB_INLINE F32 to_f32(Half x) { return _mm512_cvtph_ps(x); }
 QB_INLINE Half to_half(F32 x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+QB_INLINE F32 widen_bf16s(Half x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+QB_INLINE F32 load_bf16(const Bf16* p) { return widen_bf16s(load_half(&p->bits)); }
+QB_INLINE F32 load_bf16_first(const Bf16* p, int count) { return widen_bf16s(load_half_first(&p->bits, count)); }
 // kLanes signed bytes as fp32.
 QB_INLINE F32 load_i8(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -130,6 +133,9 @@ QB_INLINE void store_half_first(uint16_t* p, Half x, int count) {
 }
 QB_INLINE F32 to_f32(Half x) { return _mm256_cvtph_ps(x.v); }
 QB_INLINE Half to_half(F32 x) { return {_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+QB_INLINE F32 widen_bf16s(Half x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x.v), 16)); }
+QB_INLINE F32 load_bf16(const Bf16* p) { return widen_bf16s(load_half(&p->bits)); }
+QB_INLINE F32 load_bf16_first(const Bf16* p, int count) { return widen_bf16s(load_half_first(&p->bits, count)); }
 QB_INLINE F32 load_i8(const int8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }

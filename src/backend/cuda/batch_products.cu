@@ -608,6 +608,7 @@ bool can_multiply_batch(WeightFormat format, int k, int rows) {
     case WeightFormat::f16: return rows <= 2 * kRowsOfTile && k % Form<WeightFormat::f16>::kGroup == 0;
     case WeightFormat::int8: return k % Form<WeightFormat::int8>::kGroup == 0;
     case WeightFormat::nf4: return k % Form<WeightFormat::nf4>::kGroup == 0;
+    case WeightFormat::bf16:
     case WeightFormat::f32: return false;
   }
   return false;

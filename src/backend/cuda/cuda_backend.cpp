@@ -142,6 +142,7 @@ class CudaBackend final : public Backend {
     memory_.expect(packed_bytes(plan.predicted));
     return std::visit([&](const auto& m) { return keep(m, role); }, weight);
   }
+  float largest_bf16() const override { return kMaxF16; }
   std::unique_ptr<WeightQuantizer> weight_quantizer(const Plan& plan) override {
     memory_.expect(packed_bytes(plan.predicted));
     return make_weight_quantizer(*runtime_, memory_, pool_, tables_);
@@ -231,6 +232,7 @@ class CudaBackend final : public Backend {
                            device_.gpu ? device_.gpu->cache_bytes : 0, runtime_->has_tensor_products());
   }
   Matrix keep(const HostF16& m, Role role) { return F16Matrix{m.n, m.k, stream<f16>(m, role)}; }
+  Matrix keep(const HostBf16& m, Role role) { return Bf16Matrix{m.n, m.k, stream<bf16>(m, role)}; }
   Matrix keep(const HostF32& m, Role role) { return F32Matrix{m.n, m.k, stream<float>(m, role)}; }
   Matrix keep(const HostInt8& m, Role role) {
     return Int8Matrix{m.n, m.k, copy(codes_use(role), m.codes), copy(Use::scales, m.absmax)};

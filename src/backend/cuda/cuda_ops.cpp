@@ -51,7 +51,7 @@ void cut_wide(const WideShape& shape, Cutter* cutter, Workspace* w) {
   wide.raw = raw;
   wide.gemm = gemm;
   wide.scratch_numbers = shape.beyond_batches ? shape.scratch_numbers : 0;
-  if (shape.nf4 && shape.beyond_batches) cutter->take(&wide.scratch, shape.scratch_numbers);
+  if (shape.expands && shape.beyond_batches) cutter->take(&wide.scratch, shape.scratch_numbers);
   wide.codes = w->codes;
   wide.absmax = w->absmax;
   wide.outliers = w->outliers;
@@ -261,9 +261,10 @@ bool CudaOps::multiply_wide(Tensor x, const Norm* norm, std::initializer_list<Ou
 
 void CudaOps::embed(const Embed& op) {
   wrote(op.x);
-  QB_CUDA::embed(
-      {op.x.f32(), reinterpret_cast<const uint16_t*>(op.table->w), op.rows.token, op.rows.count, op.table->k, op.scale},
-      runtime_.stream());
+  const Weight table = view(*op.table);
+  QB_CUDA::embed({op.x.f32(), static_cast<const uint16_t*>(table.w), op.rows.token, op.rows.count, table.k, op.scale,
+                  table.format == WeightFormat::bf16},
+                 runtime_.stream());
 }
 
 void CudaOps::qkv(const Qkv& op) {

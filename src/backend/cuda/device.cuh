@@ -273,6 +273,12 @@ struct alignas(16) Quad {
   float at[4];
 };
 
+QB_DEVICE float float_of_bf16(uint16_t b) { return float_of_bits(uint32_t{b} << 16); }
+// Two bf16 numbers as fp16: exact from 2⁻¹⁷ up to 65280, what is smaller rounded to a multiple of 2⁻²⁴.
+QB_DEVICE Half2 halves_of_bf16s(uint32_t pair) {
+  return halves(float_of_bits(pair << 16), float_of_bits(pair & 0xffff0000u));
+}
+
 // The same in all lanes, summed in an order that does not depend on the lane.
 template <typename T>
 QB_DEVICE T warp_sum(T value) {

@@ -60,7 +60,7 @@ bool can_gather(int k);
 void quantize(const QuantizeArgs& args, const Stream& stream);
 
 // --- products --------------------------------------------------------------------------------------------------------
-enum class WeightFormat : uint8_t { f16, f32, int8, nf4 };
+enum class WeightFormat : uint8_t { f16, f32, int8, nf4, bf16 };
 enum class Activation : uint8_t { none, silu, gelu_tanh, relu };
 enum class Finish : uint8_t { store, add, gate, qkv };
 
@@ -254,6 +254,7 @@ struct EmbedArgs {
   const int32_t* token;   // [rows]
   int rows, d;
   float scale;
+  bool bf16;  // the table's type; else fp16
 };
 void embed(const EmbedArgs& args, const Stream& stream);
 

@@ -57,8 +57,9 @@ QB_DEVICE Place place_of(const Input& x, const Tile& tile, int k_of_piece) {
 QB_DEVICE Bytes16 load16_or_zero(const void* p, bool real) { return real ? load16_once(p) : Bytes16{}; }
 QB_DEVICE Bytes16 activations(const void* p, bool real) { return real ? load16(p) : Bytes16{}; }
 
-// 32 k a piece: a lane has eight of them.
-QB_DEVICE void accumulate_f16(float (&acc)[4], const Input& x, const Weight& w, const Tile& tile) {
+// 32 k a piece: a lane has eight of them. bf16 becomes fp16, which is what it is multiplied with.
+template <WeightFormat kFormat>
+QB_DEVICE void accumulate_halves(float (&acc)[4], const Input& x, const Weight& w, const Tile& tile) {
   constexpr int kPiece = 32, kLane = 8;
   const Place p = place_of(x, tile, kPiece);
   const int low = p.low, high = p.high;
@@ -73,8 +74,9 @@ QB_DEVICE void accumulate_f16(float (&acc)[4], const Input& x, const Weight& w, 
     const Bytes16 a = load16_or_zero(row_low + k, inside && low < w.n);
     const Bytes16 b = load16_or_zero(row_high + k, inside && high < w.n);
     const Bytes16 v = activations(in + k, p.has_row);
-    mma_f16(acc, {a.word[0], b.word[0], a.word[1], b.word[1]}, {v.word[0], v.word[1]});
-    mma_f16(acc, {a.word[2], b.word[2], a.word[3], b.word[3]}, {v.word[2], v.word[3]});
+    const auto half = [](uint32_t pair) { return kFormat == WeightFormat::bf16 ? halves_of_bf16s(pair) : pair; };
+    mma_f16(acc, {half(a.word[0]), half(b.word[0]), half(a.word[1]), half(b.word[1])}, {v.word[0], v.word[1]});
+    mma_f16(acc, {half(a.word[2]), half(b.word[2]), half(a.word[3]), half(b.word[3])}, {v.word[2], v.word[3]});
   }
 }
 
@@ -138,7 +140,8 @@ QB_DEVICE void accumulate_nf4(float (&acc)[4], const Input& x, const Weight& w, 
 template <WeightFormat kFormat>
 QB_DEVICE void accumulate(typename SumOf<kFormat>::Type (&acc)[4], const Input& x, const ProductArgs& a,
                           const Weight& w, const Tile& tile, const uint32_t* table) {
-  if constexpr (kFormat == WeightFormat::f16) accumulate_f16(acc, x, w, tile);
+  if constexpr (kFormat == WeightFormat::f16 || kFormat == WeightFormat::bf16)
+    accumulate_halves<kFormat>(acc, x, w, tile);
   if constexpr (kFormat == WeightFormat::int8) accumulate_int8(acc, x, w, tile);
   if constexpr (kFormat == WeightFormat::nf4) accumulate_nf4(acc, x, w, tile, a.tables.nested_code, table);
 }
@@ -171,7 +174,7 @@ QB_DEVICE void prefetch(const Weight& w, const Tile& tile, size_t row_bytes) {
 template <WeightFormat kFormat>
 QB_DEVICE size_t row_bytes(int k) {
   const size_t count = static_cast<size_t>(k);
-  return kFormat == WeightFormat::f16 ? 2 * count : kFormat == WeightFormat::int8 ? count : count / 2;
+  return kFormat == WeightFormat::nf4 ? count / 2 : kFormat == WeightFormat::int8 ? count : 2 * count;
 }
 
 // Blocks of a multiprocessor that registers are kept low for; 0: as the compiler sees fit, which is as many but for a
@@ -258,7 +261,8 @@ void multiply_tiles(const ProductArgs& args, int blocks, const Stream& stream) {
 bool has_tiles(WeightFormat format, int k) {
   constexpr int kWholeF16 = 8, kWholeInt8 = 16, kWholeNf4 = 64;
   switch (format) {
-    case WeightFormat::f16: return k % kWholeF16 == 0;
+    case WeightFormat::f16:
+    case WeightFormat::bf16: return k % kWholeF16 == 0;
     case WeightFormat::int8: return k % kWholeInt8 == 0;
     case WeightFormat::nf4: return k % kWholeNf4 == 0;
     case WeightFormat::f32: return false;
@@ -282,6 +286,7 @@ void multiply(const ProductArgs& args, const Room& room, const Stream& stream) {
     case WeightFormat::f16: return multiply_tiles<WeightFormat::f16>(args, blocks, stream);
     case WeightFormat::int8: return multiply_tiles<WeightFormat::int8>(args, blocks, stream);
     case WeightFormat::nf4: return multiply_tiles<WeightFormat::nf4>(args, blocks, stream);
+    case WeightFormat::bf16: return multiply_tiles<WeightFormat::bf16>(args, blocks, stream);
     case WeightFormat::f32: return;
   }
 }

@@ -26,6 +26,10 @@ QB_DEVICE float output(const ProductArgs& a, const Job& job, int row, int n) {
       const auto* const weights = static_cast<const uint16_t*>(w.w) + start;
       return finish_float(dot(x, w.k, [=](int i) { return float_of_half(weights[i]); }), job, n);
     }
+    case WeightFormat::bf16: {
+      const auto* const weights = static_cast<const uint16_t*>(w.w) + start;
+      return finish_float(dot(x, w.k, [=](int i) { return float_of_bf16(weights[i]); }), job, n);
+    }
     case WeightFormat::f32: {
       const auto* const weights = static_cast<const float*>(w.w) + start;
       return finish_float(dot(x, w.k, [=](int i) { return weights[i]; }), job, n);

@@ -1,6 +1,6 @@
-// Products of one row with fp16 and LLM.int8 weights, for decoding: a warp has a few weight rows to itself, asks for as
-// much of them as its registers hold before it waits for the kernel before, and then needs nobody else; what a register
-// held is replaced as soon as it is used, by this unit's weights or the next one's. Bound by memory: what a
+// Products of one row with fp16, bf16 and LLM.int8 weights, for decoding: a warp has a few weight rows to itself, asks
+// for as much of them as its registers hold before it waits for the kernel before, and then needs nobody else; what a
+// register held is replaced as soon as it is used, by this unit's weights or the next one's. Bound by memory: what a
 // multiprocessor has on the way is its warps' registers.
 //
 // LLM.int8 as in finish.cuh, outliers in the order of the columns, so that the result is the reference's to the bit.
@@ -60,6 +60,17 @@ struct Format<WeightFormat::f16> {
           fmaf(float_of_half(static_cast<uint16_t>(w.word[i])), float_of_half(static_cast<uint16_t>(x.word[i])), *sum);
       *sum = fmaf(float_of_half(static_cast<uint16_t>(w.word[i] >> 16)),
                   float_of_half(static_cast<uint16_t>(x.word[i] >> 16)), *sum);
+    }
+  }
+};
+template <>
+struct Format<WeightFormat::bf16> {
+  using Sum = float;
+  static constexpr int kOfPiece = kPieceBytes / 2;
+  static QB_DEVICE void add(float* sum, const Bytes16& w, const Bytes16& x) {
+    for (int i = 0; i < 4; ++i) {
+      *sum = fmaf(float_of_bits(w.word[i] << 16), float_of_half(static_cast<uint16_t>(x.word[i])), *sum);
+      *sum = fmaf(float_of_bits(w.word[i] & 0xffff0000u), float_of_half(static_cast<uint16_t>(x.word[i] >> 16)), *sum);
     }
   }
 };
@@ -302,6 +313,7 @@ bool multiply_row(const ProductArgs& args, const Room& room, const Stream& strea
   switch (args.jobs[0].w.format) {
     case WeightFormat::f16: return multiply_by<WeightFormat::f16, 2>(args, room, stream);
     case WeightFormat::int8: return multiply_by<WeightFormat::int8, 4>(args, room, stream);
+    case WeightFormat::bf16: return multiply_by<WeightFormat::bf16, 2>(args, room, stream);
     case WeightFormat::nf4:
     case WeightFormat::f32: return false;
   }

@@ -6,7 +6,7 @@
 namespace quantbench::QB_CUDA {
 
 // Whether they could: args.own_rows, k a whole number of a warp's turns, room enough.
-bool multiply_row(const ProductArgs& args, const Room& room, const Stream& stream);  // fp16 and LLM.int8
+bool multiply_row(const ProductArgs& args, const Room& room, const Stream& stream);  // all but NF4
 bool multiply_row_nf4(const ProductArgs& args, const Room& room, const Stream& stream);
 
 constexpr size_t kStaticShared = 1024;  // beside what a launch asks for: what the parts of a row's making exchange

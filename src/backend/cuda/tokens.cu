@@ -16,7 +16,9 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(const __grid_constant__
   const int row = block_x();
   const uint16_t* const from = a.table + static_cast<size_t>(a.token[row]) * a.d;
   float* const to = a.x + static_cast<size_t>(row) * a.d;
-  for (int i = thread_index(); i < a.d; i += kThreads) to[i] = float_of_half(from[i]) * a.scale;
+  for (int i = thread_index(); i < a.d; i += kThreads) {
+    to[i] = (a.bf16 ? float_of_bf16(from[i]) : float_of_half(from[i])) * a.scale;
+  }
 }
 
 struct Best {

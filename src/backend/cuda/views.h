@@ -9,6 +9,7 @@ namespace quantbench::QB_CUDA {
 inline Weight view(const Matrix& matrix) {
   struct Viewer {
     Weight operator()(const F16Matrix& m) const { return {WeightFormat::f16, m.n, m.k, m.w}; }
+    Weight operator()(const Bf16Matrix& m) const { return {WeightFormat::bf16, m.n, m.k, m.w}; }
     Weight operator()(const F32Matrix& m) const { return {WeightFormat::f32, m.n, m.k, m.w}; }
     Weight operator()(const Int8Matrix& m) const {
       return {.format = WeightFormat::int8, .n = m.n, .k = m.k, .w = m.w, .absmax = m.absmax};

@@ -23,9 +23,9 @@ struct FinishArgs {       // sums → outputs, as ProductArgs says; they may sta
 bool can_finish_qkv(const Cache& kv, const Rotation& rotation);
 void finish(const FinishArgs& args, const Stream& stream);
 
-struct ExpandArgs {  // rows of NF4 weights → fp16, each code times its scale rounded once
+struct ExpandArgs {  // rows of NF4 or bf16 weights → fp16, a code times its scale rounded once
   struct Part {
-    Weight w;  // k a multiple of 64
+    Weight w;  // k a multiple of 64; bf16: of 8
     int first = 0, count = 0;
   };
   Part parts[kMostJobs];

@@ -1,4 +1,4 @@
-// NF4 weights as fp16 matrices, for products of many rows.
+// NF4 and bf16 weights as fp16 matrices, for products of many rows.
 #include "backend/cuda/finish.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/wide.h"
@@ -25,6 +25,18 @@ __global__ void __launch_bounds__(kThreads) expand_kernel(const __grid_constant_
     const ExpandArgs::Part& part = a.parts[p];
     const size_t k = static_cast<size_t>(part.w.k), start = part.first * k, numbers = part.count * k;
     const unsigned pieces = static_cast<unsigned>(numbers / kPiece);
+    if (part.w.format == WeightFormat::bf16) {
+      const auto* const weights = static_cast<const uint16_t*>(part.w.w) + start;
+      for (unsigned i = static_cast<unsigned>(block_x() * kThreads + thread_index()); i < pieces; i += threads) {
+        const Bytes16 in = load16(weights + static_cast<size_t>(i) * kPiece);
+        Bytes16 out;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) out.word[j] = halves_of_bf16s(in.word[j]);
+        store16(to + static_cast<size_t>(i) * kPiece, out);
+      }
+      to += numbers;
+      continue;
+    }
     const auto* const from = reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(part.w.w) + start / 2);
     constexpr unsigned kOfBlock = 64 / kPiece;
     const size_t first_piece = start / kPiece;

@@ -20,12 +20,15 @@ bool divides(WeightFormat format, int n, int k) {
   switch (format) {
     case WeightFormat::f16: return k % 4 == 0 && n % 8 == 0;  // as SigLIP's patches of 588 numbers
     case WeightFormat::int8: return k % 16 == 0 && n % 16 == 0 && can_gather(k);
-    case WeightFormat::nf4:
-      return k % 8 == 0 && n % 8 == 0;  // eight codes have one scale, also where blocks straddle rows
+    case WeightFormat::nf4:  // eight codes have one scale, also where blocks straddle rows
+    case WeightFormat::bf16: return k % 8 == 0 && n % 8 == 0;
     case WeightFormat::f32: return false;
   }
   return false;
 }
+
+// Multiplied as fp16, which they are expanded to before.
+bool is_expanded(WeightFormat format) { return format == WeightFormat::nf4 || format == WeightFormat::bf16; }
 
 // Rows of a weight expanded at a time, so that all chunks are about as large.
 int chunk_rows(int n, int k, size_t scratch_numbers) {
@@ -43,6 +46,7 @@ bool tensor_takes(const Matrix& w) {
     case Format::f16: return can_multiply_tensor(WeightFormat::f16, n, k);
     case Format::int8: return can_gather(k) && can_multiply_tensor(WeightFormat::int8, n, k);
     case Format::nf4: return k % 64 == 0 && can_multiply_tensor(WeightFormat::f16, n, k);
+    case Format::bf16:
     case Format::f32: return false;
   }
   return false;
@@ -58,7 +62,7 @@ WideShape wide_shape(const Tape& step, int max_rows, size_t cache_bytes, bool te
   shape.rows = max_rows;
   const int padded = std::max(max_rows, 8);  // fewer rows than eight are multiplied as eight
   int largest = 0, added = 0;                // inputs: of any product, of those that add to the stream
-  size_t together = 0;                       // weights of one op in whole tiles, nf4
+  size_t together = 0;                       // weights of one op in whole tiles, of those that are expanded
   struct Columns {
     int sum = 0, most = 0;
   };
@@ -71,8 +75,8 @@ WideShape wide_shape(const Tape& step, int max_rows, size_t cache_bytes, bool te
       columns.sum += n;
       columns.most = std::max(columns.most, n);
       shape.int8 |= format_of(w->weight) == Format::int8;
-      if (format_of(w->weight) != Format::nf4) continue;
-      shape.nf4 = true;
+      if (!is_expanded(view(w->weight).format)) continue;
+      shape.expands = true;
       numbers += static_cast<size_t>((n + kExpandedTile - 1) / kExpandedTile * kExpandedTile) * static_cast<size_t>(k);
     }
     together = std::max(together, numbers);
@@ -117,7 +121,7 @@ WideShape wide_shape(const Tape& step, int max_rows, size_t cache_bytes, bool te
     }
   }
   if (added > std::max(shape.general, shape.inner)) shape.general = added;
-  if (shape.nf4) shape.scratch_numbers = std::min(expanded_at_once(cache_bytes, largest), together);
+  if (shape.expands) shape.scratch_numbers = std::min(expanded_at_once(cache_bytes, largest), together);
   return shape;
 }
 
@@ -209,12 +213,12 @@ bool WideProducts::fits(const Product& product) const {
   const Tensor& x = product.x;
   if (!gemm_ || x.rows <= kStreamedRows || x.rows > w_.rows || !has_room(x.cols)) return false;
   const WeightFormat format = product.outputs.front().w.format;
-  if (format == WeightFormat::nf4 && x.rows <= kStreamedNf4Rows) return false;
+  if (is_expanded(format) && x.rows <= kStreamedNf4Rows) return false;
   for (const Product::Output& output : product.outputs) {
     if (output.w.format != format || !divides(format, output.w.n, output.w.k)) return false;
   }
   if (format == WeightFormat::int8 && !w_.codes) return false;
-  if (format == WeightFormat::nf4 && !has_scratch(x.cols)) return false;
+  if (is_expanded(format) && !has_scratch(x.cols)) return false;
   int raw = 0;
   if (product.finish == Finish::qkv) {
     for (const Product::Output& output : product.outputs) raw += output.w.n;
@@ -255,7 +259,7 @@ std::vector<WideProducts::Call> WideProducts::calls_of(const Product& product, i
     shape.biased = !finished && output.bias;
     Call* const last = calls.empty() ? nullptr : &calls.back();
     const bool side_by_side = last && product.finish == Finish::qkv;
-    if (w.format != WeightFormat::nf4) {
+    if (!is_expanded(w.format)) {
       const size_t number = shape.int8 ? sizeof(int8_t) : sizeof(uint16_t);
       const size_t before = last ? static_cast<size_t>(last->gemm.shape.n) * w.k * number : 0;
       if (side_by_side && static_cast<const std::byte*>(last->gemm.w) + before == w.w) {
@@ -344,12 +348,11 @@ bool WideProducts::fits_tensor(const Product& product) const {
   if (gemm_ && product.finish != Finish::gate) return false;
   const WeightFormat format = product.outputs.front().w.format;
   if (format == WeightFormat::int8 && (!w_.codes || !can_gather(x.cols))) return false;
-  // A gate's NF4 is multiplied turned.
-  if (format == WeightFormat::nf4 && (product.finish == Finish::gate || x.cols % 64 != 0 || !has_scratch(x.cols)))
-    return false;
+  // A gate's NF4 is multiplied turned, its bf16 by the library.
+  if (is_expanded(format) && (product.finish == Finish::gate || x.cols % 64 != 0 || !has_scratch(x.cols))) return false;
   int columns = 0;
   for (const Product::Output& output : product.outputs) {
-    const WeightFormat multiplied = format == WeightFormat::nf4 ? WeightFormat::f16 : format;
+    const WeightFormat multiplied = is_expanded(format) ? WeightFormat::f16 : format;
     if (output.w.format != format || !can_multiply_tensor(multiplied, output.w.n, x.cols)) return false;
     columns += output.w.n;
   }
@@ -376,7 +379,7 @@ bool WideProducts::fits_turned(const Product& product) const {
 void WideProducts::multiply_by_tensor(const FinishArgs& args, const void* rows) {
   const Weight& w = args.jobs[0].w;
   const int stride = padded_k(w.k);
-  if (w.format != WeightFormat::nf4) {
+  if (!is_expanded(w.format)) {
     multiply_tensor(args, rows, stride, false, runtime_.multiprocessors(), runtime_.stream());
     return;
   }
@@ -508,12 +511,12 @@ void WideProducts::tune(const Tape& step, int rows) {
     }
     const WeightFormat format = product.outputs.front().w.format;
     if (can_multiply_batch(format, k, rows) || fits_turned(product) || fits_tensor(product)) return;
-    if (format == WeightFormat::nf4 && rows <= kStreamedNf4Rows) return;
+    if (is_expanded(format) && rows <= kStreamedNf4Rows) return;
     for (const Product::Output& output : product.outputs) {
       if (output.w.format != format || !divides(format, output.w.n, k)) return;
     }
     if (format == WeightFormat::int8 && !w_.codes) return;
-    if (format == WeightFormat::nf4 && !has_scratch(k)) return;
+    if (is_expanded(format) && !has_scratch(k)) return;
     for (Call& call : calls_of(product, rows, padded_k(k))) {
       GemmCall& gemm = call.gemm;
       if (static_cast<size_t>(rows) * static_cast<size_t>(gemm.shape.y_stride) > w_.raw_numbers) continue;  // no room

@@ -13,20 +13,20 @@
 namespace quantbench::QB_CUDA {
 
 // More rows than this are made ready beforehand: up to 32 for kernels of our own, where k allows it, else for matrix
-// products. Fewer, and NF4's up to twice eight, whose weights would have to be expanded, take the kernels that stream
-// the weights, eight rows at a time; so does attention.
+// products. Fewer, and NF4's and bf16's up to twice eight, whose weights would have to be expanded, take the kernels
+// that stream the weights, eight rows at a time; so does attention.
 constexpr int kStreamedRows = 1, kStreamedNf4Rows = 16, kStreamedAttentionRows = 16;
 
 struct WideShape {  // zero: no product here has many rows
   int rows = 0;
-  int raw_cols = 0;        // sums of a product that cannot stand where its outputs go, numbers a row
-  size_t raw_numbers = 0;  // of all rows
-  int general = 0;         // the largest input that is no output of a gated_up or project
-  int attended = 0;        // outputs of an attention
-  int inner = 0;           // outputs of a gated_up or project
-  bool int8 = false, nf4 = false;
-  bool beyond_batches = true;  // room for products of more rows than those of a batch
-  size_t scratch_numbers = 0;  // nf4
+  int raw_cols = 0;                    // sums of a product that cannot stand where its outputs go, numbers a row
+  size_t raw_numbers = 0;              // of all rows
+  int general = 0;                     // the largest input that is no output of a gated_up or project
+  int attended = 0;                    // outputs of an attention
+  int inner = 0;                       // outputs of a gated_up or project
+  bool int8 = false, expands = false;  // expands: nf4 or bf16
+  bool beyond_batches = true;          // room for products of more rows than those of a batch
+  size_t scratch_numbers = 0;          // where it expands
 };
 // Of a step's products, were they called with max_rows on a device with a second-level cache of cache_bytes. tensor:
 // whether it has products that finish their sums in registers.
@@ -50,7 +50,7 @@ struct WideWorkspace {
   int rows = 0;
   void* raw = nullptr;  // [raw_numbers] float or int32
   size_t raw_numbers = 0;
-  uint16_t* scratch = nullptr;  // [scratch_numbers] nf4
+  uint16_t* scratch = nullptr;  // [scratch_numbers] weights as fp16
   size_t scratch_numbers = 0;
   int32_t* arrived = nullptr;  // [counters] zero between calls
   int counters = 0;
@@ -120,7 +120,7 @@ class WideProducts {
   };
 
   bool fits(const Product& product) const;
-  bool has_scratch(int k) const;  // for rows of NF4
+  bool has_scratch(int k) const;  // for rows of NF4 or bf16
   bool fits_batch(const Product& product) const;
   // By our own kernels, from rows that are ready; false, and nothing done, where there is no room.
   bool multiply_batch(const Product& product, Slot& slot);

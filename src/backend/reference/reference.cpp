@@ -36,6 +36,7 @@ class ReferenceBackend final : public Backend {
 
  private:
   Matrix keep(const HostF16& m, Role role) { return F16Matrix{m.n, m.k, read_all<f16>(m, role)}; }
+  Matrix keep(const HostBf16& m, Role role) { return Bf16Matrix{m.n, m.k, read_all<bf16>(m, role)}; }
   Matrix keep(const HostF32& m, Role role) { return F32Matrix{m.n, m.k, read_all<float>(m, role)}; }
   Matrix keep(const HostInt8& m, Role role) {
     return Int8Matrix{m.n, m.k, copy(codes_use(role), m.codes), copy(Use::scales, m.absmax)};

@@ -63,6 +63,7 @@ struct Product {
     }
   }
   void operator()(const F16Matrix& m) const { dense(m.n, m.k, m.w); }
+  void operator()(const Bf16Matrix& m) const { dense(m.n, m.k, m.w); }
   void operator()(const F32Matrix& m) const { dense(m.n, m.k, m.w); }
 
   void operator()(const Int8Matrix& m) const {
@@ -167,10 +168,15 @@ std::vector<int32_t> ids_that_stay(std::span<const float> logits, const Sampling
 }  // namespace
 
 void ReferenceOps::embed(const Embed& op) {
-  for (int r = 0; r < op.rows.count; ++r) {
-    const f16* row = op.table->w + static_cast<size_t>(op.rows.token[r]) * op.table->k;
-    for (int i = 0; i < op.table->k; ++i) op.x.f32(r)[i] = to_float(row[i]) * op.scale;
-  }
+  const int d = cols_of(*op.table);
+  const auto embed = [&](const auto* table) {
+    for (int r = 0; r < op.rows.count; ++r) {
+      const auto* row = table + static_cast<size_t>(op.rows.token[r]) * d;
+      for (int i = 0; i < d; ++i) op.x.f32(r)[i] = to_float(row[i]) * op.scale;
+    }
+  };
+  if (const auto* half = std::get_if<F16Matrix>(op.table)) return embed(half->w);
+  embed(std::get<Bf16Matrix>(*op.table).w);
 }
 
 void ReferenceOps::qkv(const Qkv& op) {

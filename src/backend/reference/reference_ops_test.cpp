@@ -32,7 +32,7 @@ struct OneRow {
 
 TEST(ReferenceEmbed, ScalesTheRowOfTheToken) {
   const Half table{1, 2, 3, 4};
-  const F16Matrix m{2, 2, table};
+  const Matrix m = F16Matrix{2, 2, table};
   std::vector<float> x(2);
   OneRow row;
   row.token[0] = 1;

@@ -20,6 +20,7 @@ constexpr int kMostNormed = 4096, kMostInput = 16384;
 int row_bytes(WeightFormat format, int k) {
   switch (format) {
     case WeightFormat::f32: return 4 * k;
+    case WeightFormat::bf16:
     case WeightFormat::f16: return 2 * k;
     case WeightFormat::int8: return k;
     case WeightFormat::nf4: break;
@@ -88,7 +89,7 @@ class Builder {
 
   void operator()(const Embed& o) {
     inputs_[o.x.data] = {
-        .source = Source::table, .table = reinterpret_cast<const uint16_t*>(o.table->w), .scale = o.scale};
+        .source = Source::table, .table = static_cast<const uint16_t*>(view(*o.table).w), .scale = o.scale};
     plan.args.token = o.rows.token;
     plan.args.position = o.rows.position;
     plan.args.sequence = o.rows.sequence;
@@ -330,7 +331,9 @@ Builder build(const Tape& tape, int multiprocessors, Tagged* exchange) {
 }
 
 struct Obstacle {
-  std::string operator()(const Embed& o) const { return rows(o.rows.count); }
+  std::string operator()(const Embed& o) const {
+    return std::holds_alternative<Bf16Matrix>(*o.table) ? "bf16 weights" : rows(o.rows.count);
+  }
   std::string operator()(const Qkv& o) const {
     if (!can_place_qkv(view(o.kv), view(o.rope))) return "heads whose rotated dimensions are not whole tiles";
     return product({o.wq, o.wk, o.wv}, o.norm, kUnitRows);
@@ -357,6 +360,7 @@ struct Obstacle {
       const Weight w = view(linear->weight);
       if (w.format != first.format) return "matrices of one op in different formats";
       if (w.format == WeightFormat::f32 && !may_be_f32) return "fp32 weights";
+      if (w.format == WeightFormat::bf16) return "bf16 weights";
       const auto* nf4 = std::get_if<Nf4Matrix>(&linear->weight);
       if (nf4 && !nf4->double_quantized) return "NF4 without double quantisation";
       if (w.n % unit_rows != 0) return fmt::format("products of {} outputs", w.n);

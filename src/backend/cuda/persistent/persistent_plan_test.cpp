@@ -18,7 +18,7 @@ constexpr int kProcessors = 132;
 struct Decoder {
   static constexpr int kWidth = 512, kHeads = 8, kKvHeads = 2, kHeadDim = 64, kInner = 1024, kVocab = 4096;
   Linear wq, wk, wv, wo, gate, up, down, head;
-  F16Matrix table{kVocab, kWidth};
+  Matrix table = F16Matrix{kVocab, kWidth};
   Norm norm;
   Rope rope{.dims = kHeadDim};
   float x[4], q[4], a[4], h[4], logits[4];  // addresses alone count
