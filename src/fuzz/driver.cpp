@@ -26,6 +26,8 @@ void check(bool holds, const char* claim) {
   std::abort();
 }
 
+size_t drawn(std::string_view input, size_t n) { return std::hash<std::string_view>()(input) % n; }
+
 void mutate_bytes(std::string* text, Random& random) {
   constexpr size_t kRoom = 32;
   const size_t size = text->size();
