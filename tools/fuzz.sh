@@ -64,12 +64,12 @@ qb_build fuzz --target "${targets[@]/#/fuzz_}"
 share() {
   local goal=40000000 a_second inputs
   case "$1" in
-    tokenizer) goal=4000000 a_second=3000 ;;
+    tokenizer) goal=4000000 a_second=2000 ;;
     image) goal=4000000 a_second=25000 ;;
-    safetensors) a_second=8000 ;;
-    json) a_second=9000 ;;
-    records) a_second=4500 ;;
-    import) a_second=5000 ;;
+    safetensors) a_second=7500 ;;
+    json) a_second=8000 ;;
+    records) a_second=3000 ;;
+    import) a_second=4500 ;;
   esac
   read -r inputs _ <<< "$(counted "$1")"
   echo $((goal > inputs ? (goal - inputs) / a_second + 1 : 1))

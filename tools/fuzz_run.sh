@@ -71,14 +71,14 @@ flags_of() {
 # job TARGET NUMBER SECONDS: behind a finding it goes on. Into its folder: log, what new code was reached when
 # (edges: time, place), and how many inputs the present run has seen.
 job() {
-  local target="$1" number="$2" end=$((EPOCHSECONDS + $3)) folder="$work/jobs/$1.$2" left restarts=0 line stamp=0
+  local target="$1" number="$2" end=$((EPOCHSECONDS + $3)) folder="$work/jobs/$1.$2" left restarts=0 line stamp=0 counted
   mkdir -p "$folder/corpus"
   : > "$folder/edges"
   echo $EPOCHSECONDS > "$folder/began"
   # Every other one changes inputs less, so that more of them are taken.
   local depth=$((number % 2 == 0 ? 5 : 2))
-  while left=$((end - EPOCHSECONDS)); [ $left -ge 1 ] && [ $restarts -lt $most_restarts ]; do
-    restarts=$((restarts + 1))
+  while left=$((end - EPOCHSECONDS)); [ $left -ge 1 ] && [ $restarts -lt $most_restarts ] && [ ! -e "$work/ending" ]; do
+    restarts=$((restarts + 1)) counted=0
     # shellcheck disable=SC2046
     while IFS= read -r line; do
       case "$line" in
@@ -90,12 +90,18 @@ job() {
             printf '%s\n' "${line%%[^#0-9]*}" > "$folder/running"
           fi
           ;;
-        *) printf '%s\n' "$line" >> "$folder/log" ;;
+        *)
+          [[ $line != stat::number_of_executed_units:* ]] || counted=1
+          printf '%s\n' "$line" >> "$folder/log"
+          ;;
       esac
     done < <(echo $BASHPID > "$folder/pid"
              exec timeout -k 2 $((left + 3)) "${fixed[@]}" "$work/programs/fuzz_$target" $(flags_of "$target" "$number") \
                -max_total_time=$left -seed=$(((EPOCHSECONDS * 1021 + number * 7 + restarts) & 0x7fffffff)) -mutate_depth=$depth \
                -print_final_stats=1 -print_funcs=0 -print_pcs=1 "$folder/corpus" "$work/seeds/$target" 2>&1)
+    # Ended from outside: so many at least.
+    [ $counted -eq 1 ] || [ ! -s "$folder/running" ] ||
+      printf 'stat::number_of_executed_units: %s\n' "$(tr -d '#' < "$folder/running")" >> "$folder/log"
     rm -f "$folder/running" "$folder/pid"
   done
   echo $EPOCHSECONDS > "$folder/ended"
@@ -192,6 +198,7 @@ declare -A told=()
 
 end_all() {  # timeout and what it runs are a group of their own
   local pid
+  touch "$work/ending"
   for pid in $(cat "$work/jobs"/*/pid 2> /dev/null); do kill "$1" -- "-$pid" 2> /dev/null; done
   for pid in $(jobs -p); do kill "$1" "$pid" 2> /dev/null; done
 }
@@ -256,7 +263,10 @@ while [ -n "$(jobs -pr)" ]; do
   # Who has not ended by then is ended: what it wrote is there.
   [ $((EPOCHSECONDS - began)) -lt $((span + 5)) ] || break
 done
-end_all -KILL
+if [ -n "$(jobs -pr)" ]; then
+  end_all -KILL
+  sleep 1
+fi
 tell
 save result 1
 rm -f "$out/partial.tar.gz"
