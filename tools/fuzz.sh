@@ -41,6 +41,7 @@ folder="$QB_ROOT/build/fuzz" kept="$QB_ROOT/testdata/fuzz"
 counts="$kept/counts.json"
 packed_bytes=5120      # of each target's archive
 longest_kept_bytes=4096 # of an input in it
+most_inputs=4000        # of a target in build/fuzz/corpus before they are merged
 
 compiler=""
 for candidate in clang++-14 clang++; do
@@ -63,12 +64,12 @@ qb_build fuzz --target "${targets[@]/#/fuzz_}"
 share() {
   local goal=40000000 a_second inputs
   case "$1" in
-    tokenizer) goal=4000000 a_second=1500 ;;
-    image) goal=4000000 a_second=20000 ;;
-    safetensors) a_second=5000 ;;
-    json) a_second=6000 ;;
-    records) a_second=1300 ;;
-    import) a_second=1900 ;;
+    tokenizer) goal=4000000 a_second=2000 ;;
+    image) goal=4000000 a_second=25000 ;;
+    safetensors) a_second=7500 ;;
+    json) a_second=8000 ;;
+    records) a_second=3000 ;;
+    import) a_second=4500 ;;
   esac
   read -r inputs _ <<< "$(counted "$1")"
   echo $((goal > inputs ? (goal - inputs) / a_second + 1 : 1))
@@ -140,6 +141,7 @@ take() {
   for target in "${all[@]}"; do
     mkdir -p "$folder/corpus/$target"
     [ ! -d "$scratch/corpus/$target" ] || find "$scratch/corpus/$target" -type f -exec cp -t "$folder/corpus/$target" {} +
+    [ "$(find "$folder/corpus/$target" -type f | wc -l)" -le $most_inputs ] || merge "$target" || true
   done
   for finding in "$scratch/findings"/*; do
     name="${finding##*/}"
@@ -165,9 +167,9 @@ take() {
   rm -rf "$scratch"
 }
 
-# The smallest inputs that together reach all code of the corpus: as many of them, small ones first, as an archive may have.
-pack() {
-  local scratch count low=0 high file
+# Leaves the smallest inputs that together reach all code of the corpus, so that the next run begins sooner.
+merge() {
+  local scratch
   scratch="$(mktemp -d "$folder/merge.XXXXXX")"
   mkdir "$scratch/all"
   if ! "$folder/src/fuzz/fuzz_$1" -merge=1 -timeout=10 -rss_limit_mb=2560 -max_len=16384 "$scratch/all" "$folder/corpus/$1" \
@@ -175,14 +177,21 @@ pack() {
     echo "$1: its corpus could not be merged; $scratch/log"
     return 1
   fi
-  # What merging left out goes, so that the next run begins sooner.
   rm -rf "$folder/corpus/$1"
-  cp -r "$scratch/all" "$folder/corpus/$1"
-  (cd "$scratch/all" && find . -type f -size -$((longest_kept_bytes + 1))c -printf '%s %f\n' | sort -n | cut -d' ' -f2) > "$scratch/names"
+  mv "$scratch/all" "$folder/corpus/$1"
+  rm -rf "$scratch"
+}
+
+# As many inputs of the merged corpus, small ones first, as an archive may have.
+pack() {
+  local scratch count low=0 high file
+  merge "$1"
+  scratch="$(mktemp -d "$folder/pack.XXXXXX")"
+  (cd "$folder/corpus/$1" && find . -type f -size -$((longest_kept_bytes + 1))c -printf '%s %f\n' | sort -n | cut -d' ' -f2) > "$scratch/names"
   high="$(wc -l < "$scratch/names")"
   count=$high
   while :; do  # the most that fit
-    head -n "$count" "$scratch/names" | tar -C "$scratch/all" -cf "$scratch/tar" --sort=name --mtime=@0 --owner=0 --group=0 \
+    head -n "$count" "$scratch/names" | tar -C "$folder/corpus/$1" -cf "$scratch/tar" --sort=name --mtime=@0 --owner=0 --group=0 \
       --numeric-owner --mode=644 -T -
     xz -9e -k -c "$scratch/tar" > "$scratch/packed"
     if [ "$(stat -c %s "$scratch/packed")" -le $packed_bytes ]; then

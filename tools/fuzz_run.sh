@@ -3,11 +3,11 @@
 # own seed and corpus. Needs nothing but bash, coreutils, findutils, awk, tar and gzip: the folder may be carried elsewhere.
 #
 #   run.sh SECONDS JOBS OUT [TARGET…]
-#     SECONDS: in all, an eighth of it (a minute at most) for merging what was found
+#     SECONDS: in all, a tenth of it (20 seconds at most) for packing what was found
 #     JOBS: processes at once; targets that are further from what is to be reached get more of them
-#     OUT: a folder for summary.txt and result.tar.gz (counts, inputs that reach new code, findings, logs); every minute
-#       there is partial.tar.gz, in case that it is killed
-# Status 1 if something was found.
+#     OUT: a folder for summary.txt and result.tar.gz (counts, inputs that reach new code, findings, logs); after half a
+#       minute and every minute then there is partial.tar.gz, with all but the inputs, in case that it is killed
+# Status 1 if something was found. A finding is printed as soon as it is there, as base64 if it is not long.
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 if [ $# -lt 3 ]; then
@@ -22,10 +22,20 @@ read -ra targets <<< "${*:-$(cut -d' ' -f1 "$here/shares" | tr '\n' ' ')}"
 
 most_bytes=$((15 << 20))  # of an archive
 most_restarts=50
-reserve=$((seconds / 8 < 60 ? seconds / 8 : 60))
+most_inputs_bytes=$((48 << 20))  # in an archive, unpacked
+longest_printed=4096
+most_printed=5  # findings of a target
+reserve=$((seconds / 10 < 20 ? seconds / 10 : 20))
 began=$EPOCHSECONDS
 work="$(mktemp -d)"
-mkdir "$work/findings"
+mkdir "$work/findings" "$work/jobs"
+# Inputs in memory, where there is much of it: a file each is slow elsewhere.
+shared=""
+if [ -w /dev/shm ] && [ "$(df -Pk /dev/shm | awk 'NR == 2 {print $4}')" -gt $((4 << 20)) ]; then
+  shared="$(mktemp -d /dev/shm/fuzz.XXXXXX)"
+  rmdir "$work/jobs"
+  ln -s "$shared" "$work/jobs"
+fi
 if [ -e "$here/packed.tar.gz" ]; then
   tar -xzf "$here/packed.tar.gz" -C "$work"
 else
@@ -33,7 +43,7 @@ else
 fi
 [ ! -e "$work/programs/lib" ] || export LD_LIBRARY_PATH="$work/programs/lib"
 # Where memory was taken is asked for when a finding is looked at, with the same input.
-export ASAN_OPTIONS="symbolize=0:malloc_context_size=0:quarantine_size_mb=4:thread_local_quarantine_size_kb=64" UBSAN_OPTIONS="symbolize=0:print_stacktrace=1"
+export ASAN_OPTIONS="symbolize=0:malloc_context_size=0:max_malloc_fill_size=0:quarantine_size_mb=1:thread_local_quarantine_size_kb=256" UBSAN_OPTIONS="symbolize=0:print_stacktrace=1"
 
 # A kernel that spreads addresses wider than clang 14 knows ends some of its programs as they begin, and where processes
 # may not be traced leaks cannot be looked for: then they are not, and that is said.
@@ -44,27 +54,31 @@ if "${fixed[@]}" "$work/programs/fuzz_${targets[0]}" -runs=1 2>&1 | grep -q 'Lea
   echo "leaks are not looked for: LeakSanitizer does not work on this machine" | tee "$work/leaks"
 fi
 
-# What every run of a target has. A longer input is slow and finds nothing that shorter ones do not.
+# What every run of a target has: how long inputs get, for most processes and for each fourth, which has the seeds whole.
+# Longer ones are slow and find nothing that these do not. Choosing inputs by entropy would take most of the time once
+# there are some thousand of them.
 flags_of() {
-  local longest=8192
+  local most=1536 fourth=8192
   case "$1" in
-    image | import) longest=4096 ;;
-    tokenizer | records) longest=16384 ;;
+    image) most=4096 ;;
+    tokenizer) most=6144 fourth=16384 ;;
+    records) fourth=16384 ;;
   esac
-  echo "-max_len=$longest -timeout=20 -rss_limit_mb=2560 -artifact_prefix=$work/findings/$1-"
+  [ $(($2 % 4)) -ne 0 ] || most=$fourth
+  echo "-max_len=$most -entropic=0 -timeout=20 -rss_limit_mb=2560 -artifact_prefix=$work/findings/$1-"
 }
 
 # job TARGET NUMBER SECONDS: behind a finding it goes on. Into its folder: log, what new code was reached when
 # (edges: time, place), and how many inputs the present run has seen.
 job() {
-  local target="$1" number="$2" end=$((EPOCHSECONDS + $3)) folder="$work/jobs/$1.$2" left restarts=0 line stamp=0
+  local target="$1" number="$2" end=$((EPOCHSECONDS + $3)) folder="$work/jobs/$1.$2" left restarts=0 line stamp=0 counted
   mkdir -p "$folder/corpus"
   : > "$folder/edges"
   echo $EPOCHSECONDS > "$folder/began"
   # Every other one changes inputs less, so that more of them are taken.
   local depth=$((number % 2 == 0 ? 5 : 2))
-  while left=$((end - EPOCHSECONDS)); [ $left -ge 1 ] && [ $restarts -lt $most_restarts ]; do
-    restarts=$((restarts + 1))
+  while left=$((end - EPOCHSECONDS)); [ $left -ge 1 ] && [ $restarts -lt $most_restarts ] && [ ! -e "$work/ending" ]; do
+    restarts=$((restarts + 1)) counted=0
     # shellcheck disable=SC2046
     while IFS= read -r line; do
       case "$line" in
@@ -76,12 +90,18 @@ job() {
             printf '%s\n' "${line%%[^#0-9]*}" > "$folder/running"
           fi
           ;;
-        *) printf '%s\n' "$line" >> "$folder/log" ;;
+        *)
+          [[ $line != stat::number_of_executed_units:* ]] || counted=1
+          printf '%s\n' "$line" >> "$folder/log"
+          ;;
       esac
     done < <(echo $BASHPID > "$folder/pid"
-             exec timeout -k 5 $((left + 40)) "${fixed[@]}" "$work/programs/fuzz_$target" $(flags_of "$target") \
+             exec timeout -k 2 $((left + 3)) "${fixed[@]}" "$work/programs/fuzz_$target" $(flags_of "$target" "$number") \
                -max_total_time=$left -seed=$(((EPOCHSECONDS * 1021 + number * 7 + restarts) & 0x7fffffff)) -mutate_depth=$depth \
-               -entropic_feature_frequency_threshold=16 -entropic_number_of_rarest_features=32 -print_final_stats=1 -print_funcs=0 -print_pcs=1 "$folder/corpus" "$work/seeds/$target" 2>&1)
+               -print_final_stats=1 -print_funcs=0 -print_pcs=1 "$folder/corpus" "$work/seeds/$target" 2>&1)
+    # Ended from outside: so many at least.
+    [ $counted -eq 1 ] || [ ! -s "$folder/running" ] ||
+      printf 'stat::number_of_executed_units: %s\n' "$(tr -d '#' < "$folder/running")" >> "$folder/log"
     rm -f "$folder/running" "$folder/pid"
   done
   echo $EPOCHSECONDS > "$folder/ended"
@@ -126,78 +146,69 @@ summary() {
   done < "$work/result/counts"
 }
 
-# save NAME FOLDER: counts, findings, logs and the inputs in FOLDER (one folder a target) as an archive, the large inputs
-# left out if it gets too large.
+# save NAME WITH_INPUTS: counts, findings, logs and, if WITH_INPUTS is 1, the new inputs of the processes as an archive.
+# Nothing is run for it, so that it is done in seconds: --add merges them. If there are too many, the largest stay out.
 save() {
-  local longest=1048576
+  local most=$most_inputs_bytes target folder
   rm -rf "$work/result"
-  mkdir -p "$work/result/corpus" "$work/result/logs"
+  mkdir -p "$work/result/logs"
   for target in "${targets[@]}"; do counts_of "$target"; done > "$work/result/counts"
   { summary; cat "$work/leaks" 2> /dev/null; } > "$out/summary.txt"
   cp -r "$work/findings" "$work/result/"
   for folder in "$work/jobs"/*; do
     [ ! -s "$folder/log" ] || tail -c 20000 "$folder/log" > "$work/result/logs/${folder##*/}"
   done
-  while [ $longest -ge 64 ]; do
-    for target in "${targets[@]}"; do
-      rm -rf "$work/result/corpus/$target"
-      mkdir -p "$work/result/corpus/$target"
-      [ ! -d "$2/$target" ] || find "$2/$target" -type f -size -"$longest"c -exec cp -t "$work/result/corpus/$target" {} +
+  while :; do
+    : > "$work/inputs"
+    [ "$2" -ne 1 ] || for target in "${targets[@]}"; do
+      { find "$work/seeds/$target/" -type f -printf '0 %f\n'
+        find "$work/jobs/" -path "$work/jobs/$target.*/corpus/*" -type f -printf '%s %f %P\n' | sort -n; } |
+        awk -v most=$((most / ${#targets[@]})) '!seen[$2]++ && NF > 2 && (sum += $1 + 512) <= most {print $3}' >> "$work/inputs"
     done
-    tar -C "$work/result" -czf "$work/$1.tar.gz" .
-    [ "$(stat -c %s "$work/$1.tar.gz")" -gt $most_bytes ] || break
-    longest=$((longest > 16384 ? 16384 : longest / 2))
+    (cd "$work/jobs" && tar -cf "$work/$1.tar" --transform 's,^\([a-z]*\)\.[0-9]*/corpus/,corpus/\1/,' -T "$work/inputs")
+    tar -C "$work/result" -rf "$work/$1.tar" counts findings logs
+    gzip -f -3 "$work/$1.tar"
+    [ "$(stat -c %s "$work/$1.tar.gz")" -gt $most_bytes ] && [ "$most" -gt $((1 << 20)) ] || break
+    most=$((most / 2))
   done
   mv "$work/$1.tar.gz" "$out/$1.tar.gz"
 }
 
-# The new inputs of the processes, as they are.
-gather() {
-  local folder target
-  rm -rf "$work/gathered"
-  for target in "${targets[@]}"; do
-    mkdir -p "$work/gathered/$target"
-    for folder in "$work/jobs/$target".*; do
-      [ -d "$folder/corpus" ] || continue
-      if [ -e "$folder/merged" ]; then folder="$folder/smallest"; else folder="$folder/corpus"; fi
-      find "$folder" -type f -exec cp -t "$work/gathered/$target" {} +
-    done
-    find "$work/seeds/$target" -type f -printf '%f\n' | (cd "$work/gathered/$target" && xargs -r rm -f)
-  done
-}
-
-# merge TARGET INTO FROM…: INTO gets what reaches more than the inputs to begin with do. Done if there is INTO/../merged.
-merge() {
-  local target="$1" into="$2"
-  shift 2
-  rm -rf "$into"
-  mkdir -p "$into"
-  find "$work/seeds/$target" -type f -exec cp -t "$into" {} +
-  # shellcheck disable=SC2046
-  timeout -k 2 $((began + seconds - EPOCHSECONDS > 1 ? began + seconds - EPOCHSECONDS : 1)) "${fixed[@]}" "$work/programs/fuzz_$target" -merge=1 $(flags_of "$target") \
-    "$into" "$@" > "$into.log" 2>&1 && touch "${into%/*}/merged"
-}
-
-# parallel MOST: runs each line of its input, as many at once.
-parallel() {
-  local line running=0
-  while IFS= read -r line; do
-    if [ $running -ge "$1" ]; then
-      wait -n || true
-      running=$((running - 1))
+# Prints the findings that it has not printed yet.
+tell() {
+  local finding name target
+  local -a lines=()
+  for finding in "$work/findings"/*; do
+    name="${finding##*/}" target="${finding##*/}" target="${target%%-*}"
+    case "$name" in *-slow-unit-* | '*') continue ;; esac
+    [ -z "${told[$name]:-}" ] || continue
+    told[$name]=1
+    echo "FOUND: $name, $(stat -c %s "$finding") bytes"
+    told[$target]=$((${told[$target]:-0} + 1))
+    [ "${told[$target]}" -le $most_printed ] || continue
+    mapfile -t lines < <(grep -h -m 3 -E 'ERROR: |does not hold|runtime error' "$work/jobs/$target".*/log 2> /dev/null | tail -n 3)
+    [ ${#lines[@]} -eq 0 ] || printf '  %s\n' "${lines[@]}"
+    gzip -9nc "$finding" > "$work/printed"
+    if [ "$(stat -c %s "$work/printed")" -le $longest_printed ]; then
+      echo "  gzip as base64: $(base64 -w 0 "$work/printed")"
     fi
-    $line &
-    running=$((running + 1))
   done
-  wait
+}
+declare -A told=()
+
+end_all() {  # timeout and what it runs are a group of their own
+  local pid
+  touch "$work/ending"
+  for pid in $(cat "$work/jobs"/*/pid 2> /dev/null); do kill "$1" -- "-$pid" 2> /dev/null; done
+  for pid in $(jobs -p); do kill "$1" "$pid" 2> /dev/null; done
 }
 
 finish() {
   trap '' TERM INT
-  for pid in $(jobs -p) $(cat "$work/jobs"/*/pid 2> /dev/null); do kill "$pid" 2> /dev/null; done
-  gather
-  save result "$work/gathered"
-  rm -rf "$out/partial.tar.gz" "$work"
+  end_all -TERM
+  tell
+  save result 1
+  rm -rf "$out/partial.tar.gz" "$work" "$shared"
   cat "$out/summary.txt"
   exit 130
 }
@@ -239,43 +250,30 @@ slot() {
 }
 
 plan > "$work/plan"
-mkdir "$work/jobs"
 slots="$(cut -d' ' -f1 "$work/plan" | sort -nu)"
 for number in $slots; do slot "$number" & done
-saved=$EPOCHSECONDS
+saved=$((EPOCHSECONDS - 30))
 while [ -n "$(jobs -pr)" ]; do
   sleep 1
+  tell
   if [ $((EPOCHSECONDS - saved)) -ge 60 ]; then
     saved=$EPOCHSECONDS
-    gather
-    save partial "$work/gathered"
+    save partial 0
   fi
-  [ $((EPOCHSECONDS - began)) -lt $((span + 60)) ] || break
+  # Who has not ended by then is ended: what it wrote is there.
+  [ $((EPOCHSECONDS - began)) -lt $((span + 5)) ] || break
 done
-
-# Each process's inputs first, then those of a target together: what is not done in time stays as it is.
-for folder in "$work/jobs"/*; do
-  target="${folder##*/}"
-  echo "merge ${target%.*} $folder/smallest $folder/corpus"
-done > "$work/merges"
-parallel "$jobs" < "$work/merges"
-gather
-for target in "${targets[@]}"; do echo "merge $target $work/all/$target/smallest $work/gathered/$target"; done > "$work/merges"
-parallel "$jobs" < "$work/merges"
-for target in "${targets[@]}"; do
-  [ -e "$work/all/$target/merged" ] || continue
-  rm -rf "$work/gathered/$target"
-  mv "$work/all/$target/smallest" "$work/gathered/$target"
-  find "$work/seeds/$target" -type f -printf '%f\n' | (cd "$work/gathered/$target" && xargs -r rm -f)
-done
-save result "$work/gathered"
+if [ -n "$(jobs -pr)" ]; then
+  end_all -KILL
+  sleep 1
+fi
+tell
+save result 1
 rm -f "$out/partial.tar.gz"
 cat "$out/summary.txt"
 found=0
-for finding in "$work/result/findings"/*; do
-  case "$finding" in *-slow-unit-* | *'*') continue ;; esac
-  found=1
-  echo "FOUND: ${finding##*/} (in result.tar.gz)"
+for finding in "$work/findings"/*; do
+  case "$finding" in *-slow-unit-* | *'*') ;; *) found=1 ;; esac
 done
-rm -rf "$work"
+rm -rf "$work" "$shared"
 exit $found

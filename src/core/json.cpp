@@ -1,6 +1,6 @@
 #include "core/json.h"
 
-#include <set>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -12,39 +12,32 @@ namespace {
 
 using nlohmann::json;
 
-// Passes events on to nlohmann's DOM builder after checking what it does not: depth and duplicate keys.
-class StrictBuilder : public nlohmann::detail::json_sax_dom_parser<json> {
-  using Base = nlohmann::detail::json_sax_dom_parser<json>;
-
+// Builds the document from nlohmann's events and checks what it does not: depth and duplicate keys.
+class StrictBuilder {
  public:
-  StrictBuilder(json& result, const std::string& where, int max_depth)
-      : Base(result, false), where_(where), max_depth_(max_depth) {}
+  StrictBuilder(json& root, const std::string& where, int max_depth)
+      : root_(root), where_(where), max_depth_(static_cast<size_t>(max_depth)) {}
 
-  bool start_object(std::size_t count) {
-    enter();
-    keys_.emplace_back();
-    return Base::start_object(count);
-  }
+  bool null() { return put(nullptr); }
+  bool boolean(bool value) { return put(value); }
+  bool number_integer(json::number_integer_t value) { return put(value); }
+  bool number_unsigned(json::number_unsigned_t value) { return put(value); }
+  bool number_float(json::number_float_t value, const std::string&) { return put(value); }
+  bool string(std::string& value) { return put(std::move(value)); }
+  bool binary(json::binary_t& value) { return put(std::move(value)); }
+  bool start_object(std::size_t) { return open(json::value_t::object); }
+  bool start_array(std::size_t) { return open(json::value_t::array); }
   bool key(std::string& name) {
-    if (!keys_.back().insert(name).second) {
+    const auto [member, is_new] = open_.back()->get_ref<json::object_t&>().emplace(std::move(name), nullptr);
+    if (!is_new) {
       fail(ErrorKind::bad_model, "{}: the key \"{}\" appears twice in one object; the file is damaged or hostile",
-           where_, name);
+           where_, member->first);
     }
-    return Base::key(name);
+    member_ = &member->second;
+    return true;
   }
-  bool end_object() {
-    keys_.pop_back();
-    --depth_;
-    return Base::end_object();
-  }
-  bool start_array(std::size_t count) {
-    enter();
-    return Base::start_array(count);
-  }
-  bool end_array() {
-    --depth_;
-    return Base::end_array();
-  }
+  bool end_object() { return close(); }
+  bool end_array() { return close(); }
   bool parse_error(std::size_t position, const std::string& last_token, const nlohmann::detail::exception& cause) {
     std::string reason = cause.what();
     if (const size_t at = reason.find("] "); at != std::string::npos) reason = reason.substr(at + 2);
@@ -53,14 +46,36 @@ class StrictBuilder : public nlohmann::detail::json_sax_dom_parser<json> {
   }
 
  private:
-  void enter() {
-    if (++depth_ > max_depth_) {
+  template <typename Value>
+  bool put(Value&& value) {
+    place() = json(std::forward<Value>(value));
+    return true;
+  }
+  // Of the next value. It stays where it is while it is open, since nothing is put beside it before that.
+  json& place() {
+    if (open_.empty()) return root_;
+    if (open_.back()->is_object()) return *member_;
+    return open_.back()->get_ref<json::array_t&>().emplace_back(nullptr);
+  }
+  bool open(json::value_t type) {
+    if (open_.size() >= max_depth_) {
       fail(ErrorKind::bad_model, "{}: JSON nested deeper than {} levels; such a file is refused", where_, max_depth_);
     }
+    json& container = place();
+    container = json(type);
+    open_.push_back(&container);
+    return true;
   }
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
+
+  json& root_;
   const std::string& where_;
-  int max_depth_, depth_ = 0;
-  std::vector<std::set<std::string>> keys_;
+  size_t max_depth_;
+  std::vector<json*> open_;  // from the outermost
+  json* member_ = nullptr;   // whose key was read last
 };
 
 }  // namespace

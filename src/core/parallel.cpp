@@ -146,7 +146,8 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   int cores = 1;
-  const std::vector<int> cpus = cpus_by_core(&cores);
+  // One thread alone is not pinned, and need not ask the system which CPUs there are.
+  const std::vector<int> cpus = threads == 1 ? std::vector<int>() : cpus_by_core(&cores);
   if (threads <= 0) threads = cores;
   state_->pins = os::environment("QUANTBENCH_PIN_THREADS") != "0";
   const auto pin = [this, &cpus](pthread_t thread, int index) {

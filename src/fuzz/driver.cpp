@@ -26,6 +26,8 @@ void check(bool holds, const char* claim) {
   std::abort();
 }
 
+size_t drawn(std::string_view input, size_t n) { return std::hash<std::string_view>()(input) % n; }
+
 void mutate_bytes(std::string* text, Random& random) {
   constexpr size_t kRoom = 32;
   const size_t size = text->size();
@@ -61,7 +63,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned seed) {
   fuzz::Random random(seed);
-  if (random.one_in(6)) return LLVMFuzzerMutate(data, size, max_size);
+  if (random.one_in(16)) return LLVMFuzzerMutate(data, size, max_size);
   std::string changed(reinterpret_cast<const char*>(data), size);
   for (size_t n = 1 + random.below(3); n > 0; --n) fuzz::mutate(&changed, {}, random);
   return fuzz::keep(changed, data, size, max_size);

@@ -41,6 +41,9 @@ void mutate(std::string* input, std::string_view other, Random& random);
 
 // Ends the program where a claim about an accepted input does not hold, as a fault that libFuzzer reports.
 void check(bool holds, const char* claim);
+// A number below n that depends on the whole input alone: what takes much longer than reading an input is done to one
+// in so many, and to the same ones whenever that input is tried again.
+size_t drawn(std::string_view input, size_t n);
 // Any bytes changed at random, as libFuzzer does it.
 void mutate_bytes(std::string* text, Random& random);
 

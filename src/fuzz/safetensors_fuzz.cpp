@@ -27,7 +27,7 @@ constexpr const char* kNames[] = {"",
                                   "model.safetensors",
                                   "model-00001-of-00002.safetensors",
                                   "model-00002-of-00002.safetensors"};
-constexpr int64_t kMostElements = 1 << 16;  // of a tensor that is read
+constexpr int64_t kMostElements = 1 << 12;  // of a tensor that is read
 
 struct Part {
   char section = kSingle;

@@ -62,6 +62,7 @@ std::vector<Candidate> found_files(std::span<const std::string> files_or_folders
     else
       all.push_back({path, true});
   }
+  if (all.size() == 1) return all;
   std::set<std::string> seen;
   for (Candidate& c : all) {
     if (seen.insert(os::real_path(c.path)).second) once.push_back(std::move(c));
@@ -316,7 +317,6 @@ std::vector<std::string> for_each_record(std::span<const std::string> files_or_f
                                          const Prepare& prepare, const std::string& sweep) {
   Supply supply(files_or_folders, sweep);
   std::vector<std::string> problems;
-  const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads);
   std::optional<ThreadPool> pool;
   for (;;) {
     std::vector<Candidate> some;
@@ -327,7 +327,10 @@ std::vector<std::string> for_each_record(std::span<const std::string> files_or_f
     }
     if (some.empty()) return problems;
     // A first batch that is not full is all there is: one file starts no threads.
-    if (!pool) pool.emplace(static_cast<int>(std::min<size_t>(threads, some.size())));
+    if (!pool) {
+      const size_t threads = some.size() == 1 ? 1 : std::clamp(std::thread::hardware_concurrency(), 1U, kMostThreads);
+      pool.emplace(static_cast<int>(std::min(threads, some.size())));
+    }
     std::vector<Parsed> parsed(some.size());
     pool->for_chunks(parsed.size(), 1, [&](size_t begin, size_t end, int) {
       for (size_t i = begin; i < end; ++i) parsed[i] = Parser(some[i], spans, prepare).parse();

@@ -5,6 +5,7 @@
 
 #include "text/json_fields.h"
 #include "text/refusal.h"
+#include "text/regex.h"
 #include "text/token_id.h"
 #include "text/white_space.h"
 
@@ -43,7 +44,6 @@ AddedTokens::AddedTokens(const nlohmann::json& list, const Normalizer& normalize
       refuse_damaged("{}: duplicate id {} for \"{}\": \"{}\" at [{}] has it too", here, token.id, token.content,
                      tokens_[other->second].content, other->second);
     }
-    if (token.single_word && !word_) word_.emplace(kWord, where);
     tokens_.push_back(std::move(token));
   }
   // Of tokens that the normalizer makes equal the first one counts, special ones before others.
@@ -65,7 +65,10 @@ AddedTokens::AddedTokens(const nlohmann::json& list, const Normalizer& normalize
   for (const bool normalized : {false, true}) pieces_[normalized] = ByteTrie(std::move(entries[normalized]));
 }
 
-bool AddedTokens::is_word(std::string_view text, size_t at) const { return word_->match_at(text, at).has_value(); }
+bool AddedTokens::is_word(std::string_view text, size_t at) {
+  static const Regex word(kWord, "a token that is a single word");  // takes long to compile, and few tokens need it
+  return word.match_at(text, at).has_value();
+}
 
 std::vector<AddedTokens::Segment> AddedTokens::cut(const ByteTrie& trie, std::string_view text) const {
   std::vector<Segment> out;

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,7 +11,6 @@
 
 #include "text/byte_trie.h"
 #include "text/normalizer.h"
-#include "text/regex.h"
 
 namespace quantbench {
 
@@ -46,11 +44,10 @@ class AddedTokens {
 
  private:
   std::vector<Segment> cut(const ByteTrie& trie, std::string_view text) const;
-  bool is_word(std::string_view text, size_t at) const;
+  static bool is_word(std::string_view text, size_t at);
 
   std::vector<AddedToken> tokens_;
   std::array<ByteTrie, 2> pieces_;  // by `normalized`, to positions in tokens_
-  std::optional<Regex> word_;       // where a token is a single word: it takes long to compile
 };
 
 }  // namespace quantbench
