@@ -94,15 +94,7 @@ if [ $full -eq 1 ]; then
     skipped=$((skipped + 1))
     notes+="skipped: build with g++-11: it is not installed"$'\n'
   fi
-  for preset in asan tsan; do
-    if qb_try "Configuring ($preset)" qb_in_root cmake --preset $preset "${QB_LAUNCHER[@]}" &&
-       qb_try "Building ($preset)" cmake --build "$QB_ROOT/build/$preset"; then
-      run_tests $preset "$@"
-    else
-      failed=$((failed + 1))
-      notes+="failed: build with sanitizers ($preset)"$'\n'
-    fi
-  done
+  check "Unit tests under sanitizers (tools/sanitize.sh)" "$QB_ROOT/tools/sanitize.sh"
 fi
 
 echo

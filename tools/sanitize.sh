@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Runs the unit tests under the sanitizers of addresses and undefined behaviour (preset asan) and of threads (tsan): one test
+# program after another, the next being built meanwhile. Status 1 if a test fails or something is reported.
+#
+#   tools/sanitize.sh [--seconds N] [PRESET[:PROGRAM,…]…]      e.g. asan  tsan:core_test,bench_test  (default: all of both)
+#     --seconds: shared out to the PRESETs that are left; what has not ended by then is ended, and said
+#
+# A test that a program is to be run without under a sanitizer says so itself. Kernels for GPUs are looked at by tools/gpu_check.sh.
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+# What reads files of others first; ops_test and app_test take longest.
+all=(core_test text_test checkpoint_test quant_test image_test hub_test import_test model_test report_test bench_test
+  backend_test backend_cpu_test engine_test app_test ops_test)
+seconds="" presets=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --seconds) seconds="$2"; shift ;;
+    asan | tsan | asan:* | tsan:*) presets+=("$1") ;;
+    *) echo "no flag or preset '$1'; expected --seconds N, asan or tsan" >&2; exit 64 ;;
+  esac
+  shift
+done
+[ ${#presets[@]} -gt 0 ] || presets=(asan tsan)
+
+qb_begin sanitize
+export QUANTBENCH_PIN_THREADS=0 ASAN_OPTIONS="${ASAN_OPTIONS:-detect_stack_use_after_return=1}"
+export TSAN_OPTIONS="${TSAN_OPTIONS:-suppressions=$QB_ROOT/tools/tsan.supp}"
+result=0 begun=$SECONDS number=0
+
+# left END: seconds until then, at least one.
+left() { local s=$(($1 - SECONDS)); echo $((s > 0 ? s : 1)); }
+
+# run_preset PRESET[:PROGRAM,…] END
+run_preset() {
+  local preset="${1%%:*}" end="$2" folder program status output count late=() suites=("${all[@]}")
+  [ "$1" = "$preset" ] || IFS=, read -r -a suites <<< "${1#*:}"
+  folder="$QB_ROOT/build/$preset"
+  qb_configure "$preset"
+  rm -rf "$folder/built"
+  mkdir -p "$folder/built"
+  (
+    for program in "${suites[@]}"; do
+      status=0
+      timeout "$(left "$end")" cmake --build "$folder" --target "$program" > "$folder/built/log" 2>&1 || status=$?
+      cp "$folder/built/log" "$folder/built/$program.log"
+      echo $status > "$folder/built/status"
+      mv "$folder/built/status" "$folder/built/$program"
+      [ $status -ne 124 ] || break
+    done
+  ) &
+  for program in "${suites[@]}"; do
+    while [ ! -e "$folder/built/$program" ] && [ $SECONDS -lt "$end" ]; do sleep 0.5; done
+    status="$(cat "$folder/built/$program" 2> /dev/null || echo 124)"
+    if [ "$status" -eq 124 ]; then late+=("$program"); continue; fi
+    if [ "$status" -ne 0 ]; then
+      qb_say "$preset: $program could not be built:"
+      tail -n 30 "$folder/built/$program.log"
+      result=1
+      continue
+    fi
+    output="$folder/built/$program.txt" status=0 count=$SECONDS
+    timeout "$(left "$end")" "$(find "$folder/src" -name "$program" -type f -perm -u+x)" --gtest_brief=1 > "$output" 2>&1 || status=$?
+    cat "$output" >> "$QB_LOG"
+    count="$(sed -n 's/^\[  \(PASSED\|SKIPPED\) *\] \([0-9]*\) tests*\(, listed below:\|\.\)*$/\2 \1,/p' "$output" | tr 'A-Z\n' 'a-z ') in $((SECONDS - count)) s"
+    if [ $status -eq 124 ]; then
+      late+=("$program")
+    elif [ $status -ne 0 ]; then
+      qb_say "$preset: $program FAILED (status $status): $count"
+      grep -v '^Running main\|Skipped$' "$output" | tail -n 60
+      result=1
+    else
+      qb_say "$preset: $program: $count"
+    fi
+  done
+  wait
+  [ ${#late[@]} -eq 0 ] || qb_say "$preset: no time for: ${late[*]}"
+}
+
+end=$((seconds ? begun + seconds : begun + 1000000))
+for preset in "${presets[@]}"; do
+  run_preset "$preset" $((SECONDS + (end - SECONDS) / (${#presets[@]} - number)))
+  number=$((number + 1))
+done
+[ $result -ne 0 ] || qb_say "sanitizers: nothing found"
+exit $result
