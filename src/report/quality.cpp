@@ -27,13 +27,7 @@ std::string change(const std::optional<Estimate>& e) {
   return fmt::format("{:+.2f} %", 100 * (e->value - 1)) + half_width(*e, 100, 2);
 }
 
-// From fp16's 1e-6 to 4bit's 0.1: four digits of whichever it is.
-std::string nats(double value) { return fmt::format("{:.4g}", value); }
-std::string divergence(const std::optional<Estimate>& e) {
-  if (!e) return kNothing;
-  if (!e->low || !e->high) return nats(e->value);
-  return fmt::format("{} ± {:.2g}", nats(e->value), (*e->high - *e->low) / 2);
-}
+std::string divergence(const std::optional<Estimate>& e) { return e ? format_divergence(*e) : kNothing; }
 
 std::string share(const std::optional<Estimate>& e) {
   if (!e) return kNothing;
@@ -61,7 +55,7 @@ Grid grid(std::span<const RecordView> views) {
     }
     g.add({one_line(v.shown_model()), v.precision, perplexity(q.perplexity),
            v.precision == "fp16" ? kNothing : change(q.perplexity_ratio), divergence(q.kl_mean),
-           q.kl_p99 ? nats(*q.kl_p99) : kNothing, share(q.same_top),
+           q.kl_p99 ? format_divergence({*q.kl_p99, {}, {}}) : kNothing, share(q.same_top),
            q.reference.empty() ? kNothing : one_line(q.reference.substr(0, q.reference.find(' '))), text_of(q)});
   }
   return g;
@@ -73,6 +67,11 @@ bool has_quality(std::span<const RecordView> views) {
 
 }  // namespace
 
+// From fp16's 1e-6 to 4bit's 0.1: four digits of whichever it is.
+std::string format_divergence(const Estimate& e) {
+  if (!e.low || !e.high) return fmt::format("{:.4g}", e.value);
+  return fmt::format("{:.4g} ± {:.2g}", e.value, (*e.high - *e.low) / 2);
+}
 std::string quality_text(std::span<const RecordView> views) { return has_quality(views) ? grid(views).text() : ""; }
 std::string quality_markdown(std::span<const RecordView> views) {
   return has_quality(views) ? grid(views).markdown() : "";

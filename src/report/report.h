@@ -17,6 +17,7 @@ std::string table_markdown(std::span<const RecordView> views);
 // How good each precision of a model is, where that was measured; else empty.
 std::string quality_text(std::span<const RecordView> views);
 std::string quality_markdown(std::span<const RecordView> views);
+std::string format_divergence(const Estimate& e);  // in nats: "0.1182 ± 0.007"
 // Why cells are flagged, invalid or failed; empty if none is.
 std::vector<std::string> notes(std::span<const RecordView> views);
 // What decoding and resizing a cell's picture took, each by itself, a line a cell that had one.
@@ -28,9 +29,9 @@ std::vector<std::string> memory_notes(std::span<const RecordView> views);
 std::string responses_text(std::span<const RecordView> views);
 std::string responses_markdown(std::span<const RecordView> views);
 
-// Fastest, smallest, and which precision beats another in everything, for each model and test with more than one
-// precision; halves of an A/A run are left to noise_floor(). Claims are those of bench/comparison.h, adjusted over all
-// of them; else "undecided", or "the same".
+// Fastest, smallest, most exact, and which precision beats another in everything, for each model and test with more
+// than one precision; halves of an A/A run are left to noise_floor(). Claims are those of bench/comparison.h, adjusted
+// over all of them; else "undecided", or "the same".
 std::vector<std::string> verdict(std::span<const RecordView> views);
 
 // Of more cells verdicts are left out: nobody reads so many, and what is compared grows with them.

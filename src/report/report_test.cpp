@@ -242,19 +242,42 @@ TEST(Table, SaysWhichWeightsAreRandom) {
 
 TEST(Verdict, NamesFastestSmallestAndWhoBeatsWhom) {
   const auto lines = verdict(three());
-  ASSERT_THAT(lines, SizeIs(4));
+  ASSERT_THAT(lines, SizeIs(5));
   EXPECT_THAT(lines[1], HasSubstr("fastest: 4bit (2.45 × fp16 [2.4"));
   EXPECT_THAT(lines[2], HasSubstr("smallest: 4bit (peak memory: fp16 2.50 GiB"));
-  EXPECT_THAT(lines[3], HasSubstr("4bit beats fp16 in everything measured"));
-  EXPECT_THAT(lines[3], HasSubstr("int8 beats fp16 in everything measured"));
-  EXPECT_THAT(lines[3], HasSubstr("not quality"));
+  EXPECT_THAT(lines[4], HasSubstr("4bit beats fp16 in everything measured"));
+  EXPECT_THAT(lines[4], HasSubstr("int8 beats fp16 in everything measured"));
+  EXPECT_THAT(lines[4], HasSubstr("not quality"));
+}
+
+TEST(Verdict, MostExactIsWhoseDivergenceIsSurelyLeast) {
+  auto views = three();
+  EXPECT_EQ(verdict(views)[3], "  most exact: undecided: quality was not measured (run --quality)");
+  const auto judge = [&](size_t i, double divergence, double half) {
+    views[i].quality = QualityView{.text_name = "a text", .tokens = 9, .reference = "fp16 of this run"};
+    views[i].quality->kl_mean = Estimate{divergence, divergence - half, divergence + half};
+  };
+  judge(1, 0.002, 0.0005);
+  EXPECT_EQ(verdict(views)[3], "  most exact: undecided: quality was not measured of fp16, 4bit");
+  views[0].quality = QualityView{.text_name = "a text", .tokens = 9};
+  judge(2, 0.1, 0.02);
+  EXPECT_EQ(
+      verdict(views)[3],
+      "  most exact: fp16, by which the others are judged; then int8 (mean divergence from fp16 in nats: int8 0.002 ± "
+      "0.0005, 4bit 0.1 ± 0.02)");
+  judge(2, 0.003, 0.0006);
+  EXPECT_THAT(verdict(views)[3], HasSubstr("then undecided between int8 and 4bit (mean"));
+  EXPECT_THAT(verdict(std::span(views).first(2))[3], HasSubstr("most exact: fp16, by which int8 is judged (mean"));
+  EXPECT_THAT(verdict(std::span(views).last(2))[3], HasSubstr("most exact: undecided between int8 and 4bit (mean"));
+  views[2].quality->tokens = 8;
+  EXPECT_THAT(verdict(views)[3], HasSubstr("undecided: compared with different references or on different texts"));
 }
 
 TEST(Verdict, Bf16IsABaselineAndWinsNothing) {
   auto views = three();
   views.insert(views.begin(), view("bf16", 1000, 1, 0.5));
   const auto lines = verdict(views);
-  ASSERT_THAT(lines, SizeIs(4));
+  ASSERT_THAT(lines, SizeIs(5));
   EXPECT_THAT(lines[0], HasSubstr("(bf16 is a baseline, not ranked):"));
   EXPECT_THAT(lines[1], HasSubstr("fastest: 4bit (2.45 × fp16 [2.4"));
   for (size_t i = 1; i < lines.size(); ++i) EXPECT_THAT(lines[i], Not(HasSubstr("bf16")));
@@ -268,7 +291,7 @@ TEST(Verdict, WhatNoiseMayMakeIsUndecided) {
   views[1] = view("int8", 34, 2, 1.5);
   const auto lines = verdict(views);
   EXPECT_THAT(lines[1], HasSubstr("fastest: undecided between 4bit and int8: too close for their noise (4bit is "));
-  EXPECT_THAT(lines[3], AllOf(Not(HasSubstr("4bit beats int8")), HasSubstr("4bit beats fp16")));
+  EXPECT_THAT(lines[4], AllOf(Not(HasSubstr("4bit beats int8")), HasSubstr("4bit beats fp16")));
 }
 
 TEST(Verdict, ADifferenceBelowTheThresholdIsNoneHoweverSureItIs) {
@@ -278,7 +301,7 @@ TEST(Verdict, ADifferenceBelowTheThresholdIsNoneHoweverSureItIs) {
   const auto lines = verdict(views);
   EXPECT_THAT(lines[1], HasSubstr("fastest: 4bit and int8, the same within 2 % (4bit is 2.45 × fp16"));
   EXPECT_THAT(lines[1], HasSubstr("1.01 × int8 [1.01, 1.01]"));
-  EXPECT_THAT(lines[3], Not(HasSubstr("4bit beats int8")));
+  EXPECT_THAT(lines[4], Not(HasSubstr("4bit beats int8")));
 }
 
 TEST(Verdict, ClaimsLessOfManyCellsThanOfFew) {
@@ -345,9 +368,9 @@ TEST(Verdict, ComparesOnOneDeviceAlone) {
   for (RecordView& v : others) v.device = "Some CPU";
   views.insert(views.end(), others.begin(), others.end());
   const auto lines = verdict(views);
-  ASSERT_THAT(lines, SizeIs(8));
+  ASSERT_THAT(lines, SizeIs(10));
   EXPECT_EQ(lines[0], "org/model, p8+n64, Some GPU:");
-  EXPECT_EQ(lines[4], "org/model, p8+n64, Some CPU:");
+  EXPECT_EQ(lines[5], "org/model, p8+n64, Some CPU:");
 }
 
 TEST(Verdict, OfThousandsOfCellsIsLeftOut) {

@@ -131,6 +131,52 @@ std::string smallest(const Group& group) {
   return fmt::format("smallest: {} (peak memory: {})", best->precision, others);
 }
 
+// By the mean divergence from one reference on one text. The cell that is the reference (fp16) has none from itself.
+std::string most_exact(const Group& group) {
+  std::vector<const RecordView*> judges, judged;
+  std::string unmeasured, figures;
+  for (const RecordView& v : group.cells) {
+    if (!v.quality || !v.quality->error.empty()) {
+      unmeasured += fmt::format("{}{}", unmeasured.empty() ? "" : ", ", v.precision);
+    } else if (v.quality->kl_mean) {
+      judged.push_back(&v);
+      figures +=
+          fmt::format("{}{} {}", figures.empty() ? "" : ", ", v.precision, format_divergence(*v.quality->kl_mean));
+    } else {
+      judges.push_back(&v);
+    }
+  }
+  if (judges.empty() && judged.empty()) return "most exact: undecided: quality was not measured (run --quality)";
+  if (!unmeasured.empty()) return fmt::format("most exact: undecided: quality was not measured of {}", unmeasured);
+  if (judged.empty()) return "most exact: undecided: nothing was compared with a reference";
+  const QualityView& first = *judged.front()->quality;
+  for (const RecordView* v : judged) {
+    const QualityView& q = *v->quality;
+    if (q.reference != first.reference || q.text_name != first.text_name || q.tokens != first.tokens) {
+      return "most exact: undecided: compared with different references or on different texts";
+    }
+  }
+  std::sort(judged.begin(), judged.end(), [](const RecordView* a, const RecordView* b) {
+    return a->quality->kl_mean->value < b->quality->kl_mean->value;
+  });
+  const Estimate& least = *judged.front()->quality->kl_mean;
+  const auto differs = [&](const RecordView* v) {
+    const Estimate& e = *v->quality->kl_mean;
+    return least.high && e.low && *e.low > *least.high;
+  };
+  std::vector<const RecordView*> level;  // that cannot be told from the best
+  for (const RecordView* v : judged) {
+    if (v == judged.front() || !differs(v)) level.push_back(v);
+  }
+  const std::string best = level.size() > 1 ? "undecided between " + listed(level) : level.front()->precision;
+  const std::string by = judges.empty() ? best
+                         : judged.size() == 1
+                             ? fmt::format("{}, by which {} is judged", listed(judges), best)
+                             : fmt::format("{}, by which the others are judged; then {}", listed(judges), best);
+  return fmt::format("most exact: {} (mean divergence from {} in nats: {})", by,
+                     one_line(first.reference.substr(0, first.reference.find(' '))), figures);
+}
+
 bool beats_in_everything(const RecordView& a, const RecordView& b, const Comparisons& comparisons) {
   for (const std::string_view metric : speed_metrics(a)) {
     if (!comparisons.is_faster(a, b, metric)) return false;
@@ -260,6 +306,7 @@ std::vector<std::string> verdict(std::span<const RecordView> views) {
     lines.push_back(group.title + ":");
     lines.push_back("  " + fastest(group, comparisons));
     lines.push_back("  " + smallest(group));
+    lines.push_back("  " + most_exact(group));
     lines.push_back("  " + domination(group, comparisons));
   }
   return lines;
