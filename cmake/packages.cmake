@@ -8,7 +8,9 @@ set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # cpack takes what is there and build
 set(qb_doc share/doc/quantbench)
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${qb_doc} RENAME copyright)
 install(FILES ${PROJECT_SOURCE_DIR}/THIRD_PARTY.md ${PROJECT_SOURCE_DIR}/README.md DESTINATION ${qb_doc})
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs DESTINATION ${qb_doc} FILES_MATCHING PATTERN "*.md" PATTERN "*.json")
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs DESTINATION ${qb_doc} FILES_MATCHING PATTERN "*.md" PATTERN "*.json" PATTERN "*.csv")
+install(PROGRAMS ${PROJECT_SOURCE_DIR}/tools/run_transformers.py ${PROJECT_SOURCE_DIR}/tools/transformers_records.py
+        DESTINATION ${qb_doc}/tools)
 set(qb_in_program nlohmann-json3-dev libcli11-dev)
 if(QB_D3 AND QB_D3_LICENCE)
   list(APPEND qb_in_program libjs-d3)

@@ -22,6 +22,7 @@ def scaled(metric, factor):
 
 
 def varied(record, number, kinds, factor):
+    record.pop("content_sha256", None)
     cell, device = record["cell"], number // kinds // MODELS % DEVICES
     cell["model"]["name"] = f"org/model-{number // kinds % MODELS}"
     record["devices"][0]["name"] = record["environment"]["cpu"] = f"device {device}"

@@ -401,6 +401,7 @@ class Sweep {
                        {"rows", plan_.rows},
                        {"resumed", resume_},
                        {"blocks_of", with}};
+    seal(&record);
     if (database_ && records_[row]) replaced_.push_back(sha256_of(*records_[row]));
     records_[row] = record;
     to_write_.emplace_back(row, std::move(record));

@@ -1,6 +1,7 @@
 #include "bench/comparison.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <thread>
 
@@ -29,6 +30,12 @@ Difference difference_of(const Ratio& speed, double adjusted_p, double threshold
 namespace {
 constexpr size_t kPairsForThreads = 50;  // below, there is nothing to be gained
 constexpr unsigned kMostThreads = 8;
+
+uint64_t bits_of(std::span<const double> samples) {
+  uint64_t bits = samples.size();
+  for (const double x : samples) bits = derived_seed(bits, std::bit_cast<uint64_t>(x));
+  return bits;
+}
 }  // namespace
 
 std::vector<Comparison> compare(std::span<const SamplePair> pairs, uint64_t seed, double threshold) {
@@ -45,8 +52,9 @@ std::vector<Comparison> compare(std::span<const SamplePair> pairs, uint64_t seed
     for (size_t c = begin; c < end; ++c) {
       const size_t i = compared[c];
       const auto& [base, other, better] = pairs[i];
-      // A seed a pair: two pairs must not be lucky together.
-      const uint64_t own = derived_seed(seed, i);
+      // A seed a pair, which does not depend on what else is compared: two pairs must not be lucky together, and a pair
+      // must have the same interval in every report.
+      const uint64_t own = derived_seed(seed, bits_of(base) ^ 3 * bits_of(other));
       comparisons[i].speed = better == Better::higher ? bootstrap_median_ratio(other, base, own)
                                                       : bootstrap_median_ratio(base, other, own);
     }

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cstring>
 #include <tuple>
 
 #include "bench/cell_data.h"
 #include "bench/explain_record.h"
+#include "bench/identity.h"
 #include "bench/quality_record.h"
 #include "bench/whole_number.h"
 #include "core/os.h"
@@ -55,6 +57,52 @@ class Writer {
   std::string& out_;
   nlohmann::detail::serializer<Record> values_;
 };
+
+template <typename T>
+void add_bytes(T value, std::string* out) {
+  std::array<char, sizeof value> bytes;
+  std::memcpy(bytes.data(), &value, sizeof value);
+  out->append(bytes.data(), bytes.size());
+}
+void add_text(const std::string& text, std::string* out) {
+  add_bytes(uint64_t{text.size()}, out);
+  *out += text;
+}
+
+void add_content(const Record& j, std::string* out) {
+  using enum nlohmann::detail::value_t;
+  switch (j.type()) {
+    case object:
+      *out += '{';
+      for (const auto& [key, member] : j.get_ref<const Record::object_t&>()) {
+        if (key == "spans" || key == "step_ns" || key == "content_sha256") continue;
+        add_text(key, out);
+        add_content(member, out);
+      }
+      *out += '}';
+      return;
+    case array:
+      *out += '[';
+      add_bytes(uint64_t{j.size()}, out);
+      for (const Record& item : j) add_content(item, out);
+      return;
+    case string:
+      *out += '"';
+      add_text(j.get_ref<const std::string&>(), out);
+      return;
+    case boolean: *out += j.get<bool>() ? 't' : 'f'; return;
+    case number_integer:
+    case number_unsigned:
+      *out += 'i';
+      add_bytes(j.get<int64_t>(), out);
+      return;
+    case number_float:
+      *out += 'd';
+      add_bytes(j.get<double>(), out);
+      return;
+    default: *out += 'n';
+  }
+}
 
 Unit unit_from(const std::string& name) {
   for (Unit unit : {Unit::nanoseconds, Unit::bytes, Unit::per_second, Unit::joules}) {
@@ -132,6 +180,17 @@ std::string to_text(const Record& record) {
   std::string text;
   Writer(&text).write(record, 0);
   return text + "\n";
+}
+
+std::string content_sha256(const Record& record) {
+  std::string bytes;
+  add_content(record, &bytes);
+  return sha256_hex(bytes);
+}
+
+void seal(Record* record) {
+  // Read again: invalid UTF-8 was replaced, and what is no number became null.
+  (*record)["content_sha256"] = content_sha256(Record::parse(to_text(*record)));
 }
 
 std::string shown_name(const std::string& model, bool random_weights) {

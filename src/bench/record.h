@@ -28,6 +28,11 @@ constexpr int kRecordVersion = 1;
 
 // Objects one key a line, arrays that hold no object on one line: records can be read and compared line by line.
 std::string to_text(const Record& record);
+// 64 hex digits over all names and values of a record as it was read, in their order, but for the times of single steps
+// ("spans", "step_ns") and "content_sha256" itself, which says what it was when the record was made.
+std::string content_sha256(const Record& record);
+// Adds "content_sha256" as the text of the record will be read.
+void seal(Record* record);
 
 // A model as people read it: never without the word that its text means nothing.
 std::string shown_name(const std::string& model, bool random_weights);
@@ -77,7 +82,9 @@ struct RecordView {
   std::optional<ExplainView> explain;  // of cells with decode steps; older records have none
   const Summary* find(std::string_view metric) const;
   std::string shown_model() const { return shown_name(model, random_weights); }
-  std::string shown_precision() const { return with_half(precision, half); }
+  // What most checkpoints are stored in, measured to be compared with. Of other programs it is what they say it is.
+  bool is_baseline() const { return precision == "bf16" && imported_from.empty(); }
+  std::string shown_precision() const { return with_half(is_baseline() ? "bf16 (baseline)" : precision, half); }
 };
 RecordView view_of(const Record& record);
 

@@ -91,7 +91,8 @@ TEST(Import, LlamaBenchSaysTheSameInEveryFormat) {
     EXPECT_EQ(view_of(records[1]).precision, "q4_0");
   }
   EXPECT_EQ(view_of(json[1]).find("tokens_per_second")->runs, 3);
-  const Summary* mean = view_of(csv[1]).find("tokens_per_second");
+  const RecordView from_csv = view_of(csv[1]);
+  const Summary* mean = from_csv.find("tokens_per_second");
   EXPECT_EQ(mean->runs, 0) << "a figure without samples";
   EXPECT_EQ(mean->median, 49.875850);
   EXPECT_EQ(csv[1]["imported"]["figures"]["tokens_per_second"]["stddev"], 0.398471);
@@ -234,7 +235,7 @@ TEST(Import, SaysFileLineExpectedAndFound) {
               HasSubstr("line 2: expected a number from 0 to 1e+18 as the latency, found 'fast'"));
   EXPECT_THAT(refusal(five + "fp16,nan,1,1,\n"), HasSubstr("found 'nan'"));
   EXPECT_THAT(refusal(five + "fp16,-1,1,1,\n"), HasSubstr("found '-1'"));
-  EXPECT_THAT(refusal(five + "fp8,1,1,1,\n"), HasSubstr("expected a precision: fp16, int8 or 4bit, found 'fp8'"));
+  EXPECT_THAT(refusal(five + "fp8,1,1,1,\n"), HasSubstr("expected a precision: fp16, bf16, int8 or 4bit, found 'fp8'"));
   EXPECT_THAT(refusal("| model | test | t/s |\n| - | - | - |\n| llama 1B F16 | xx64 | 1 ± 1 |\n"),
               HasSubstr("line 3: expected a test as pp512"));
   EXPECT_THAT(refusal("| model | test | t/s |\n| - | - | - |\n| llama 1B F16 | tg64 | 1 |\n"),

@@ -13,13 +13,14 @@ constexpr double kGiB = 1024.0 * 1024 * 1024;  // its GB
 
 std::string long_name(const std::string& precision) {
   if (precision == "fp16") return "FP16 (transformers)";
+  if (precision == "bf16") return "BF16 (transformers)";
   if (precision == "int8") return "LLM.int8 (bitsandbytes)";
   return "NF4 (bitsandbytes)";
 }
 
 ImportedRow begin_row(const Where& where, const char* format, const std::string& precision) {
-  if (precision != "fp16" && precision != "int8" && precision != "4bit")
-    where.refuse("a precision: fp16, int8 or 4bit", fmt::format("'{}'", precision));
+  if (precision != "fp16" && precision != "bf16" && precision != "int8" && precision != "4bit")
+    where.refuse("a precision: fp16, bf16, int8 or 4bit", fmt::format("'{}'", precision));
   ImportedRow row{.line = where.line, .tool = "InferenceQuantization", .format = format, .engine = "transformers"};
   row.precision = precision;
   row.precision_long = long_name(precision);

@@ -93,7 +93,8 @@ TEST(T5, BucketsBeginWhereTransformersHasThem) {
 TEST(T5, KeepsWoInFp32InEveryPrecision) {
   for (const Precision precision : {Precision::fp16, Precision::int8, Precision::nf4}) {
     int kept = 0;
-    for (const WeightSlot& slot : make_model(published_config("google/flan-t5-base"), precision)->weights()) {
+    const auto model = make_model(published_config("google/flan-t5-base"), precision);
+    for (const WeightSlot& slot : model->weights()) {
       const auto* const matrix = std::get_if<Matrix*>(&slot.target);
       if (!matrix || !slot.name.ends_with("DenseReluDense.wo.weight")) continue;
       EXPECT_EQ(format_of(**matrix), Format::f32) << slot.name;

@@ -15,7 +15,7 @@ std::string_view name_of(Precision precision) {
 std::string_view long_name_of(Precision precision, std::optional<bool> nf4_double_quantized) {
   switch (precision) {
     case Precision::fp16: return "FP16";
-    case Precision::bf16: return "BF16 (baseline)";
+    case Precision::bf16: return "BF16";
     case Precision::int8: return "LLM.int8 (threshold 6.0)";
     case Precision::nf4:
       if (!nf4_double_quantized) return "NF4";

@@ -17,7 +17,7 @@ namespace quantbench {
 // bf16 is a baseline beside fp16: what most checkpoints are stored in. It is measured only where it is asked for.
 enum class Precision : uint8_t { fp16, int8, nf4, bf16 };
 std::string_view name_of(Precision precision);  // as on the command line: "fp16", "int8", "4bit", "bf16"
-// "FP16", "BF16 (baseline)", "LLM.int8 (threshold 6.0)", "NF4, double quantisation", "NF4, plain fp32 absmax"; "NF4"
+// "FP16", "BF16", "LLM.int8 (threshold 6.0)", "NF4, double quantisation", "NF4, plain fp32 absmax"; "NF4"
 // where it is not known which of these two.
 std::string_view long_name_of(Precision precision, std::optional<bool> nf4_double_quantized);
 

@@ -47,13 +47,20 @@ struct Field {
   std::string (*of)(const ComparedCell&);
 };
 
+// Other programs have names of their own for what is not quantised.
+std::string format_of(const ComparedCell& c) {
+  const RecordView& v = c.view;
+  if (v.imported_from.empty()) return v.precision_long;
+  return v.precision == "fp16" ? "FP16" : v.precision == "bf16" ? "BF16" : v.precision_long;
+}
+
 // What every record says.
 constexpr Field kCellFields[] = {
     {"model", [](const ComparedCell& c) { return last_part(c.view.model); }},
     {"weights", [](const ComparedCell& c) { return std::string(c.view.random_weights ? "random" : "checkpoint"); }},
     {"outlier channels", [](const ComparedCell& c) { return std::to_string(c.view.outlier_channels); }},
     {"precision", [](const ComparedCell& c) { return c.view.precision; }},
-    {"format", [](const ComparedCell& c) { return c.view.precision_long; }},
+    {"format", format_of},
     {"kind", [](const ComparedCell& c) { return c.view.kind; }},
     {"prompt tokens", [](const ComparedCell& c) { return std::to_string(c.view.prompt_tokens); }},
     {"new tokens", [](const ComparedCell& c) { return std::to_string(c.view.new_tokens); }},
@@ -111,25 +118,28 @@ std::string paths_of(std::span<const ComparedCell> cells, const std::vector<size
 void pair_nearest(std::span<const ComparedCell> a, std::span<const ComparedCell> b, CellMatches* m) {
   constexpr size_t kNear = 2, kMostLooks = 1 << 20;
   if (m->only_a.size() * m->only_b.size() > kMostLooks) return;
-  std::vector<size_t> left;
-  for (const size_t i : m->only_a) {
-    std::optional<size_t> nearest;
-    std::vector<FieldDifference> fewest(kNear + 1);
-    for (const size_t j : m->only_b) {
-      std::vector<FieldDifference> differences = identity_differences(a[i], b[j]);
-      if (differences.size() >= fewest.size()) continue;
-      if (!differences.empty() && differences.front().field == "model") continue;  // another model was hardly meant
-      fewest = std::move(differences);
-      nearest = j;
+  for (const bool of_any_precision : {false, true}) {
+    std::vector<size_t> left;
+    for (const size_t i : m->only_a) {
+      std::optional<size_t> nearest;
+      std::vector<FieldDifference> fewest(kNear + 1);
+      for (const size_t j : m->only_b) {
+        if (!of_any_precision && a[i].view.precision != b[j].view.precision) continue;
+        std::vector<FieldDifference> differences = identity_differences(a[i], b[j]);
+        if (differences.size() >= fewest.size()) continue;
+        if (!differences.empty() && differences.front().field == "model") continue;  // another model was hardly meant
+        fewest = std::move(differences);
+        nearest = j;
+      }
+      if (!nearest) {
+        left.push_back(i);
+        continue;
+      }
+      m->refused.push_back({a[i].label(), "the other side has no such cell; nearest is one with " + to_text(fewest)});
+      drop(&m->only_b, *nearest);
     }
-    if (!nearest) {
-      left.push_back(i);
-      continue;
-    }
-    m->refused.push_back({a[i].label(), "the other side has no such cell; nearest is one with " + to_text(fewest)});
-    drop(&m->only_b, *nearest);
+    m->only_a = left;
   }
-  m->only_a = left;
 }
 
 }  // namespace

@@ -354,8 +354,12 @@ std::string scatter(const Drawing& drawing, Quality quality, bool lower_is_bette
     return speed(*a)->median >= speed(*b)->median && (lower_is_better ? difference <= 0 : difference >= 0);
   };
   std::vector<const ChartCell*> front;
+  const auto beats = [&](const ChartCell* a, const ChartCell* b) {
+    return !a->view.is_baseline() && as_good(a, b) && !as_good(b, a);
+  };
   for (const ChartCell* c : cells) {
-    if (std::none_of(cells.begin(), cells.end(), [&](const ChartCell* o) { return as_good(o, c) && !as_good(c, o); }))
+    if (!c->view.is_baseline() &&
+        std::none_of(cells.begin(), cells.end(), [&](const ChartCell* other) { return beats(other, c); }))
       front.push_back(c);
   }
   std::sort(front.begin(), front.end(),

@@ -304,7 +304,7 @@ void Database::add(std::span<const Record> records, const std::string& sweep, st
     const Record nothing;
     const auto part = [&](const char* key) -> const Record& { return record.contains(key) ? record[key] : nothing; };
     const Record& cell = record.at("cell");
-    const std::string precision = v.shown_precision(), stamp(name_of(v.stamp.kind));
+    const std::string precision = with_half(v.precision, v.half), stamp(name_of(v.stamp.kind));
     insert.bind(1, hash);
     insert.bind(2, now);
     insert.bind(3, sweep);

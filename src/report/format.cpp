@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 
 namespace quantbench {
@@ -88,7 +89,10 @@ std::string Grid::markdown() const {
       std::string escaped;
       for (char c : cell) {
         if (c == '|') escaped += '\\';
-        escaped += c == '\n' ? ' ' : c;
+        if (c == '<')
+          escaped += "&lt;";
+        else
+          escaped += c == '\n' ? ' ' : c;
       }
       out += " " + escaped + " |";
     }
@@ -130,12 +134,18 @@ std::string csv_line(const std::vector<std::string>& cells) {
   std::string line;
   for (size_t i = 0; i < cells.size(); ++i) {
     if (i > 0) line += ',';
-    if (cells[i].find_first_of(",\"\r\n") == std::string::npos) {
-      line += cells[i];
+    // Spreadsheets compute what begins like a formula: a name of a stranger's must not. Numbers may begin with a sign.
+    std::string cell = printable(cells[i]);
+    const bool signed_number = cell.size() > 1 && std::string_view("+-").find(cell[0]) != std::string_view::npos &&
+                               (std::isdigit(static_cast<unsigned char>(cell[1])) != 0 || cell[1] == '.');
+    if (!cell.empty() && std::string_view("=+-@").find(cell[0]) != std::string_view::npos && !signed_number)
+      cell = "'" + cell;
+    if (cell.find_first_of(",\"\r\n") == std::string::npos) {
+      line += cell;
       continue;
     }
     line += '"';
-    for (const char c : cells[i]) line += c == '"' ? std::string("\"\"") : std::string(1, c);
+    for (const char c : cell) line += c == '"' ? std::string("\"\"") : std::string(1, c);
     line += '"';
   }
   return line + '\n';

@@ -125,6 +125,8 @@ std::string metric_problem(const Summary& s, const Record& part) {
   if (info != infos.end() && unit != name_of(info->unit))
     return fmt::format("metric {} is in '{}', expected '{}'", s.name, unit, name_of(info->unit));
   if (!std::isfinite(s.median)) return fmt::format("metric {} is not a finite number", s.name);
+  // What is left of the host's time beside the device's may be less than nothing by the resolution of two clocks.
+  if (s.median < 0 && s.name != "host_overhead") return fmt::format("metric {} is negative; was it edited?", s.name);
   // A percentile of the steps of all runs together: its samples are those of each run, its interval is resampled.
   if (s.name.starts_with("inter_token_pooled_")) return "";
   if ((s.low && *s.low > s.median) || (s.high && *s.high < s.median))
@@ -198,6 +200,16 @@ void check_parts(const Record& record) {
   }
 }
 
+std::string quality_problem(const QualityView& q) {
+  for (const std::optional<Estimate>& e : {q.perplexity, q.perplexity_ratio, q.kl_mean, q.same_top}) {
+    if (e && e->low && e->high && !(*e->low <= e->value && e->value <= *e->high))
+      return fmt::format("quality: {} lies outside its interval; was it edited?", e->value);
+  }
+  if (q.perplexity && q.perplexity->value < 1)
+    return fmt::format("quality: a perplexity of {}, which none can have; was it edited?", q.perplexity->value);
+  return "";
+}
+
 std::string problem_of(const Record& record, RecordView* view) {
   if (!is_of_ours(record)) return "no record of quantbench (no \"schema\": \"quantbench.record\")";
   const Record version = record.value("schema_version", Record(nullptr));
@@ -212,9 +224,23 @@ std::string problem_of(const Record& record, RecordView* view) {
     if (view->batch < 1) return fmt::format("a batch of {} sequences; was it edited?", view->batch);
     if (std::min({view->prompt_tokens, view->new_tokens, view->depth}) < 0)
       return "fewer than no tokens; was it edited?";
+    for (const auto& [precision, format] :
+         {std::pair("fp16", "FP16"), {"bf16", "BF16"}, {"int8", "LLM.int8"}, {"4bit", "NF4"}}) {
+      if (view->imported_from.empty() && view->precision == precision && !view->precision_long.starts_with(format))
+        return fmt::format("precision {} beside the format {}; was it edited?", precision, view->precision_long);
+    }
     for (const Summary& s : view->metrics) {
       std::string problem = metric_problem(s, record.at("metrics").at(s.name));
       if (!problem.empty()) return problem;
+    }
+    if (view->quality) {
+      if (std::string problem = quality_problem(*view->quality); !problem.empty()) return problem;
+    }
+    const auto sealed = record.find("content_sha256");
+    if (sealed != record.end() && *sealed != content_sha256(record)) {
+      return "it does not say what was written (content_sha256 is another); it was edited: measure again, or look for "
+             "the "
+             "file as it was";
     }
   } catch (const Record::exception& error) {
     std::string reason = error.what();
@@ -279,16 +305,13 @@ class Parser {
         parsed_.problems.push_back(fmt::format("{}: JSON nested deeper than {} levels is no record", where, kDeepest));
         return;
       }
-      value = Record::parse(text.begin(), text.end(), nullptr, false);
-    }
-    if (value->is_discarded()) {
       try {
-        parse_json(text, where);  // says at which byte, and why
-        parsed_.problems.push_back(where + ": not valid JSON; is the file complete?");
+        parse_json(text, where, {kDeepest, kLargestFile});  // says at which byte, and why
       } catch (const Error& error) {
         parsed_.problems.emplace_back(error.what());
+        return;
       }
-      return;
+      value = Record::parse(text.begin(), text.end());
     }
     if (!value->is_array()) {
       take_value(std::move(*value), where);

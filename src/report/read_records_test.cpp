@@ -77,6 +77,32 @@ TEST(ReadRecords, NamesWhatIsDamagedAndGoesOn) {
                                           AllOf(HasSubstr("units.json"), HasSubstr("is in 'bytes', expected 'ns'"))));
 }
 
+TEST(ReadRecords, ASealedRecordThatWasEditedIsRefused) {
+  TestFolder folder;
+  Record record = measured(1);
+  record["odd"] = {"not \xff UTF-8", std::nan(""), UINT64_MAX, -1, -0.0, 1e300, 0.1};
+  seal(&record);
+  folder.write("whole.json", to_text(record));
+  folder.write("other_layout.json", Record::parse(to_text(record)).dump(4));
+  EXPECT_THAT(read({folder.path()}).problems, IsEmpty());
+  record["load"]["total_ns"] = 1;
+  folder.write("edited.json", to_text(record));
+  const FoundRecords found = read({folder.path()});
+  EXPECT_THAT(found.records, SizeIs(2));
+  EXPECT_THAT(found.problems, ElementsAre(AllOf(HasSubstr("edited.json"), HasSubstr("content_sha256 is another"))));
+}
+
+TEST(ReadRecords, WhatNoMeasurementGivesIsRefused) {
+  Record record = test_record({});
+  Record& first = record["metrics"]["time_to_first_token"];
+  for (const char* key : {"median", "low", "high"}) first[key] = -2;
+  for (Record& sample : first["samples"]) sample = -2;
+  EXPECT_THAT(record_problem(record), HasSubstr("metric time_to_first_token is negative"));
+  record = test_record({});
+  record["cell"]["precision"] = "4bit";
+  EXPECT_THAT(record_problem(record), HasSubstr("precision 4bit beside the format FP16"));
+}
+
 TEST(ReadRecords, PercentilesOfAllRunsNeedNotBeTheMedianOfEach) {
   Record record = test_record({});
   record["metrics"]["inter_token_pooled_p50"] = test_metric("ns", "lower", {1, 2, 3, 4, 5, 6, 7});

@@ -276,14 +276,20 @@ TEST(Verdict, MostExactIsWhoseDivergenceIsSurelyLeast) {
 TEST(Verdict, Bf16IsABaselineAndWinsNothing) {
   auto views = three();
   views.insert(views.begin(), view("bf16", 1000, 1, 0.5));
-  const auto lines = verdict(views);
+  auto lines = verdict(views);
   ASSERT_THAT(lines, SizeIs(5));
   EXPECT_THAT(lines[0], HasSubstr("(bf16 is a baseline, not ranked):"));
   EXPECT_THAT(lines[1], HasSubstr("fastest: 4bit (2.45 × fp16 [2.4"));
   for (size_t i = 1; i < lines.size(); ++i) EXPECT_THAT(lines[i], Not(HasSubstr("bf16")));
-  EXPECT_THAT(verdict(std::vector<RecordView>{view("bf16", 100, 1, 2), view("fp16", 100, 1, 2)}), SizeIs(0));
-  for (RecordView& v : views) v.imported_from = "another program";
-  EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: bf16"));
+  EXPECT_THAT(table_text(views), HasSubstr("bf16 (baseline)"));
+  views[0].imported_from = "another program";
+  EXPECT_EQ(verdict(views), lines) << "beside fp16";
+  EXPECT_THAT(table_text(views), Not(HasSubstr("baseline")));
+  views.erase(views.begin() + 1);
+  EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: bf16")) << "the only half precision that the program has";
+  EXPECT_THAT(verdict(std::vector<RecordView>{view("bf16", 100, 1, 2), view("fp16", 100, 1, 2)}),
+              ElementsAre(HasSubstr("no verdict: one precision alone beside bf16, a baseline")));
+  EXPECT_THAT(verdict(std::vector<RecordView>{view("bf16", 100, 1, 2)}), SizeIs(0));
 }
 
 TEST(Verdict, WhatNoiseMayMakeIsUndecided) {
@@ -321,7 +327,7 @@ TEST(Verdict, InvalidCellsDoNotEnter) {
   views[2].stamp.kind = StampKind::invalid;
   EXPECT_THAT(verdict(views)[1], HasSubstr("fastest: int8"));
   views[1].status = "failed";
-  EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 1 of 3 precisions can be compared (int8: "
+  EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 1 of 3 cells can be compared (int8: "
                                           "INVALID, failed; 4bit: INVALID)"));
 }
 
@@ -332,14 +338,14 @@ TEST(Verdict, SaysWhyNothingCanBeCompared) {
     v.stamp.kind = StampKind::invalid;
   }
   views.pop_back();
-  EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 0 of 2 precisions can be compared (fp16: "
+  EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 0 of 2 cells can be compared (fp16: "
                                           "INVALID, interrupted; int8: INVALID, interrupted)"));
   views = {view("fp16", 14.26, 0.1, 2.5), view("int8", 22.5, 0.1, 1.5)};
   for (Summary& s : views[1].metrics) {
     s.low = s.high = {};
     s.runs = 2;
   }
-  EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 1 of 2 precisions can be compared (int8: no "
+  EXPECT_THAT(verdict(views), ElementsAre("org/model, p8+n64: no verdict: 1 of 2 cells can be compared (int8: no "
                                           "interval from 2 runs)"));
 }
 

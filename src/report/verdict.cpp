@@ -49,10 +49,8 @@ class Comparisons {
  public:
   explicit Comparisons(const std::vector<Group>& groups) {
     std::vector<SamplePair> pairs;
-    uint64_t seed = 0;
     for (const Group& group : groups) {
       if (!group.refusal.empty()) continue;
-      seed = group.cells.front().seed;
       for (const RecordView& a : group.cells) {
         for (const RecordView& b : group.cells) {
           if (&a == &b) continue;
@@ -66,7 +64,7 @@ class Comparisons {
         }
       }
     }
-    all_ = compare(pairs, seed);
+    all_ = compare(pairs, 0);
   }
   // Of `a` against `b`; null where `a` is not the better one, or they have not both a figure.
   const Comparison* of(const RecordView& a, const RecordView& b, std::string_view metric) const {
@@ -201,9 +199,6 @@ bool are_of_one_group(const RecordView& a, const RecordView& b) {
   return a.shown_model() == b.shown_model() && a.test == b.test && a.device == b.device && a.half == b.half;
 }
 
-// bf16 is there to be compared with and wins nothing. What another program calls bf16 is that program's own precision.
-bool is_baseline(const RecordView& v) { return v.precision == "bf16" && v.imported_from.empty(); }
-
 // The group, with the engine behind the name of a precision that is there on more than one: "fp16 on graph".
 std::vector<RecordView> with_engines(const std::vector<const RecordView*>& group) {
   std::vector<RecordView> named;
@@ -235,10 +230,14 @@ std::optional<Group> group_of(const RecordView& first, std::span<const RecordVie
   std::vector<const RecordView*> members;
   size_t cells = 0;
   std::string left_out, twice;
+  // bf16 is there to be compared with and wins nothing; of another program alone it is that program's own precision.
+  const bool ranks_bf16 = std::none_of(views.begin(), views.end(), [&](const RecordView& v) {
+    return are_of_one_group(v, first) && (v.precision == "fp16" || v.is_baseline());
+  });
   bool has_baseline = false;
   for (const RecordView& v : views) {
     if (!are_of_one_group(v, first)) continue;
-    if (is_baseline(v)) {
+    if (v.precision == "bf16" && !ranks_bf16) {
       has_baseline = true;
       continue;
     }
@@ -252,9 +251,13 @@ std::optional<Group> group_of(const RecordView& first, std::span<const RecordVie
       twice = v.precision;
     members.push_back(&v);
   }
-  if (cells < 2) return std::nullopt;
+  if (cells < 2) {
+    if (!has_baseline || cells == 0) return std::nullopt;
+    group.refusal = "one precision alone beside bf16, a baseline, which is not ranked";
+    return group;
+  }
   if (members.size() < 2) {
-    group.refusal = fmt::format("{} of {} precisions can be compared ({})", members.size(), cells, left_out);
+    group.refusal = fmt::format("{} of {} cells can be compared ({})", members.size(), cells, left_out);
     return group;
   }
   if (!twice.empty()) {
@@ -292,7 +295,7 @@ std::vector<std::string> verdict(std::span<const RecordView> views) {
   });
   for (const RecordView& first : views) {
     const auto is_of_first = [&](const RecordView* v) { return are_of_one_group(*v, first); };
-    if (!first.half.empty() || is_baseline(first) || std::any_of(done.begin(), done.end(), is_of_first)) continue;
+    if (!first.half.empty() || std::any_of(done.begin(), done.end(), is_of_first)) continue;
     done.push_back(&first);
     if (auto group = group_of(first, views, one_device)) groups.push_back(*std::move(group));
   }

@@ -19,10 +19,11 @@ function bars(id, title, about, valueOf, show, unit) {
 }
 const byMetric = (name) => (cell) => metric(cell, name);
 
-// Whether nothing is at least as good in both and better in one.
+// Whether nothing is at least as good in both and better in one; a baseline is not ranked.
 function undominated(points, betterY) {
   const asGood = (a, b) => a.x.median >= b.x.median && betterY * a.y.median >= betterY * b.y.median;
-  return points.filter((p) => !points.some((q) => q !== p && asGood(q, p) && !asGood(p, q)))
+  const ranked = points.filter((p) => !p.cell.precision.startsWith('bf16 (baseline)'));
+  return ranked.filter((p) => !ranked.some((q) => q !== p && asGood(q, p) && !asGood(p, q)))
       .sort((a, b) => a.x.median - b.x.median);
 }
 
@@ -47,7 +48,7 @@ const pareto = {id: 'pareto', title: 'Speed against quality',
       missing: 'None of these cells was measured with --quality.',
       headings: ['cell', 'tokens per second', label, 'beaten in both by another', 'stamp'],
       rows: points.map((p) => [nameOf(p.cell), withInterval(p.x, format.rate), withInterval(p.y, show),
-        front.includes(p) ? 'no' : 'yes', p.cell.stamp])};
+        p.cell.precision.startsWith('bf16 (baseline)') ? 'not ranked' : front.includes(p) ? 'no' : 'yes', p.cell.stamp])};
   }};
 
 // Of each step of the run, over runs: [[step, low, median, high]], or nothing.
