@@ -52,6 +52,37 @@ TEST(Claims, OfAnotherFormAreRefused) {
   EXPECT_THAT(refusal("{}"), HasSubstr("expected \"claims\""));
   EXPECT_THAT(refusal(R"({"claims": [{"id": "x", "says": "y", "compare": "moods", "precision": "4bit"}]})"),
               HasSubstr("claim 'x': \"compare\" is 'moods'"));
+  const std::string runs = R"({"claims": [{"id": "x", "says": "y", "precision": "4bit", "compare": )";
+  EXPECT_THAT(refusal(runs + R"("runs", "moods": 1}]})"), HasSubstr("claim 'x': \"moods\" is no member of a claim"));
+  EXPECT_THAT(refusal(runs + R"("runs", "on": "tpu"}]})"), HasSubstr("\"on\" is 'tpu', expected cpu or gpu"));
+  EXPECT_THAT(refusal(runs + R"("precisions", "metric": "no_such", "against": ["fp16"], "above": 1}]})"),
+              HasSubstr("\"metric\" is 'no_such'"));
+  EXPECT_THAT(refusal(runs + R"("precisions", "metric": "memory_peak", "against": [], "above": 3, "below": 1}]})"),
+              HasSubstr("\"above\" is 3, expected less than \"below\", 1"));
+}
+
+TEST(Claims, OfGpusCountNoCpuAndARecordThatIsThereTwiceCountsOnce) {
+  constexpr const char* kRuns =
+      R"({"claims": [{"id": "x", "says": "y", "compare": "runs", "precision": "4bit", "on": "gpu"}]})";
+  const auto cases = [](const std::string& id) {
+    Record record = test_record({.precision = "4bit"});
+    record["devices"][0]["id"] = id;
+    return test_claims(std::vector{record, record}, kRuns, "claims").at(0).cases.size();
+  };
+  EXPECT_EQ(cases("cuda:0"), 1);
+  EXPECT_EQ(cases("cpu"), 0);
+}
+
+// Of prompts alone the rate is that of the prompt's tokens.
+TEST(Claims, JudgeAPromptByItsTokens) {
+  std::vector<Record> records{test_record({.precision = "fp16"}), test_record({.precision = "4bit", .rate = 50})};
+  for (Record& record : records) {
+    record["cell"]["kind"] = "prefill";
+    record["metrics"]["prefill_tokens_per_second"] = test_record({.rate = 1000}).at("metrics").at("tokens_per_second");
+  }
+  records[1]["metrics"]["prefill_tokens_per_second"] =
+      test_record({.rate = 1500}).at("metrics").at("tokens_per_second");
+  EXPECT_EQ(test_claims(records, kFaster, "claims").at(0).verdict, Verdict::supported);
 }
 
 // What README.md says of the predecessor's own numbers.

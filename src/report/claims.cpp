@@ -10,7 +10,9 @@
 #include "bench/comparison.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "report/database.h"
 #include "report/format.h"
+#include "report/report.h"
 
 namespace quantbench {
 namespace {
@@ -27,7 +29,7 @@ struct Class {
 };
 
 struct Claim {
-  std::string id, says, compare, metric, precision, over, device, device_class, family;
+  std::string id, says, compare, metric, precision, over, device, device_class, family, on;
   std::vector<std::string> against;
   std::optional<double> above, below;
   bool across_tests = false;
@@ -77,6 +79,11 @@ Claims read_claims(std::string_view text, const std::string& where) {
   const auto number = [](const json& from, const char* key, const std::string& at) {
     return from.contains(key) ? std::optional(member<double>(from, key, at)) : std::nullopt;
   };
+  static const std::set<std::string> kKeys{"id",      "says",   "compare",      "metric",      "precision",
+                                           "over",    "device", "device_class", "family",      "on",
+                                           "against", "above",  "below",        "across_tests"};
+  std::set<std::string> metrics{"spread"};
+  for (const MetricInfo& m : metric_infos()) metrics.emplace(m.name);
   const std::set<std::string> kinds{"precisions", "devices", "families", "quality", "runs"};
   for (const json& c : member<json>(file, "claims", where)) {
     if (!c.is_object())
@@ -84,6 +91,10 @@ Claims read_claims(std::string_view text, const std::string& where) {
     Claim claim;
     claim.id = member<std::string>(c, "id", where);
     const std::string at = fmt::format("{}, claim '{}'", where, claim.id);
+    for (const auto& [key, value] : c.items()) {
+      if (!kKeys.contains(key))
+        fail(ErrorKind::usage, "{}: \"{}\" is no member of a claim; see docs/claims.md", at, key);
+    }
     claim.says = member<std::string>(c, "says", at);
     claim.compare = member<std::string>(c, "compare", at);
     if (!kinds.contains(claim.compare)) {
@@ -93,6 +104,9 @@ Claims read_claims(std::string_view text, const std::string& where) {
     const std::string none;
     const bool wants_metric = claim.compare != "runs" && claim.compare != "quality";
     claim.metric = member<std::string>(c, "metric", at, wants_metric ? std::nullopt : std::optional(none));
+    if (!claim.metric.empty() && !metrics.contains(claim.metric))
+      fail(ErrorKind::usage, "{}: \"metric\" is '{}', expected spread or a metric of records (docs/method.md)", at,
+           claim.metric);
     claim.precision =
         member<std::string>(c, "precision", at, claim.compare == "devices" ? std::optional(none) : std::nullopt);
     claim.over = member<std::string>(c, "over", at, claim.compare == "families" ? std::nullopt : std::optional(none));
@@ -101,12 +115,17 @@ Claims read_claims(std::string_view text, const std::string& where) {
     claim.family =
         member<std::string>(c, "family", at, claim.compare == "families" ? std::nullopt : std::optional(none));
     claim.device_class = member<std::string>(c, "device_class", at, none);
+    claim.on = member<std::string>(c, "on", at, none);
+    if (!claim.on.empty() && claim.on != "cpu" && claim.on != "gpu")
+      fail(ErrorKind::usage, "{}: \"on\" is '{}', expected cpu or gpu", at, claim.on);
     if (claim.compare != "runs") {
       claim.against = member<std::vector<std::string>>(c, "against", at);
       claim.above = number(c, "above", at);
       claim.below = number(c, "below", at);
       if (!claim.above && !claim.below)
         fail(ErrorKind::usage, "{}: expected \"above\" or \"below\", found neither", at);
+      if (claim.above && claim.below && *claim.above >= *claim.below)
+        fail(ErrorKind::usage, "{}: \"above\" is {}, expected less than \"below\", {}", at, *claim.above, *claim.below);
     }
     claim.across_tests = member<bool>(c, "across_tests", at, false);
     all.claims.push_back(std::move(claim));
@@ -137,6 +156,7 @@ std::string class_of(const std::vector<Class>& classes, const std::string& name,
 struct Measured {
   RecordView view;
   std::string family, device_class;
+  bool on_cpu = false;
   std::string model() const { return view.shown_model(); }
 };
 
@@ -151,7 +171,9 @@ struct Series {
 
 std::optional<Series> series_of(const RecordView& v, const std::string& metric) {
   const bool is_spread = metric == "spread";
-  const Summary* s = v.find(is_spread ? "total_latency" : metric);
+  // A prompt alone has one new token: its rate is that of its tokens.
+  const bool is_prompt = metric == "tokens_per_second" && v.kind == "prefill";
+  const Summary* s = v.find(is_spread ? "total_latency" : is_prompt ? headline_metric(v) : std::string_view(metric));
   if (v.status != "ok" || !s) return std::nullopt;
   if (v.stamp.kind == StampKind::invalid) return std::nullopt;
   Series series{s->samples, std::nullopt, !v.imported_from.empty(), s->better == Better::higher};
@@ -207,7 +229,8 @@ class Tester {
   using Cells = std::vector<const Measured*>;
 
   bool is_of(const Measured& m) const {
-    return (claim_.device_class.empty() || m.device_class == claim_.device_class) &&
+    return (claim_.on.empty() || (claim_.on == "cpu") == m.on_cpu) &&
+           (claim_.device_class.empty() || m.device_class == claim_.device_class) &&
            (claim_.family.empty() || claim_.compare == "families" || m.family == claim_.family) && m.view.half.empty();
   }
 
@@ -349,7 +372,7 @@ class Tester {
     }
   }
 
-  // Whether a cell has what the claim is about: of tests of prompts alone there are no new tokens a second.
+  // Whether a cell has what the claim is about.
   bool measures(const Measured& m) const { return series_of(m.view, claim_.metric).has_value(); }
 
   void devices() {
@@ -501,7 +524,11 @@ std::vector<ClaimResult> test_claims(std::span<const Record> records, std::strin
                                      const std::string& where) {
   const Claims all = read_claims(claims, where);
   std::vector<Measured> measured;
+  std::set<std::string> seen;
   for (const Record& record : records) {
+    // A record may be in a folder and in a database.
+    const Record sealed = record.value("content_sha256", Record());
+    if (!seen.insert(sealed.is_string() ? sealed.get<std::string>() : sha256_of(record)).second) continue;
     Measured m{view_of(record), "", ""};
     const Record& model = record.at("cell").at("model");
     const Record architecture = model.value("architecture", Record());
@@ -511,6 +538,7 @@ std::vector<ClaimResult> test_claims(std::span<const Record> records, std::strin
     if (!record.at("devices").empty()) {
       const Record gpu = record.at("devices").at(0).value("gpu", Record());
       if (gpu.is_object()) compute = gpu.value("compute_capability", "");
+      m.on_cpu = record.at("devices").at(0).value("id", Record()) == "cpu";
     }
     m.device_class = class_of(all.device_classes, m.view.device, compute, true);
     measured.push_back(std::move(m));

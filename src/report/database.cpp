@@ -246,7 +246,14 @@ bool is_database(const std::string& path) {
   return begin == kFileBegin;
 }
 
-std::string sha256_of(const Record& record) { return sha256_hex(compact(record)); }
+std::string sha256_of(const Record& record) {
+  const auto imported = record.find("imported");
+  if (imported == record.end() || !imported->is_object() || !imported->contains("imported_utc"))
+    return sha256_hex(compact(record));
+  Record timeless = record;  // the same file again is the same record
+  timeless["imported"].erase("imported_utc");
+  return sha256_hex(compact(timeless));
+}
 
 Database::Database(const std::string& path, Access access) {
   if (access == Access::read && !is_database(path)) {
@@ -299,7 +306,7 @@ void Database::add(std::span<const Record> records, const std::string& sweep, st
   Statement metric(c, "INSERT INTO metrics VALUES(?,?,?,?,?,?,?)");
   const std::string now = os::utc_now();
   for (const Record& record : records) {
-    const std::string text = compact(record), hash = sha256_hex(text);
+    const std::string text = compact(record), hash = sha256_of(record);
     const RecordView v = view_of(record);
     const Record nothing;
     const auto part = [&](const char* key) -> const Record& { return record.contains(key) ? record[key] : nothing; };

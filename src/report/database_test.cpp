@@ -64,6 +64,16 @@ TEST_F(Databases, GiveBackTheRecordsOfASweepOnceAndInOrder) {
   }
 }
 
+TEST_F(Databases, HaveAnImportThatIsImportedAgainOnce) {
+  Record record = test_record({});
+  record["imported"] = {{"tool", "another"}, {"imported_utc", "2026-01-01T00:00:00Z"}};
+  Record again = record;
+  again["imported"]["imported_utc"] = "2026-02-01T00:00:00Z";
+  EXPECT_EQ(sha256_of(again), sha256_of(record));
+  again["imported"]["tool"] = "a third";
+  EXPECT_NE(sha256_of(again), sha256_of(record));
+}
+
 TEST_F(Databases, PutARecordInThePlaceOfAnother) {
   const std::vector<Record> failed{test_record({.status = "failed"})}, ok{test_record({})};
   Database database(path_, Database::Access::append);

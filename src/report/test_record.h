@@ -64,7 +64,10 @@ inline Record test_record(const TestRecord& t) {
           {"cell",
            {{"model", {{"name", t.model}, {"weights", "checkpoint"}}},
             {"precision", t.precision},
-            {"precision_long", t.precision == "fp16" ? "FP16" : t.precision == "bf16" ? "BF16" : t.precision == "int8" ? "LLM.int8" : "NF4"},
+            {"precision_long", t.precision == "fp16"   ? "FP16"
+                               : t.precision == "bf16" ? "BF16"
+                               : t.precision == "int8" ? "LLM.int8"
+                                                       : "NF4"},
             {"test", t.test},
             {"kind", t.kind},
             {"prompt_tokens", 8},
