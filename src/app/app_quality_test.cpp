@@ -64,14 +64,15 @@ TEST_F(RunQuality, AFileIsReadAndTheTableSaysSo) {
 }
 
 TEST_F(RunQuality, PicturesAndRandomWeightsAreComparedWithoutAText) {
-  const Result picture = run({"run", "--model-id", QB_SOURCE_DIR "/testdata/models/paligemma", "--pg", "20,2",
-                              "--device", "reference", "-r", "1", "--max-new-tokens", "6", "--precision", "fp16,4bit",
-                              "--out", folder_ / "picture", "--quality", "-o", "jsonl"});
+  const std::string models = QB_SOURCE_DIR "/testdata/models/";
+  const Result picture = run({"run", "--model-id", models + "paligemma", "--pg", "20,2", "--device", "reference", "-r",
+                              "1", "--max-new-tokens", "6", "--precision", "fp16,4bit", "--out", folder_ / "picture",
+                              "--quality", "-o", "jsonl"});
   // --max-new-tokens belongs to a prompt, and there is none.
   EXPECT_EQ(picture.code, 64) << picture.err;
   const Result answered =
-      run({"run", "--model-id", QB_SOURCE_DIR "/testdata/models/paligemma", "--pg", "20,2", "--device", "reference",
-           "-r", "1", "--precision", "fp16,4bit", "--out", folder_ / "picture", "--quality", "-o", "jsonl"});
+      run({"run", "--model-id", models + "paligemma", "--pg", "20,2", "--device", "reference", "-r", "1", "--precision",
+           "fp16,4bit", "--out", folder_ / "picture", "--quality", "-o", "jsonl"});
   ASSERT_EQ(answered.code, 0) << answered.err;
   const json nf4 = record_of(answered.out, "4bit").at("quality");
   EXPECT_EQ(nf4.at("text").at("kind"), "own answer");
@@ -80,8 +81,8 @@ TEST_F(RunQuality, PicturesAndRandomWeightsAreComparedWithoutAText) {
   EXPECT_EQ(nf4.at("answer").size(), nf4.at("text").at("scored_tokens"));
 
   const Result seeded =
-      run({"run", "--model-id", QB_SOURCE_DIR "/testdata/models/t5", "--random-weights", "--pg", "4,2", "--device",
-           "reference", "-r", "1", "--out", folder_ / "seeded", "--quality", "--quality-windows", "2", "-o", "jsonl"});
+      run({"run", "--model-id", models + "t5", "--random-weights", "--pg", "4,2", "--device", "reference", "-r", "1",
+           "--out", folder_ / "seeded", "--quality", "--quality-windows", "2", "-o", "jsonl"});
   ASSERT_EQ(seeded.code, 0) << seeded.err;
   const json int8 = record_of(seeded.out, "int8").at("quality");
   EXPECT_EQ(int8.at("text").at("kind"), "seeded ids");

@@ -75,7 +75,7 @@ TEST(WeightBytes, FollowTheFormatsAndCountATiedTableOnce) {
   EXPECT_EQ(use[Use::scales], 128u + 64 + 64 + 64 + 64 * 4);
   // head, the RMSNorm, the LayerNorm with its bias, q's bias
   EXPECT_EQ(use[Use::unquantized], 1000u * 64 * 2 + 64 * 4 + 2 * 64 * 4 + 128 * 4);
-  EXPECT_EQ(weight_bytes(step.tape(false))[Use::unquantized], use[Use::unquantized] + 1000u * 64 * 2);
+  EXPECT_EQ(weight_bytes(step.tape(false))[Use::unquantized], use[Use::unquantized] + size_t{1000} * 64 * 2);
 }
 
 TEST(WeightBytes, PlainScalesOfNf4AreFourBytesABlock) {

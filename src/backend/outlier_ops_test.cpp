@@ -23,9 +23,9 @@ class OutlierOpsTest : public testing::Test {
 
   std::unique_ptr<Backend> backend_ = make_backend("reference", {});
   OutlierOps ops_{*backend_};
-  std::vector<int8_t> codes_ = std::vector<int8_t>(kWidth * kWidth, 1);
+  std::vector<int8_t> codes_ = std::vector<int8_t>(size_t{kWidth} * kWidth, 1);
   std::vector<float> absmax_ = std::vector<float>(kWidth, 1);
-  std::vector<f16> halves_ = std::vector<f16>(kWidth * kWidth, to_f16(1));
+  std::vector<f16> halves_ = std::vector<f16>(size_t{kWidth} * kWidth, to_f16(1));
   Linear int8_, fp16_;
 };
 
@@ -37,7 +37,7 @@ TEST_F(OutlierOpsTest, CountsWhatReachesTheThresholdAfterRoundingToFp16AndRunsTh
 }
 
 TEST_F(OutlierOpsTest, AColumnOfSeveralRowsIsCountedOnceForAllOfThem) {
-  std::vector<float> a = {6, 0, 0, 0, -6, 0, 0, 8, 9, 0, 0, 0}, x(3 * kWidth);
+  std::vector<float> a = {6, 0, 0, 0, -6, 0, 0, 8, 9, 0, 0, 0}, x(size_t{3} * kWidth);
   ops_.add_linear({.x = view(x), .a = view(a), .w = &int8_});
   EXPECT_EQ(of(StepPart::output_linear), (OutlierCount{4, 2}));
 }
@@ -70,7 +70,7 @@ TEST(StepParts, AProjectionIsTheHeadsWhereTheChoiceFollows) {
   EXPECT_EQ(parts[StepPart::head].size(), 1u);
   EXPECT_EQ(parts[StepPart::choice].size(), 1u);
   const ByPart<PartBytes> bytes = bytes_by_part(step, 1);
-  EXPECT_EQ(bytes[StepPart::head].weight_bytes, 8u * 4 * sizeof(f16));
+  EXPECT_EQ(bytes[StepPart::head].weight_bytes, size_t{8} * 4 * sizeof(f16));
   EXPECT_EQ(bytes[StepPart::choice].weight_bytes, 0u);
 }
 

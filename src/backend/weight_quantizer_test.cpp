@@ -97,7 +97,7 @@ TEST_P(WeightQuantizerTest, MakesTheHostsBytes) {
   for (const auto& [n, k] : kShapes) {
     expect_same(random_weights(n, k, seed++), n, k, fmt::format("[{}, {}]", n, k));
   }
-  expect_same(std::vector<f16>(5 * 100), 5, 100, "zeros");
+  expect_same(std::vector<f16>(500), 5, 100, "zeros");
 }
 
 // More than is staged at once, where a piece's last row is in the middle of a block.

@@ -6,8 +6,6 @@
 namespace quantbench {
 namespace {
 
-using testing::ElementsAre;
-
 // Eleven runs, evenly spaced by `step` of the middle one.
 std::vector<double> runs(double middle, double step) {
   std::vector<double> samples;

@@ -198,7 +198,7 @@ TEST_F(Measure, EveryRunHasItsNeighbouringBandwidth) {
 TEST_F(Measure, NoisyCellsRunToTheLimitAndSayWhy) {
   int turn = 0;
   latency_ = [&turn](const std::string& name) {
-    return name == "int8" ? int64_t{10'000'000} + 1'000'000 * (turn++ % 7) : int64_t{10'000'000};
+    return name == "int8" ? int64_t{10'000'000} + int64_t{1'000'000} * (turn++ % 7) : int64_t{10'000'000};
   };
   run();
   EXPECT_EQ(done_["int8"].runs.size(), 30u);

@@ -23,7 +23,6 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-using testing::SizeIs;
 
 const std::string kModels = QB_SOURCE_DIR "/testdata/models/", kPicture = QB_SOURCE_DIR "/models/sample.jpg";
 const std::string kName = "m", kDevice = "whatever the test says";
@@ -66,7 +65,7 @@ struct Alone {
     session = std::make_unique<Session>(*backend, *opened.model, state);
     if (!shape.has_picture()) return;
     const Picture& picture = *shape.encoder->picture;
-    patches.resize(static_cast<size_t>(picture.tokens() * picture.values()));
+    patches.resize(static_cast<size_t>(picture.tokens()) * picture.values());
     siglip_patches(load_image(of.picture, picture.size, backend->host_pool()).pixels, picture.patch, patches);
   }
   std::vector<float> logits(const ForcedText& text) {

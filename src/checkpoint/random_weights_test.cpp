@@ -35,7 +35,7 @@ TEST(RandomWeights, Avx2AndPortableGiveTheSameBits) {
 // Written down once: whatever changes these bits makes records with random weights incomparable.
 TEST(RandomWeights, ASeedGivesTheseBitsForEver) {
   const RandomWeights weights(42, {{"model.layers.0.mlp.up_proj.weight", 8, 64, RandomKind::linear}});
-  std::vector<f16> out(8 * 64);
+  std::vector<f16> out(size_t{8} * 64);
   weights.read_f16("model.layers.0.mlp.up_proj.weight", 0, 8, out.data());
   std::vector<unsigned> first;
   for (size_t i = 0; i < 6; ++i) first.push_back(out[i].bits);

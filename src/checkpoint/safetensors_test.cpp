@@ -15,7 +15,7 @@ using testing::HasSubstr;
 std::string open_refusal(const std::string& file) {
   const TestFolder folder;
   const std::string path = folder.write("model.safetensors", file);
-  const std::string text = refusal([&] { SafetensorsFile::open(path); });
+  std::string text = refusal([&] { SafetensorsFile::open(path); });
   EXPECT_THAT(text, testing::AnyOf("accepted", HasSubstr(path)));
   return text;
 }

@@ -54,7 +54,7 @@ void count(benchmark::State& state, size_t bytes) {
 void read_by_rows(benchmark::State& state, const WeightSource& source, size_t bytes) {
   ThreadPool pool(static_cast<int>(state.range(0)));
   std::vector<f16> out(kElements);
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     pool.for_chunks(kRows, 64, [&](size_t begin, size_t end, int) {
       source.read_f16("w", static_cast<int64_t>(begin), static_cast<int64_t>(end - begin), out.data() + begin * kCols);
     });
@@ -80,7 +80,7 @@ BENCHMARK(BM_Random)->Arg(1)->Arg(2)->UseRealTime();
 void BM_RandomFill(benchmark::State& state, RandomFill* fill) {
   if (!fill) return state.SkipWithError("this CPU has no AVX2");
   std::vector<f16> out(1 << 16);
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     fill(1, 0, out.size(), 0.0f, 1e-4f, out.data());
     benchmark::ClobberMemory();
   }
@@ -93,7 +93,7 @@ void BM_QuantizeInt8(benchmark::State& state) {
   ThreadPool pool(static_cast<int>(state.range(0)));
   std::vector<int8_t> codes(kElements);
   std::vector<float> absmax(kRows);
-  for (auto _ : state) quantize_int8(random_halves(), kRows, kCols, codes, absmax, pool);
+  for ([[maybe_unused]] auto _ : state) quantize_int8(random_halves(), kRows, kCols, codes, absmax, pool);
   count(state, kElements * sizeof(f16));
 }
 BENCHMARK(BM_QuantizeInt8)->Arg(1)->Arg(2)->UseRealTime();
@@ -101,7 +101,7 @@ BENCHMARK(BM_QuantizeInt8)->Arg(1)->Arg(2)->UseRealTime();
 void BM_QuantizeNf4(benchmark::State& state) {
   ThreadPool pool(static_cast<int>(state.range(0)));
   Nf4Weights weights;
-  for (auto _ : state) quantize_nf4(random_halves(), kRows, kCols, &weights, pool);
+  for ([[maybe_unused]] auto _ : state) quantize_nf4(random_halves(), kRows, kCols, &weights, pool);
   count(state, kElements * sizeof(f16));
 }
 BENCHMARK(BM_QuantizeNf4)->Arg(1)->Arg(2)->UseRealTime();
@@ -111,7 +111,7 @@ void BM_Nf4Blocks(benchmark::State& state, const QuantKernels* kernels) {
   constexpr size_t kCount = 1 << 16;
   std::vector<uint8_t> codes(kCount / 2);
   std::vector<float> absmax(kCount / kNf4Block);
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     kernels->nf4_blocks(random_halves().data(), kCount, absmax.data(), codes.data());
     benchmark::ClobberMemory();
   }
@@ -124,7 +124,7 @@ void BM_Int8Codes(benchmark::State& state, const QuantKernels* kernels) {
   if (!kernels) return state.SkipWithError("this CPU has no AVX2");
   constexpr size_t kCount = 1 << 16;
   std::vector<int8_t> codes(kCount);
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     kernels->int8_codes(random_halves().data(), kCount, 1000.0f, codes.data());
     benchmark::ClobberMemory();
   }

@@ -268,5 +268,8 @@ int main(int argc, char** argv) {
   } catch (const quantbench::Error& error) {
     std::cerr << error.what() << '\n';
     return quantbench::exit_code(error.kind());
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return quantbench::exit_code(quantbench::ErrorKind::internal);
   }
 }

@@ -193,8 +193,8 @@ std::vector<Apart> errors_of(std::unique_ptr<Backend> backend, const std::string
   // Whatever else is stored of the streams is compared too.
   for (const auto& [tensor, where] : model.golden.file.header().tensors) {
     if (!tensor.starts_with("hidden.") || tensor.ends_with("_rows")) continue;
-    EXPECT_TRUE(std::any_of(errors.begin(), errors.end(), [&](const Apart& e) { return e.tensor == tensor; }))
-        << tensor;
+    const auto is_it = [&name = tensor](const Apart& e) { return e.tensor == name; };
+    EXPECT_TRUE(std::any_of(errors.begin(), errors.end(), is_it)) << tensor;
   }
   return errors;
 }

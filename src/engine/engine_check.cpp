@@ -134,7 +134,7 @@ void write_logits(const Options& o) {
   shape.rows = std::max(first_position, 1);
   shape.logit_rows = kLogitRows;
   for (const LogitsCase& c : cases) {
-    if (c.context < 0 || c.count < 1 || static_cast<size_t>(c.context + c.count) > ids.size())
+    if (c.context < 0 || c.count < 1 || static_cast<size_t>(c.context) + c.count > ids.size())
       fail(ErrorKind::usage, "{}: the file of ids has {}", c.name, ids.size());
     shape.rows = std::max({shape.rows, c.steps ? 1 : c.count, std::min(c.context, o.chunk)});
     shape.positions = std::max(shape.positions, first_position + c.context + c.count);
@@ -396,5 +396,8 @@ int main(int argc, char** argv) {
   } catch (const quantbench::Error& error) {
     std::cerr << error.what() << '\n';
     return quantbench::exit_code(error.kind());
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return quantbench::exit_code(quantbench::ErrorKind::internal);
   }
 }

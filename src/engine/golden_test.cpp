@@ -170,7 +170,8 @@ class WrongHeadOfTheGroup final : public MistakenBackend {  // head h reads h mo
         for (int h = 0; h < heads; ++h) {
           const int other = h % op.kv.heads * group + h / op.kv.heads;
           const size_t row = static_cast<size_t>(r) * op.q.cols;
-          const size_t source = row + (back ? other : h) * d, target = row + (back ? h : other) * d;
+          const size_t source = row + static_cast<size_t>(back ? other : h) * d,
+                       target = row + static_cast<size_t>(back ? h : other) * d;
           std::copy_n(from + source, d, to + target);
         }
       }

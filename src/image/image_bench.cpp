@@ -29,21 +29,22 @@ void count_pixels(benchmark::State& state, const Rgb8& picture) {
 void bench_decode(benchmark::State& state, const std::string& path) {
   const std::string content = os::read_file(path, kMostBytes);
   const DecodedImage image = decode(content, path);
-  for (auto _ : state) benchmark::DoNotOptimize(decode(content, path).picture.row(0));
+  for ([[maybe_unused]] auto _ : state) benchmark::DoNotOptimize(decode(content, path).picture.row(0));
   count_pixels(state, image.picture);
 }
 
 void bench_resize(benchmark::State& state, const std::string& path) {
   const DecodedImage image = decode(os::read_file(path, kMostBytes), path);
   ThreadPool pool(static_cast<int>(state.range(0)));
-  for (auto _ : state) benchmark::DoNotOptimize(resize_bicubic(image.picture, kSize, kSize, pool).row(0));
+  for ([[maybe_unused]] auto _ : state)
+    benchmark::DoNotOptimize(resize_bicubic(image.picture, kSize, kSize, pool).row(0));
   count_pixels(state, image.picture);
 }
 
 void bench_patches(benchmark::State& state) {
   const Rgb8 picture(kSize, kSize);
   std::vector<float> values(picture.bytes());
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     siglip_patches(picture, kPatch, values);
     benchmark::ClobberMemory();
   }

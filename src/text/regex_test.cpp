@@ -69,7 +69,7 @@ TEST(Regex, FindsFromAPlaceOnAndSeesWhatLiesBefore) {
 
 TEST(Regex, RefusesWhatDoesNotCompile) {
   try {
-    Regex("a(b", "tokenizer.json: pre_tokenizer");
+    const Regex unclosed("a(b", "tokenizer.json: pre_tokenizer");
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::bad_model);

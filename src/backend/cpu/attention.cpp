@@ -17,16 +17,18 @@ QB_INLINE void score_tile(float* s, const float* const* q, const uint16_t* tile,
     const int left = least(kLanes, width - lane);
     if (width == kTile) {
       for (int d = 0; d < head_dim; ++d) {
-        const F32 k = to_f32(load_half(tile + d * kTile + lane));
+        const F32 k = to_f32(load_half(tile + static_cast<size_t>(d) * kTile + lane));
         for (int i = 0; i < kCount; ++i) acc[i] = fma(k, set1(q[i][d]), acc[i]);
       }
     } else {
       for (int d = 0; d < head_dim; ++d) {
-        const F32 k = to_f32(load_half_first(tile + d * width + lane, left));
+        const F32 k = to_f32(load_half_first(tile + static_cast<size_t>(d) * width + lane, left));
         for (int i = 0; i < kCount; ++i) acc[i] = fma(k, set1(q[i][d]), acc[i]);
       }
     }
-    for (int i = 0; i < kCount; ++i) store_first(s + i * kAttendPositions + lane, mul(acc[i], set1(scale)), left);
+    for (int i = 0; i < kCount; ++i) {
+      store_first(s + static_cast<size_t>(i) * kAttendPositions + lane, mul(acc[i], set1(scale)), left);
+    }
   }
 }
 
@@ -38,17 +40,17 @@ QB_INLINE void add_values(float* const* out, const float* p, const uint16_t* v, 
   for (; d + kVectors * kLanes <= head_dim; d += kVectors * kLanes) {
     F32 acc[kCount][kVectors];
     for (int i = 0; i < kCount; ++i) {
-      for (int u = 0; u < kVectors; ++u) acc[i][u] = load(out[i] + d + u * kLanes);
+      for (int u = 0; u < kVectors; ++u) acc[i][u] = load(out[i] + d + static_cast<size_t>(u) * kLanes);
     }
     for (int t = 0; t < count; ++t) {
       const uint16_t* row = v + static_cast<size_t>(t) * head_dim + d;
       for (int u = 0; u < kVectors; ++u) {
-        const F32 value = to_f32(load_half(row + u * kLanes));
+        const F32 value = to_f32(load_half(row + static_cast<size_t>(u) * kLanes));
         for (int i = 0; i < kCount; ++i) acc[i][u] = fma(value, set1(p[i * kAttendPositions + t]), acc[i][u]);
       }
     }
     for (int i = 0; i < kCount; ++i) {
-      for (int u = 0; u < kVectors; ++u) store(out[i] + d + u * kLanes, acc[i][u]);
+      for (int u = 0; u < kVectors; ++u) store(out[i] + d + static_cast<size_t>(u) * kLanes, acc[i][u]);
     }
   }
   for (; d < head_dim; d += kLanes) {
@@ -110,7 +112,7 @@ QB_INLINE void add_bias(float* s, const float* bias, int reach, int query, int b
   const float* const at = bias + reach - query;
   for (; t + kLanes <= far; t += kLanes) store(s + (t - begin), add(load(s + (t - begin)), load(at + t)));
   for (; t < far; ++t) s[t - begin] += at[t];
-  for (; t < end; ++t) s[t - begin] += bias[2 * reach];
+  for (; t < end; ++t) s[t - begin] += bias[size_t{2} * reach];
 }
 
 template <int kCount>
@@ -138,7 +140,7 @@ void attend(const AttendBlock& block, float* scratch) {
   for (int begin = 0; begin < longest; begin += kAttendPositions) {
     const int end = least(longest, begin + kAttendPositions), count = end - begin;
     for (int i = 0; i < block.count; i += kQueriesAtOnce) {
-      float* const s = scores + i * kAttendPositions;
+      float* const s = scores + static_cast<size_t>(i) * kAttendPositions;
       switch (block.count - i) {
         case 1: score<1>(s, block.q + i, block, begin, end); break;
         case 2: score<2>(s, block.q + i, block, begin, end); break;
@@ -148,18 +150,19 @@ void attend(const AttendBlock& block, float* scratch) {
     }
     for (int i = 0; i < block.count; ++i) {
       const int seen = block.length[i] - begin;
+      float* const s = scores + static_cast<size_t>(i) * kAttendPositions;
       if (block.bias && seen > 0) {
-        add_bias(scores + i * kAttendPositions, block.bias, block.reach, block.position[i], begin, end);
+        add_bias(s, block.bias, block.reach, block.position[i], begin, end);
       }
       if (seen > 0) {
-        soften(scores + i * kAttendPositions, least(seen, count), count, most + i, total + i, block.out[i], head_dim);
+        soften(s, least(seen, count), count, most + i, total + i, block.out[i], head_dim);
       } else {
-        for (int t = 0; t < count; ++t) scores[i * kAttendPositions + t] = 0;
+        for (int t = 0; t < count; ++t) s[t] = 0;
       }
     }
     const uint16_t* v = block.v + static_cast<size_t>(begin) * head_dim;
     for (int i = 0; i < block.count; i += kQueriesAtOnce) {
-      const float* p = scores + i * kAttendPositions;
+      const float* p = scores + static_cast<size_t>(i) * kAttendPositions;
       switch (block.count - i) {
         case 1: add_values<1>(block.out + i, p, v, head_dim, count); break;
         case 2: add_values<2>(block.out + i, p, v, head_dim, count); break;

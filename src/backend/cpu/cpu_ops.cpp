@@ -82,7 +82,7 @@ void CpuOps::qkv(const Qkv& op) {
       const size_t half = static_cast<size_t>(op.rope->dims) / 2;
       const float *cos = op.rope->cos + position * half, *sin = op.rope->sin + position * half;
       for (int i = 0; i < op.q.cols; i += d) kernels_.rotate(op.q.f32(r) + i, cos, sin, op.rope->dims);
-      for (int h = 0; h < kv.heads; ++h) kernels_.rotate(keys + h * d, cos, sin, op.rope->dims);
+      for (int h = 0; h < kv.heads; ++h) kernels_.rotate(keys + static_cast<size_t>(h) * d, cos, sin, op.rope->dims);
     }
     store_row(kv, op.rows, r);
   });
@@ -102,8 +102,8 @@ void CpuOps::store_row(const KvLayer& kv, const Rows& rows, int r) {
   const size_t from = static_cast<size_t>(r) * static_cast<size_t>(kv.heads) * static_cast<size_t>(d);
   for (int h = 0; h < kv.heads; ++h) {
     const size_t at = head_at(kv, rows.sequence[r], h);
-    kernels_.store_key(bits(kv.k + at), w.keys + from + h * d, position, kv.positions, d);
-    kernels_.narrow(bits(kv.v + at) + static_cast<size_t>(position) * d, w.values + from + h * d,
+    kernels_.store_key(bits(kv.k + at), w.keys + from + static_cast<size_t>(h) * d, position, kv.positions, d);
+    kernels_.narrow(bits(kv.v + at) + static_cast<size_t>(position) * d, w.values + from + static_cast<size_t>(h) * d,
                     static_cast<size_t>(d));
   }
 }
@@ -136,15 +136,14 @@ void CpuOps::attend(const Attend& op) {
           block.reach = op.bias->reach;
         }
         // With a bias the queries of a block are of one head.
-        for (; q < last && op.rows.sequence[q / group] == sequence &&
-               (!op.bias || head * group + q % group == first_head);
-             ++q) {
+        do {
           const int row = q / group, column = (head * group + q % group) * d;
           block.q[block.count] = op.q.f32(row) + column;
           block.out[block.count] = op.a.f32(row) + column;
           block.position[block.count] = op.rows.position[row];
           block.length[block.count++] = op.lengths ? op.lengths[row] : op.rows.position[row] + 1;
-        }
+        } while (++q < last && op.rows.sequence[q / group] == sequence &&
+                 (!op.bias || head * group + q % group == first_head));
         if (op.bias) fill_biases(*op.bias, block, heads, static_cast<size_t>(first_head), bias);
         const size_t at = head_at(kv, sequence, head);
         block.k = bits(kv.k + at);
@@ -159,12 +158,12 @@ void CpuOps::attend(const Attend& op) {
 }
 
 void CpuOps::add_linear(const AddLinear& op) {
-  const Job job{.finish = Job::Finish::add, .w = op.w, .y = op.x.f32()};
+  const Job job{.w = op.w, .y = op.x.f32(), .finish = Job::Finish::add};
   linears_.run(op.a, nullptr, {&job, 1});
 }
 
 void CpuOps::gated_up(const GatedUp& op) {
-  const Job job{.finish = Job::Finish::gate, .w = op.up, .gate = op.gate, .y = op.h.f32(), .act = op.act};
+  const Job job{.w = op.up, .gate = op.gate, .y = op.h.f32(), .finish = Job::Finish::gate, .act = op.act};
   linears_.run(op.x, op.norm, {&job, 1});
 }
 

@@ -82,7 +82,9 @@ void normalize(float* out, const float* x, int d, const float* weight, const flo
     for (F64& a : acc) a = zero_f64();
     int i = 0;
     for (; i + kSums * kDoubles <= whole; i += kSums * kDoubles) {
-      for (int s = 0; s < kSums; ++s) acc[s] = add_f64(acc[s], term(load_f64(x + i + s * kDoubles)));
+      for (int s = 0; s < kSums; ++s) {
+        acc[s] = add_f64(acc[s], term(load_f64(x + i + static_cast<size_t>(s) * kDoubles)));
+      }
     }
     for (; i < whole; i += kDoubles) acc[0] = add_f64(acc[0], term(load_f64(x + i)));
     return sum_f64(add_f64(add_f64(acc[0], acc[1]), add_f64(acc[2], acc[3])));
@@ -170,7 +172,7 @@ int32_t quantize_row(int8_t* codes, float* absmax, const float* x, int k, float 
   for (F32& most : chains) most = zero();
   int done = 0;
   for (; done + kChains * kLanes <= k; done += kChains * kLanes) {
-    for (int c = 0; c < kChains; ++c) chains[c] = larger(chains[c], load(x + done + c * kLanes));
+    for (int c = 0; c < kChains; ++c) chains[c] = larger(chains[c], load(x + done + static_cast<size_t>(c) * kLanes));
   }
   for (; done < k; done += kLanes) chains[0] = larger(chains[0], load_some(x + done, least(kLanes, k - done)));
   const F32 most = max(max(chains[0], chains[1]), max(chains[2], chains[3]));

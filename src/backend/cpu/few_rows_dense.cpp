@@ -39,12 +39,12 @@ void products(float* y, size_t ldy, const float* x, size_t ldx, const Weight* w,
         for (int s = 0; s < kStreams; ++s) {
           const Weight* const at = row + s * stride + j + u * kLanes;
           if constexpr (kAhead > 0) {
-            if (u * kLanes * sizeof(Weight) % kCacheLine == 0) prefetch<kAhead>(at);
+            if (static_cast<size_t>(u) * kLanes * sizeof(Weight) % kCacheLine == 0) prefetch<kAhead>(at);
           }
           v[s] = weights_at(at);
         }
         for (int r = 0; r < kRows; ++r) {
-          const F32 of_x = load(x + r * ldx + j + u * kLanes);
+          const F32 of_x = load(x + r * ldx + j + static_cast<size_t>(u) * kLanes);
           for (int s = 0; s < kStreams; ++s) acc[r][s][u] = fma(v[s], of_x, acc[r][s][u]);
         }
       }
@@ -60,7 +60,7 @@ void products(float* y, size_t ldy, const float* x, size_t ldx, const Weight* w,
       for (int s = 0; s < kStreams; ++s) {
         F32 total = acc[r][s][0];
         for (int u = 1; u < kUnroll; ++u) total = add(total, acc[r][s][u]);
-        y[r * ldy + s * run + i] = sum(total);
+        y[r * ldy + static_cast<size_t>(s) * run + i] = sum(total);
       }
     }
   }

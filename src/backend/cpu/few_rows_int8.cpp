@@ -41,7 +41,7 @@ QB_INLINE void sums(int32_t* acc, const Int8Rows& x, const int8_t* w, int k) {
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    acc[r * kGroup] = _mm512_reduce_add_epi32(_mm512_add_epi32(a[r], b[r])) - 128 * x.sums[r];
+    acc[static_cast<size_t>(r) * kGroup] = _mm512_reduce_add_epi32(_mm512_add_epi32(a[r], b[r])) - 128 * x.sums[r];
   }
 }
 
@@ -70,7 +70,7 @@ QB_INLINE void sums(int32_t* acc, const Int8Rows& x, const int8_t* w, int k) {
   for (int r = 0; r < kRows; ++r) {
     int32_t total = sum_i32(a[r]);
     for (int i = j; i < k; ++i) total += int32_t{w[i]} * x.codes[r * x.stride + i];
-    acc[r * kGroup] = total;
+    acc[static_cast<size_t>(r) * kGroup] = total;
   }
 }
 

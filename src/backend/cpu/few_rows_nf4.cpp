@@ -32,7 +32,7 @@ template <int kRows, int kChains>
 QB_INLINE void tile(float* y, size_t ldy, int count, const float* x, size_t ldx, const Nf4Weight& w, int row,
                     int lane) {
   const int blocks = w.k / kBlock, period = nested_period(blocks);
-  const uint8_t* codes = w.codes + static_cast<size_t>(row) * w.k / 2 + 4 * lane;
+  const uint8_t* codes = w.codes + static_cast<size_t>(row) * w.k / 2 + size_t{4} * lane;
   const CodeTable table = code_table();
   F32 total[kRows];
   for (int r = 0; r < kRows; ++r) total[r] = zero();
@@ -43,9 +43,9 @@ QB_INLINE void tile(float* y, size_t ldy, int count, const float* x, size_t ldx,
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kChains; ++c) acc[r][c] = zero();
     }
-    for (int j = 0; j < kBlock; j += 8, codes += 4 * kTile) {
+    for (int j = 0; j < kBlock; j += 8, codes += size_t{4} * kTile) {
       const I32 v = load_codes(codes);
-      const float* at = x + b * kBlock + j;
+      const float* at = x + static_cast<size_t>(b) * kBlock + j;
       multiply<0>(acc, table, v, at, ldx);
       multiply<1>(acc, table, v, at, ldx);
       multiply<2>(acc, table, v, at, ldx);
@@ -121,12 +121,12 @@ QB_INLINE void tile_i16(float* y, size_t ldy, int count, const Nf4Rows& x, const
     if (w.absmax8 && b % period == 0) nested = nested_scales(w, row, blocks, b);
     F32 sums[kRows];
     for (int r = 0; r < kRows; ++r) sums[r] = zero();
-    for (int j = 0; j < kBlock; j += kExact, codes += 2 * 4 * kTile) {
-      const int16_t* at = x.codes + b * kBlock + j;
+    for (int j = 0; j < kBlock; j += kExact, codes += size_t{8} * kTile) {
+      const int16_t* at = x.codes + static_cast<size_t>(b) * kBlock + j;
       __m512i acc[kRows];
       for (int r = 0; r < kRows; ++r) acc[r] = _mm512_setzero_si512();
       multiply_i16<kRows>(acc, table, codes, at, k);
-      multiply_i16<kRows>(acc, table, codes + 4 * kTile, at + 8, k);
+      multiply_i16<kRows>(acc, table, codes + size_t{4} * kTile, at + 8, k);
       for (int r = 0; r < kRows; ++r) sums[r] = add(sums[r], to_f32(acc[r]));
     }
     const F32 scale = block_scales(w, row, 0, blocks, b, nested);

@@ -41,12 +41,13 @@ template <typename Weight>
 QB_INLINE void multiply_rows(float* y, size_t ldy, const float* x, int rows, const Weight* w, int k, int first,
                              int last, float* scratch) {
   float* const sums = scratch;
-  float* const piece = scratch + kGemmCols * kGemmRows;
+  float* const piece = scratch + size_t{kGemmCols} * kGemmRows;
   const int cols = last - first, padded = round_up(cols, kTileCols);
   for (int j = 0; j < k; j += kGemmDepth) {
     const int depth = least(kGemmDepth, k - j);
     for (int c = 0; c < padded; ++c) {  // padding repeats the last column; its sums are not stored
-      widen_row(piece + c * kGemmDepth, w + static_cast<size_t>(first + least(c, cols - 1)) * k + j, depth);
+      widen_row(piece + static_cast<size_t>(c) * kGemmDepth,
+                w + static_cast<size_t>(first + least(c, cols - 1)) * k + j, depth);
     }
     multiply_piece<DotF32, ByColumn>(sums, x + static_cast<size_t>(j) * kTile, static_cast<size_t>(k) * kTile, rows,
                                      piece, padded, depth, j == 0);
@@ -56,7 +57,7 @@ QB_INLINE void multiply_rows(float* y, size_t ldy, const float* x, int rows, con
 
 template <int kNibble>
 QB_INLINE void expand_nibble(float* out, const CodeTable& table, I32 codes, F32 scale) {
-  store(out + (kNibble ^ 1) * kTile, mul(decode<kNibble>(table, codes), scale));
+  store(out + size_t{kNibble ^ 1} * kTile, mul(decode<kNibble>(table, codes), scale));
 }
 
 // kLanes rows of a tile, blocks [begin, end), to out [k][kTile].
@@ -68,8 +69,8 @@ QB_INLINE void expand_tile(float* out, const Nf4Weight& w, int row, int lane, in
     if (w.absmax8 && (b == begin || b % period == 0)) nested = nested_scales(w, row + lane, blocks, b);
     const F32 scale = block_scales(w, row, lane, blocks, b, nested);
     const uint8_t* codes =
-        w.codes + static_cast<size_t>(row) * w.k / 2 + static_cast<size_t>(b) * kBlock * 8 + 4 * lane;
-    for (int j = 0; j < kBlock; j += 8, codes += 4 * kTile, out += 8 * kTile) {
+        w.codes + static_cast<size_t>(row) * w.k / 2 + static_cast<size_t>(b) * kBlock * 8 + size_t{4} * lane;
+    for (int j = 0; j < kBlock; j += 8, codes += size_t{4} * kTile, out += size_t{8} * kTile) {
       const I32 v = load_codes(codes);
       expand_nibble<0>(out, table, v, scale);
       expand_nibble<1>(out, table, v, scale);
@@ -87,13 +88,13 @@ void multiply_tiles(float* y, size_t ldy, const float* x, int rows, const Nf4Wei
                     float* scratch) {
   constexpr int kBlocksAtOnce = kGemmDepth / kBlock;
   float* const sums = scratch;
-  float* const piece = scratch + kGemmCols * kGemmRows;
+  float* const piece = scratch + size_t{kGemmCols} * kGemmRows;
   const int blocks = w.k / kBlock, cols = round_up(last - first, kTile);
   for (int b = 0; b < blocks; b += kBlocksAtOnce) {
     const int end = least(blocks, b + kBlocksAtOnce);
     for (int c = 0; c < cols; c += kTile) {
       for (int lane = 0; lane < kTile; lane += kLanes) {
-        expand_tile(piece + c * kGemmDepth + lane, w, first + c, lane, b, end);
+        expand_tile(piece + static_cast<size_t>(c) * kGemmDepth + lane, w, first + c, lane, b, end);
       }
     }
     multiply_piece<DotF32, ByDepth>(sums, x + static_cast<size_t>(b) * kBlock * kTile, static_cast<size_t>(w.k) * kTile,
@@ -122,7 +123,7 @@ void gemm_f32(float* y, size_t ldy, const float* x, int rows, const float* w, in
 void gemm_nf4(float* y, size_t ldy, const float* x, int rows, const Nf4Weight& w, int first, int last, float* scratch) {
   if (w.k % kBlock == 0) return multiply_tiles(y, ldy, x, rows, w, first, last, scratch);
   // Blocks straddle rows: one expanded row at a time, as an fp32 weight.
-  float* const row = scratch + kGemmCols * kGemmRows + kGemmCols * kGemmDepth;
+  float* const row = scratch + size_t{kGemmCols} * (kGemmRows + kGemmDepth);
   for (int i = first; i < last; ++i) {
     expand_flat_row(row, w, i);
     multiply_rows(y + (i - first), ldy, x, rows, row, w.k, 0, 1, scratch);

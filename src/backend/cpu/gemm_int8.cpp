@@ -91,7 +91,9 @@ void finish_columns(int32_t* sums, const Int8Panels& x, const Int8Weight& w, con
       if (row == 0 || x.outliers > kOutliersAtOnce) gather_outliers(weights, x, w, o, end, column, count);
       alignas(64) float values[kOutliersAtOnce * kTile];
       gather_values(values, x, o, end, row);
-      for (int i = 0; i < count; ++i) add_products(outliers + i * kTile, values, weights + i, kGemmCols, end - o);
+      for (int i = 0; i < count; ++i) {
+        add_products(outliers + static_cast<size_t>(i) * kTile, values, weights + i, kGemmCols, end - o);
+      }
     }
     alignas(64) int32_t offsets[kTile];
     for (int lane = 0; lane < kTile; ++lane) offsets[lane] = -kWeightOffset * x.sums[row + lane];
@@ -101,7 +103,7 @@ void finish_columns(int32_t* sums, const Int8Panels& x, const Int8Weight& w, con
       for (int lane = 0; lane < kTile; lane += kLanes) {
         const I32 acc = add(load_i32(at + lane), load_i32(offsets + lane));
         F32 out = int8_output(acc, load(x.absmax + row + lane), scale, addend);
-        if (x.outliers != 0) out = add_outliers(out, load(outliers + i * kTile + lane));
+        if (x.outliers != 0) out = add_outliers(out, load(outliers + static_cast<size_t>(i) * kTile + lane));
         store(reinterpret_cast<float*>(at) + lane, out);
       }
     }
@@ -112,7 +114,8 @@ void finish_columns(int32_t* sums, const Int8Panels& x, const Int8Weight& w, con
 
 void pack_codes(void* out, const int8_t* codes, size_t stride, int rows, int k) {
   constexpr int kCodes = DotInt8::kCodes;
-  constexpr size_t kLoadBytes = 4 * kCodes;  // codes of four dwords; rows are padded to 64 codes, so this stays inside
+  // Codes of four dwords; rows are padded to 64 codes, so this stays inside.
+  constexpr size_t kLoadBytes = size_t{4} * kCodes;
   const int depth = (k + kCodes - 1) / kCodes;
   for (int r = 0; r < kTile; r += 4) {
     for (int j = 0; j < depth; j += 4) {
@@ -139,14 +142,15 @@ void gemm_int8(float* y, size_t ldy, const Int8Panels& x, const Int8Weight& w, c
                float* scratch) {
   constexpr int kCodes = DotInt8::kCodes;
   auto* const sums = reinterpret_cast<int32_t*>(scratch);
-  auto* const piece = reinterpret_cast<int32_t*>(scratch + kGemmCols * kGemmRows);
+  auto* const piece = reinterpret_cast<int32_t*>(scratch + size_t{kGemmCols} * kGemmRows);
   const int k = x.k, cols = last - first, padded = (cols + kTileCols - 1) / kTileCols * kTileCols;
   const int total_depth = (k + kCodes - 1) / kCodes;
   const auto* in = static_cast<const int32_t*>(x.codes);
   for (int j = 0; j < total_depth; j += kGemmDepth) {
     const int depth = least(kGemmDepth, total_depth - j);
     for (int c = 0; c < padded; ++c) {
-      expand_row(piece + c * kGemmDepth, w.w + static_cast<size_t>(first + least(c, cols - 1)) * k + j * kCodes,
+      expand_row(piece + static_cast<size_t>(c) * kGemmDepth,
+                 w.w + static_cast<size_t>(first + least(c, cols - 1)) * k + static_cast<size_t>(j) * kCodes,
                  least(depth * kCodes, k - j * kCodes));
     }
     multiply_piece<DotInt8, ByColumn>(sums, in + static_cast<size_t>(j) * kTile,

@@ -85,7 +85,7 @@ QB_INLINE void store_rows(float* y, size_t ldy, const float* sums, int rows, int
     int c = 0;
     for (; c + 4 <= cols && r + 4 <= rows; c += 4) {
       __m128 in[4];
-      for (int i = 0; i < 4; ++i) in[i] = _mm_loadu_ps(from + (c + i) * kTile);
+      for (int i = 0; i < 4; ++i) in[i] = _mm_loadu_ps(from + static_cast<size_t>(c + i) * kTile);
       _MM_TRANSPOSE4_PS(in[0], in[1], in[2], in[3]);
       for (int i = 0; i < 4; ++i) _mm_storeu_ps(y + (r + i) * ldy + c, in[i]);
     }

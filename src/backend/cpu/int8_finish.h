@@ -25,7 +25,9 @@ QB_INLINE void outlier_weights(float* weights, const int8_t* codes, const float*
 QB_INLINE void add_products(float* acc, const float* values, const float* weights, int stride, int count) {
   for (int i = 0; i < 16; i += kLanes) {
     F32 sums = load(acc + i);
-    for (int o = 0; o < count; ++o) sums = fma(set1(weights[o * stride]), load(values + o * 16 + i), sums);
+    for (int o = 0; o < count; ++o) {
+      sums = fma(set1(weights[static_cast<size_t>(o) * stride]), load(values + static_cast<size_t>(o) * 16 + i), sums);
+    }
     store(acc + i, sums);
   }
 }

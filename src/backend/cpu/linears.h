@@ -17,10 +17,10 @@ struct Job {
     add,    // y += n·Wᵀ + b
     gate,   // y = act(n·Gᵀ + bg) ∘ (n·Wᵀ + b)
   };
-  Finish finish = Finish::store;
   const Linear* w = nullptr;
   const Linear* gate = nullptr;  // Finish::gate only; n, k and format as w
   float* y = nullptr;            // [rows, n]
+  Finish finish = Finish::store;
   Act act = Act::none;
 };
 

@@ -24,7 +24,7 @@ QB_INLINE uint64_t folded(Bits a) {
 
 constexpr size_t kStep = 256;    // bytes a turn
 constexpr size_t kAhead = 2048;  // bytes that a software prefetch runs ahead
-constexpr int kVectorBytes = sizeof(Bits);
+constexpr size_t kVectorBytes = sizeof(Bits);
 
 }  // namespace
 

@@ -21,8 +21,9 @@ Card cards[] = {{"Fake H100", "GPU-one", false}, {"Fake A100", "GPU-two", true}}
 Card slice{"Fake A100 MIG 1g.5gb", "MIG-of-two", false};
 
 int say(const char* text, char* to, unsigned size) {
-  if (std::strlen(text) >= size) return 7;  // too short
-  std::strcpy(to, text);
+  const size_t length = std::strlen(text);
+  if (length >= size) return 7;  // too short
+  std::memcpy(to, text, length + 1);
   return 0;
 }
 

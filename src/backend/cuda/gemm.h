@@ -18,6 +18,7 @@ struct GemmShape {
   int x_stride = 0, y_stride = 0;    // numbers from row to row; those of W [n, k] lie together
   bool add = false, biased = false;  // fp16 only
 
+  // clang-tidy 14 sees a null pointer in it. NOLINTNEXTLINE(modernize-use-nullptr)
   auto operator<=>(const GemmShape&) const = default;
 };
 struct GemmCall {

@@ -37,7 +37,7 @@ TEST(ExpandedNf4, IsWhatAPlanPredictsAndTheWorkspaceTakes) {
   EXPECT_EQ(large.scratch_numbers, size_t{kN} * kK) << "all of it";
   const auto turing = make_backend({}), hopper = make_backend({.gpu = kEmulatedHopper});
   const auto predicted = [&](Backend& backend) { return backend.plan(step, kRows).predicted[Use::workspace]; };
-  EXPECT_EQ(predicted(*hopper) - predicted(*turing), (kN - 128) * kK * sizeof(uint16_t));
+  EXPECT_EQ(predicted(*hopper) - predicted(*turing), size_t{kN - 128} * kK * sizeof(uint16_t));
 }
 
 }  // namespace

@@ -191,7 +191,7 @@ void ReferenceOps::qkv(const Qkv& op) {
     float *k_row = k.data() + r * kv_dim, *v_row = v.data() + r * kv_dim;
     if (op.rope) {
       for (int i = 0; i < op.q.cols; i += kv.head_dim) rotate(op.q.f32(r) + i, *op.rope, position);
-      for (int h = 0; h < kv.heads; ++h) rotate(k_row + h * kv.head_dim, *op.rope, position);
+      for (int h = 0; h < kv.heads; ++h) rotate(k_row + static_cast<size_t>(h) * kv.head_dim, *op.rope, position);
     }
     store(kv.k + cache_at(kv, sequence, position, 0), k_row, static_cast<int>(kv_dim));
     store(kv.v + cache_at(kv, sequence, position, 0), v_row, static_cast<int>(kv_dim));
@@ -218,7 +218,7 @@ void ReferenceOps::attend(const Attend& op) {
     const int position = op.rows.position[r], sequence = op.rows.sequence[r];
     const int length = op.lengths ? op.lengths[r] : position + 1;
     for (int h = 0; h < q_heads; ++h) {
-      const float* q = op.q.f32(r) + h * d;
+      const float* q = op.q.f32(r) + static_cast<size_t>(h) * d;
       std::vector<double> p(static_cast<size_t>(length)), sum(static_cast<size_t>(d));
       for (int t = 0; t < length; ++t) {
         const f16* k = kv.k + cache_at(kv, sequence, t, h / group);

@@ -116,7 +116,7 @@ TEST(ReferenceQkv, RotatesQueriesAndKeysByPositionAndStoresBothInTheCache) {
 TEST(ReferenceAddLinear, AddsToTheResidualInEveryFormat) {
   ThreadPool pool(1);
   constexpr int kN = 2, kK = 64;
-  std::vector<f16> w(kN * kK);
+  std::vector<f16> w(size_t{kN} * kK);
   for (int i = 0; i < kN * kK; ++i) w[i] = to_f16(i % 2 ? 1.0f : -1.0f);  // exact in every format but for the scale
   std::vector<float> a(kK), x{10, 20};
   for (int i = 0; i < kK; ++i) a[i] = i % 2 ? 0.5f : -0.5f;

@@ -13,7 +13,8 @@
 namespace quantbench::QB_CUDA {
 namespace {
 
-static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) == alignof(CUtensorMap));
+static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+static_assert(alignof(TensorMap) == alignof(CUtensorMap));
 
 // Of the driver, which is opened at run time: nothing here links to it.
 using Encode = decltype(&cuTensorMapEncodeTiled);
