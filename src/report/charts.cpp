@@ -368,6 +368,8 @@ std::string scatter(const Drawing& drawing, Quality quality, bool lower_is_bette
   for (const ChartCell* c : front)
     joined += fmt::format("{}{:.1f},{:.1f}", joined.empty() ? 'M' : 'L', x(speed(*c)->median), y(of(c).value));
   svg.path(joined, "fill=\"none\" stroke=\"#5b6068\" stroke-dasharray=\"4 3\"");
+  constexpr double kLabelWidth = 160, kLabelHeight = 12;
+  std::vector<std::pair<double, double>> labels;  // where they are
   for (const ChartCell* c : cells) {
     const Summary& s = *speed(*c);
     const Estimate e = of(c);
@@ -375,7 +377,14 @@ std::string scatter(const Drawing& drawing, Quality quality, bool lower_is_bette
     if (s.low && s.high) svg.line(x(*s.low), y(e.value), x(*s.high), y(e.value), colour);
     if (e.low && e.high) svg.line(x(s.median), y(*e.low), x(s.median), y(*e.high), colour);
     svg.path(mark_at(drawing.colour_number(c->view), x(s.median), y(e.value)), fmt::format("fill=\"{}\"", colour));
-    svg.text(x(s.median) + 9, y(e.value) - 7,
+    // Marks may lie on one another; what they are called must not.
+    std::pair<double, double> at{x(s.median) + 9, y(e.value) - 7};
+    while (std::any_of(labels.begin(), labels.end(), [&](const auto& other) {
+      return std::abs(other.first - at.first) < kLabelWidth && std::abs(other.second - at.second) < kLabelHeight;
+    }))
+      at.second += kLabelHeight;
+    labels.push_back(at);
+    svg.text(at.first, at.second,
              shortened(c->view.shown_precision() + " " + drawing.name(c->view, false), 34) + star(c->view), "start",
              "font-size=\"11\"");
   }
