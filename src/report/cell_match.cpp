@@ -86,7 +86,7 @@ std::string key_of(const ComparedCell& c) {
 // What tells measurements of one cell apart, from all of it to nothing: the first that finds one partner is taken.
 std::string narrower_key(const ComparedCell& c, int pass) {
   const RecordView& v = c.view;
-  const std::string half = v.half + "\n" + v.model + "\n";
+  std::string half = v.half + "\n" + v.model + "\n";
   switch (pass) {
     case 0: return half + v.device + "\n" + v.engine + "\n" + v.tuning;
     case 1: return half + v.device + "\n" + v.engine;
