@@ -419,7 +419,8 @@ class Sweep {
     if (to_write_.empty()) return;
     const auto failures = sweep_folder_->write(to_write_);
     for (const auto& [row, text] : to_say_) {
-      const bool lost = std::any_of(failures.begin(), failures.end(), [&](const auto& f) { return f.first == row; });
+      const bool lost =
+          std::any_of(failures.begin(), failures.end(), [row = row](const auto& f) { return f.first == row; });
       if (!lost) progress_.line(text);
     }
     to_say_.clear();
