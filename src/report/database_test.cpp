@@ -68,12 +68,15 @@ TEST_F(Databases, GiveBackTheRecordsOfASweepOnceAndInOrder) {
 
 TEST_F(Databases, HaveAnImportThatIsImportedAgainOnce) {
   Record record = test_record({});
-  record["imported"] = {{"tool", "another"}, {"imported_utc", "2026-01-01T00:00:00Z"}};
-  Record again = record;
+  record["imported"] = {
+      {"tool", "another"}, {"from", "a.json"}, {"file_sha256", "1"}, {"imported_utc", "2026-01-01T00:00:00Z"}};
+  Record again = record, of_another = record;
   again["imported"]["imported_utc"] = "2026-02-01T00:00:00Z";
-  EXPECT_EQ(sha256_of(again), sha256_of(record));
-  again["imported"]["tool"] = "a third";
-  EXPECT_NE(sha256_of(again), sha256_of(record));
+  again["imported"]["from"] = "a copy.json";
+  of_another["imported"]["file_sha256"] = "2";
+  Database database(path_, Database::Access::append);
+  for (const Record& r : {record, again, of_another}) database.add(std::vector{r}, "imported");
+  EXPECT_THAT(database.ids(""), SizeIs(2));
 }
 
 TEST_F(Databases, PutARecordInThePlaceOfAnother) {
