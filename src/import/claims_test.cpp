@@ -64,13 +64,16 @@ TEST(Claims, OfAnotherFormAreRefused) {
 TEST(Claims, OfGpusCountNoCpuAndARecordThatIsThereTwiceCountsOnce) {
   constexpr const char* kRuns =
       R"({"claims": [{"id": "x", "says": "y", "compare": "runs", "precision": "4bit", "on": "gpu"}]})";
-  const auto cases = [](const std::string& id) {
-    Record record = test_record({.precision = "4bit"});
+  const auto cases = [](const Record& id, const std::string& device = "a GPU") {
+    Record record = test_record({.precision = "4bit", .device = device});
     record["devices"][0]["id"] = id;
     return test_claims(std::vector{record, record}, kRuns, "claims").at(0).cases.size();
   };
   EXPECT_EQ(cases("cuda:0"), 1);
   EXPECT_EQ(cases("cpu"), 0);
+  EXPECT_EQ(cases("reference"), 0) << "which runs on the CPU";
+  EXPECT_EQ(cases(nullptr), 1) << "imported";
+  EXPECT_EQ(cases(nullptr, "a CPU"), 0) << "imported, and named as the machine's CPU";
 }
 
 // Of prompts alone the rate is that of the prompt's tokens.

@@ -156,7 +156,7 @@ std::string class_of(const std::vector<Class>& classes, const std::string& name,
 struct Measured {
   RecordView view;
   std::string family, device_class;
-  bool on_cpu = false;
+  std::string on;  // cpu or gpu; empty: not told
   std::string model() const { return view.shown_model(); }
 };
 
@@ -229,7 +229,7 @@ class Tester {
   using Cells = std::vector<const Measured*>;
 
   bool is_of(const Measured& m) const {
-    return (claim_.on.empty() || (claim_.on == "cpu") == m.on_cpu) &&
+    return (claim_.on.empty() || claim_.on == m.on) &&
            (claim_.device_class.empty() || m.device_class == claim_.device_class) &&
            (claim_.family.empty() || claim_.compare == "families" || m.family == claim_.family) && m.view.half.empty();
   }
@@ -512,6 +512,16 @@ class Tester {
   ClaimResult result_;
 };
 
+// What the first device of a record is. Imports have no id but for "cpu", and older ones not that: their CPU has the
+// name of the machine's.
+std::string processor_of(const Record& record) {
+  const Record& device = record.at("devices").at(0);
+  const Record id = device.value("id", Record());
+  if (id == "cpu" || id == "reference") return "cpu";
+  const Record environment = record.value("environment", Record::object());
+  return id.is_null() && environment.value("cpu", Record()) == device.at("name") ? "cpu" : "gpu";
+}
+
 constexpr std::string_view kOwnClaims =
 #include "report/claims_json.inc"
     ;
@@ -529,7 +539,7 @@ std::vector<ClaimResult> test_claims(std::span<const Record> records, std::strin
     // A record may be in a folder and in a database.
     const Record sealed = record.value("content_sha256", Record());
     if (!seen.insert(sealed.is_string() ? sealed.get<std::string>() : sha256_of(record)).second) continue;
-    Measured m{view_of(record), "", ""};
+    Measured m{view_of(record), "", "", ""};
     const Record& model = record.at("cell").at("model");
     const Record architecture = model.value("architecture", Record());
     m.family =
@@ -538,7 +548,7 @@ std::vector<ClaimResult> test_claims(std::span<const Record> records, std::strin
     if (!record.at("devices").empty()) {
       const Record gpu = record.at("devices").at(0).value("gpu", Record());
       if (gpu.is_object()) compute = gpu.value("compute_capability", "");
-      m.on_cpu = record.at("devices").at(0).value("id", Record()) == "cpu";
+      m.on = processor_of(record);
     }
     m.device_class = class_of(all.device_classes, m.view.device, compute, true);
     measured.push_back(std::move(m));
