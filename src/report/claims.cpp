@@ -55,11 +55,22 @@ T member(const json& from, const char* key, const std::string& where, std::optio
   }
 }
 
+// A misspelt member would else be one that is not there.
+void refuse_others(const json& of, const std::set<std::string>& known, const std::string& where) {
+  for (const auto& [key, value] : of.items()) {
+    if (!known.contains(key)) {
+      fail(ErrorKind::usage, "{}: found \"{}\", expected only {}; take it out, or see docs/claims.md", where, key,
+           fmt::join(known, ", "));
+    }
+  }
+}
+
 std::vector<Class> read_classes(const json& file, const char* key, const char* others, const std::string& where) {
   std::vector<Class> classes;
   for (const json& c : member<json>(file, key, where, json::array())) {
     const std::string at = fmt::format("{}, {}", where, key);
     if (!c.is_object()) fail(ErrorKind::usage, "{}: expected an object, found {}; see docs/claims.md", at, c.dump());
+    refuse_others(c, {"name", "names", others}, at);
     classes.push_back({member<std::string>(c, "name", at), member<std::vector<std::string>>(c, "names", at),
                        member<std::vector<std::string>>(c, others, at, std::vector<std::string>{})});
   }
@@ -73,6 +84,7 @@ Claims read_claims(std::string_view text, const std::string& where) {
   } catch (const Error& error) {
     fail(ErrorKind::usage, "{}", error.what());
   }
+  if (file.is_object()) refuse_others(file, {"families", "device_classes", "claims"}, where);
   Claims all{read_classes(file, "families", "architectures", where),
              read_classes(file, "device_classes", "compute", where),
              {}};
@@ -91,10 +103,7 @@ Claims read_claims(std::string_view text, const std::string& where) {
     Claim claim;
     claim.id = member<std::string>(c, "id", where);
     const std::string at = fmt::format("{}, claim '{}'", where, claim.id);
-    for (const auto& [key, value] : c.items()) {
-      if (!kKeys.contains(key))
-        fail(ErrorKind::usage, "{}: \"{}\" is no member of a claim; see docs/claims.md", at, key);
-    }
+    refuse_others(c, kKeys, at);
     claim.says = member<std::string>(c, "says", at);
     claim.compare = member<std::string>(c, "compare", at);
     if (!kinds.contains(claim.compare)) {
