@@ -53,7 +53,11 @@ TEST(Claims, OfAnotherFormAreRefused) {
   EXPECT_THAT(refusal(R"({"claims": [{"id": "x", "says": "y", "compare": "moods", "precision": "4bit"}]})"),
               HasSubstr("claim 'x': \"compare\" is 'moods'"));
   const std::string runs = R"({"claims": [{"id": "x", "says": "y", "precision": "4bit", "compare": )";
-  EXPECT_THAT(refusal(runs + R"("runs", "moods": 1}]})"), HasSubstr("claim 'x': \"moods\" is no member of a claim"));
+  EXPECT_THAT(refusal(runs + R"("runs", "moods": 1}]})"),
+              HasSubstr("mine.json, claim 'x': found \"moods\", expected only above, "));
+  EXPECT_THAT(refusal(R"({"claims": [], "device_clases": []})"), HasSubstr("mine.json: found \"device_clases\""));
+  EXPECT_THAT(refusal(R"({"claims": [], "families": [{"name": "x", "names": [], "compute": []}]})"),
+              HasSubstr("mine.json, families: found \"compute\""));
   EXPECT_THAT(refusal(runs + R"("runs", "on": "tpu"}]})"), HasSubstr("\"on\" is 'tpu', expected cpu or gpu"));
   EXPECT_THAT(refusal(runs + R"("precisions", "metric": "no_such", "against": ["fp16"], "above": 1}]})"),
               HasSubstr("\"metric\" is 'no_such'"));
@@ -64,13 +68,19 @@ TEST(Claims, OfAnotherFormAreRefused) {
 TEST(Claims, OfGpusCountNoCpuAndARecordThatIsThereTwiceCountsOnce) {
   constexpr const char* kRuns =
       R"({"claims": [{"id": "x", "says": "y", "compare": "runs", "precision": "4bit", "on": "gpu"}]})";
-  const auto cases = [](const std::string& id) {
-    Record record = test_record({.precision = "4bit"});
+  const auto cases = [](const Record& id, const std::string& device = "a GPU") {
+    Record record = test_record({.precision = "4bit", .device = device});
     record["devices"][0]["id"] = id;
     return test_claims(std::vector{record, record}, kRuns, "claims").at(0).cases.size();
   };
   EXPECT_EQ(cases("cuda:0"), 1);
   EXPECT_EQ(cases("cpu"), 0);
+  EXPECT_EQ(cases("reference"), 0) << "which runs on the CPU";
+  EXPECT_EQ(cases(nullptr), 1) << "imported";
+  EXPECT_EQ(cases(nullptr, "a CPU"), 0) << "imported, and named as the machine's CPU";
+  Record untold = test_record({.precision = "4bit"});
+  untold["devices"] = Record::array();
+  EXPECT_TRUE(test_claims(std::vector{untold}, kRuns, "claims").at(0).cases.empty());
 }
 
 // Of prompts alone the rate is that of the prompt's tokens.

@@ -100,6 +100,11 @@ TEST(Import, LlamaBenchSaysTheSameInEveryFormat) {
   EXPECT_EQ(table[1]["imported"]["figures"]["tokens_per_second"]["stddev"], 0.84);
   EXPECT_EQ(view_of(table[0]).device, "") << "its table names none";
   EXPECT_EQ(view_of(imported("llama_bench.md", {.model = "m", .device = "d"})[0]).device, "d");
+  // Whatever it is called: its backend is the CPU.
+  for (const char* file : {"llama_bench.json", "llama_bench.csv", "llama_bench.md", "benchmark.json"}) {
+    EXPECT_EQ(imported(file, {.model = "m", .device = "d"})[0]["devices"][0]["id"], "cpu") << file;
+  }
+  EXPECT_EQ(imported("llama_bench.jsonl")[0]["devices"][0]["id"], nullptr) << "a GPU, of no number that is told";
 }
 
 TEST(Import, LlamaBenchsRateOfBothIsMadeOneOfNewTokens) {

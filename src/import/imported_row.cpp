@@ -15,7 +15,7 @@ Record devices_part(const ImportedRow& row, const std::string& name) {
   if (name.empty()) return devices;
   for (int i = 0; i < row.devices; ++i) {
     devices.push_back({{"index", i},
-                       {"id", nullptr},
+                       {"id", row.on_cpu ? Record("cpu") : Record(nullptr)},
                        {"backend", nullptr},
                        {"name", name},
                        {"features", nullptr},

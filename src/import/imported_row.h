@@ -27,6 +27,7 @@ struct ImportedRow {
   std::string kind = "generation", test;
   std::optional<int> prompt_tokens, new_tokens, depth, batch;
   std::string device, cpu;  // empty: not told
+  bool on_cpu = false;      // told
   int devices = 1;
   std::string started_utc, error;
   std::string set;                        // which of several sets of results the file says that it is of

@@ -112,6 +112,7 @@ ImportedRow from_fields(const Record& fields, const Where& where, const char* fo
   const std::string backends = text_of(fields, "backends"), gpu = text_of(fields, "gpu_info");
   const bool on_gpu = !gpu.empty() && runs_on_gpu(backends, text_of(fields, "n_gpu_layers"));
   row.device = on_gpu ? gpu : row.cpu;
+  row.on_cpu = !backends.empty() && !runs_on_gpu(backends, text_of(fields, "n_gpu_layers"));
   row.started_utc = text_of(fields, "test_time");
   row.tuning = settings({{"build", text_of(fields, "build_commit")},
                          {"backend", backends},
@@ -253,6 +254,8 @@ std::vector<ImportedRow> llama_bench_markdown(std::string_view content, const st
       others += fmt::format("{}{} {}", others.empty() ? "" : ", ", heading, value.get<std::string>());
     }
     row.tuning = others;
+    const std::string backends = text_of(named, "backend");
+    row.on_cpu = !backends.empty() && !runs_on_gpu(backends, text_of(named, "ngl"));
     row.as_read = named;
     rows.push_back(std::move(row));
   }

@@ -111,6 +111,7 @@ std::vector<ImportedRow> optimum_benchmark(const Record& benchmark, const Where&
   row.depth = 0;
   row.cpu = trimmed(text_at(environment, "cpu"));
   const bool on_gpu = text_at(backend, "device") == "cuda";
+  row.on_cpu = text_at(backend, "device") == "cpu";
   if (!on_gpu) {
     row.device = row.cpu;
   } else if (const Record gpu = environment.value("gpu", Record());

@@ -55,11 +55,22 @@ T member(const json& from, const char* key, const std::string& where, std::optio
   }
 }
 
+// A misspelt member would else be one that is not there.
+void refuse_others(const json& of, const std::set<std::string>& known, const std::string& where) {
+  for (const auto& [key, value] : of.items()) {
+    if (!known.contains(key)) {
+      fail(ErrorKind::usage, "{}: found \"{}\", expected only {}; take it out, or see docs/claims.md", where, key,
+           fmt::join(known, ", "));
+    }
+  }
+}
+
 std::vector<Class> read_classes(const json& file, const char* key, const char* others, const std::string& where) {
   std::vector<Class> classes;
   for (const json& c : member<json>(file, key, where, json::array())) {
     const std::string at = fmt::format("{}, {}", where, key);
     if (!c.is_object()) fail(ErrorKind::usage, "{}: expected an object, found {}; see docs/claims.md", at, c.dump());
+    refuse_others(c, {"name", "names", others}, at);
     classes.push_back({member<std::string>(c, "name", at), member<std::vector<std::string>>(c, "names", at),
                        member<std::vector<std::string>>(c, others, at, std::vector<std::string>{})});
   }
@@ -73,6 +84,7 @@ Claims read_claims(std::string_view text, const std::string& where) {
   } catch (const Error& error) {
     fail(ErrorKind::usage, "{}", error.what());
   }
+  if (file.is_object()) refuse_others(file, {"families", "device_classes", "claims"}, where);
   Claims all{read_classes(file, "families", "architectures", where),
              read_classes(file, "device_classes", "compute", where),
              {}};
@@ -91,10 +103,7 @@ Claims read_claims(std::string_view text, const std::string& where) {
     Claim claim;
     claim.id = member<std::string>(c, "id", where);
     const std::string at = fmt::format("{}, claim '{}'", where, claim.id);
-    for (const auto& [key, value] : c.items()) {
-      if (!kKeys.contains(key))
-        fail(ErrorKind::usage, "{}: \"{}\" is no member of a claim; see docs/claims.md", at, key);
-    }
+    refuse_others(c, kKeys, at);
     claim.says = member<std::string>(c, "says", at);
     claim.compare = member<std::string>(c, "compare", at);
     if (!kinds.contains(claim.compare)) {
@@ -156,7 +165,7 @@ std::string class_of(const std::vector<Class>& classes, const std::string& name,
 struct Measured {
   RecordView view;
   std::string family, device_class;
-  bool on_cpu = false;
+  std::string on;  // cpu or gpu; empty: not told
   std::string model() const { return view.shown_model(); }
 };
 
@@ -229,7 +238,7 @@ class Tester {
   using Cells = std::vector<const Measured*>;
 
   bool is_of(const Measured& m) const {
-    return (claim_.on.empty() || (claim_.on == "cpu") == m.on_cpu) &&
+    return (claim_.on.empty() || claim_.on == m.on) &&
            (claim_.device_class.empty() || m.device_class == claim_.device_class) &&
            (claim_.family.empty() || claim_.compare == "families" || m.family == claim_.family) && m.view.half.empty();
   }
@@ -512,6 +521,16 @@ class Tester {
   ClaimResult result_;
 };
 
+// What the first device of a record is. Imports have no id but for "cpu", and older ones not that: their CPU has the
+// name of the machine's.
+std::string processor_of(const Record& record) {
+  const Record& device = record.at("devices").at(0);
+  const Record id = device.value("id", Record());
+  if (id == "cpu" || id == "reference") return "cpu";
+  const Record environment = record.value("environment", Record::object());
+  return id.is_null() && environment.value("cpu", Record()) == device.at("name") ? "cpu" : "gpu";
+}
+
 constexpr std::string_view kOwnClaims =
 #include "report/claims_json.inc"
     ;
@@ -529,7 +548,7 @@ std::vector<ClaimResult> test_claims(std::span<const Record> records, std::strin
     // A record may be in a folder and in a database.
     const Record sealed = record.value("content_sha256", Record());
     if (!seen.insert(sealed.is_string() ? sealed.get<std::string>() : sha256_of(record)).second) continue;
-    Measured m{view_of(record), "", ""};
+    Measured m{view_of(record), "", "", ""};
     const Record& model = record.at("cell").at("model");
     const Record architecture = model.value("architecture", Record());
     m.family =
@@ -538,7 +557,7 @@ std::vector<ClaimResult> test_claims(std::span<const Record> records, std::strin
     if (!record.at("devices").empty()) {
       const Record gpu = record.at("devices").at(0).value("gpu", Record());
       if (gpu.is_object()) compute = gpu.value("compute_capability", "");
-      m.on_cpu = record.at("devices").at(0).value("id", Record()) == "cpu";
+      m.on = processor_of(record);
     }
     m.device_class = class_of(all.device_classes, m.view.device, compute, true);
     measured.push_back(std::move(m));

@@ -248,11 +248,11 @@ bool is_database(const std::string& path) {
 
 std::string sha256_of(const Record& record) {
   const auto imported = record.find("imported");
-  if (imported == record.end() || !imported->is_object() || !imported->contains("imported_utc"))
-    return sha256_hex(compact(record));
-  Record timeless = record;  // the same file again is the same record
-  timeless["imported"].erase("imported_utc");
-  return sha256_hex(compact(timeless));
+  if (imported == record.end() || !imported->is_object()) return sha256_hex(compact(record));
+  Record same = record;  // the same file again, or a copy of it, is the same record: file_sha256 says which it is
+  same["imported"].erase("imported_utc");
+  same["imported"].erase("from");
+  return sha256_hex(compact(same));
 }
 
 Database::Database(const std::string& path, Access access) {

@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include <map>
+#include <sstream>
+#include <utility>
 
 #include "core/error.h"
 #include "core/os.h"
@@ -66,12 +68,15 @@ TEST_F(Databases, GiveBackTheRecordsOfASweepOnceAndInOrder) {
 
 TEST_F(Databases, HaveAnImportThatIsImportedAgainOnce) {
   Record record = test_record({});
-  record["imported"] = {{"tool", "another"}, {"imported_utc", "2026-01-01T00:00:00Z"}};
-  Record again = record;
+  record["imported"] = {
+      {"tool", "another"}, {"from", "a.json"}, {"file_sha256", "1"}, {"imported_utc", "2026-01-01T00:00:00Z"}};
+  Record again = record, of_another = record;
   again["imported"]["imported_utc"] = "2026-02-01T00:00:00Z";
-  EXPECT_EQ(sha256_of(again), sha256_of(record));
-  again["imported"]["tool"] = "a third";
-  EXPECT_NE(sha256_of(again), sha256_of(record));
+  again["imported"]["from"] = "a copy.json";
+  of_another["imported"]["file_sha256"] = "2";
+  Database database(path_, Database::Access::append);
+  for (const Record& r : {record, again, of_another}) database.add(std::vector{r}, "imported");
+  EXPECT_THAT(database.ids(""), SizeIs(2));
 }
 
 TEST_F(Databases, PutARecordInThePlaceOfAnother) {
@@ -112,22 +117,62 @@ TEST_F(Databases, OfOtherProgramsAndVersionsAreLeftAlone) {
   EXPECT_EQ(os::read_file(folder_ / "others", 1 << 20), others);
 }
 
-// What SQLite itself says of the file.
-std::string integrity(const std::string& path) {
+// What SQLite itself says: the first column of every row, or what is wrong with the statement.
+std::string answer(const std::string& path, const std::string& statement) {
   const auto library = os::Library::open("libsqlite3.so.0");
   const auto open = library->find<int(const char*, void**)>("sqlite3_open");
   const auto close = library->find<int(void*)>("sqlite3_close");
   const auto exec =
       library->find<int(void*, const char*, int (*)(void*, int, char**, char**), void*, char**)>("sqlite3_exec");
   void* handle = nullptr;
+  const auto message = library->find<const char*(void*)>("sqlite3_errmsg");
   std::string said;
   open(path.c_str(), &handle);
-  exec(
-      handle, "PRAGMA integrity_check; PRAGMA foreign_key_check",
-      [](void* text, int, char** columns, char**) { return static_cast<std::string*>(text)->append(columns[0]), 0; },
+  const int failed = exec(
+      handle, statement.c_str(),
+      [](void* text, int, char** columns, char**) {
+        static_cast<std::string*>(text)->append(columns[0] ? columns[0] : "NULL");
+        return 0;
+      },
       &said, nullptr);
+  if (failed != 0) said = message(handle);
   close(handle);
   return said;
+}
+
+// Every statement of docs/database.md: of its blocks, and the one for sqlite3 in quotation marks.
+std::vector<std::string> documented_statements() {
+  std::istringstream text(os::read_file(QB_SOURCE_DIR "/docs/database.md", 1 << 20));
+  std::vector<std::string> statements;
+  std::string statement;
+  for (std::string line; std::getline(text, line);) {
+    if (!line.starts_with("    ")) {
+      EXPECT_EQ(statement, "") << "a block ends within a statement";
+      continue;
+    }
+    line.erase(0, 4);
+    if (line.starts_with("quantbench ") || line.starts_with("--")) continue;
+    if (line.starts_with("sqlite3 ")) {
+      const size_t from = line.find('"') + 1;
+      statements.push_back(line.substr(from, line.rfind('"') - from));
+      continue;
+    }
+    statement += line + "\n";
+    if (line.ends_with(";")) statements.push_back(std::exchange(statement, ""));
+  }
+  return statements;
+}
+
+TEST_F(Databases, AnswerWhatTheirDocumentationAsks) {
+  Record record = test_record({.model = "bundled", .precision = "4bit", .test = "p14+n64"});
+  record["started_utc"] = "2026-01-01T00:00:00Z";
+  record["metrics"]["total_latency"] = test_metric("ns", "lower", {7, 8, 9});
+  Database(path_, Database::Access::append).add(std::vector{record}, "sweep");
+  std::vector<std::string> answers;
+  for (const std::string& statement : documented_statements()) answers.push_back(answer(path_, statement));
+  EXPECT_THAT(answers, ElementsAre("1", "2026-01-01T00:00:00Z", "7.08.09.0"));
+  EXPECT_EQ(answer(path_, "PRAGMA user_version"), "1");
+  EXPECT_EQ(answer(path_, "PRAGMA application_id"), std::to_string(0x71626462));
 }
 
 Record numbered(int writer, int number) {
@@ -200,7 +245,7 @@ TEST_F(Databases, HaveWhatWasReportedWhoeverWritesAndIsKilled) {
   for (const auto& [hash, count] : reported) EXPECT_EQ(there.count(hash), 1u);
   // Of one that was killed, what it was writing may have been finished and not reported yet.
   EXPECT_LE(there.size(), reported.size() + kRounds);
-  EXPECT_EQ(integrity(path_), "ok");
+  EXPECT_EQ(answer(path_, "PRAGMA integrity_check; PRAGMA foreign_key_check"), "ok");
 }
 
 }  // namespace
