@@ -62,7 +62,7 @@ TEST(Devices, EachOfAListMeasuresEveryCell) {
   EXPECT_THAT(r.err, AllOf(HasSubstr("on reference (1 of 2)"), HasSubstr("on cpu (2 of 2)")));
   // Both are the same CPU by name; what is compared is of one device.
   const Result report = run({"report", folder / "out", "-o", "md"});
-  EXPECT_THAT(report.out, AllOf(HasSubstr(" (reference) |"), HasSubstr("0 of 3 precisions can be compared")));
+  EXPECT_THAT(report.out, AllOf(HasSubstr(" (reference) |"), HasSubstr("0 of 3 cells can be compared")));
 }
 
 TEST(Devices, OneThatIsNamedTwiceOrCannotBeUsedIsRefusedBeforeAnythingIsMeasured) {
