@@ -12,7 +12,6 @@
 namespace quantbench {
 namespace {
 
-using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 

@@ -104,8 +104,11 @@ std::vector<double> ticks(const Scale& scale, Format format, int about) {
   else
     step *= least > 5 * step ? 10 : least > 2 * step ? 5 : least > step ? 2 : 1;
   std::vector<double> at;
-  for (double x = std::ceil(scale.low / step) * step; x <= scale.high * (1 + 1e-12) + step * 1e-9; x += step)
+  double x = std::ceil(scale.low / step) * step;
+  while (x <= scale.high * (1 + 1e-12) + step * 1e-9) {
     at.push_back(x);
+    x += step;
+  }
   return at;
 }
 
