@@ -87,12 +87,9 @@ std::string Grid::markdown() const {
     out += "|";
     for (const std::string& cell : rows_[r]) {
       std::string escaped;
-      for (char c : cell) {
+      for (char c : without_elements(cell)) {
         if (c == '|') escaped += '\\';
-        if (c == '<')
-          escaped += "&lt;";
-        else
-          escaped += c == '\n' ? ' ' : c;
+        escaped += c == '\n' ? ' ' : c;
       }
       out += " " + escaped + " |";
     }
@@ -126,6 +123,17 @@ std::string without_controls(std::string_view text, std::string_view kept) {
 }
 
 }  // namespace
+
+std::string without_elements(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '<')
+      out += "&lt;";
+    else
+      out += c;
+  }
+  return out;
+}
 
 std::string printable(std::string_view text) { return without_controls(text, "\n\t"); }
 std::string one_line(std::string_view text) { return without_controls(text, ""); }

@@ -31,6 +31,8 @@ class Grid {
 std::string printable(std::string_view text);
 // The same for what must stay in its line or cell of a table, such as a folder's name: newline and tab too.
 std::string one_line(std::string_view text);
+// Text in Markdown: a name is no element of HTML.
+std::string without_elements(std::string_view text);
 
 // One line of CSV, with its end (RFC 4180: quoted where it must be, quotes doubled).
 std::string csv_line(const std::vector<std::string>& cells);

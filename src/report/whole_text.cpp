@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "report/format.h"
+
 namespace quantbench {
 
 std::string whole_text(std::span<const RecordView> views, bool markdown, bool explained) {
@@ -9,16 +11,7 @@ std::string whole_text(std::span<const RecordView> views, bool markdown, bool ex
   const auto add_lines = [&](const std::vector<std::string>& lines) {
     if (lines.empty()) return;
     text += "\n";
-    for (const std::string& line : lines) {
-      if (markdown) text += "- ";
-      for (const char c : line) {  // a name is no element of HTML
-        if (markdown && c == '<')
-          text += "&lt;";
-        else
-          text += c;
-      }
-      text += "\n";
-    }
+    for (const std::string& line : lines) text += (markdown ? "- " + without_elements(line) : line) + "\n";
   };
   if (const std::string quality = markdown ? quality_markdown(views) : quality_text(views); !quality.empty()) {
     text += "\nQuality\n\n" + quality;
