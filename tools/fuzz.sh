@@ -167,31 +167,36 @@ take() {
   rm -rf "$scratch"
 }
 
-# Leaves the smallest inputs that together reach all code of the corpus, so that the next run begins sooner.
+# smallest TARGET TO FROM FLAG…: the smallest inputs of FROM that together reach all its code, and that as often.
+smallest() {
+  local target="$1" to="$2" from="$3"
+  shift 3
+  mkdir "$to"
+  "$folder/src/fuzz/fuzz_$target" -merge=1 -timeout=10 -rss_limit_mb=2560 -max_len=16384 "$@" "$to" "$from" > "$to.log" 2>&1 ||
+    { echo "$target: its corpus could not be merged; $to.log"; return 1; }
+}
+
+# Leaves those of the corpus, so that the next run begins sooner.
 merge() {
   local scratch
   scratch="$(mktemp -d "$folder/merge.XXXXXX")"
-  mkdir "$scratch/all"
-  if ! "$folder/src/fuzz/fuzz_$1" -merge=1 -timeout=10 -rss_limit_mb=2560 -max_len=16384 "$scratch/all" "$folder/corpus/$1" \
-         > "$scratch/log" 2>&1; then
-    echo "$1: its corpus could not be merged; $scratch/log"
-    return 1
-  fi
+  smallest "$1" "$scratch/all" "$folder/corpus/$1" || return 1
   rm -rf "$folder/corpus/$1"
   mv "$scratch/all" "$folder/corpus/$1"
   rm -rf "$scratch"
 }
 
-# As many inputs of the merged corpus, small ones first, as an archive may have.
+# As many inputs as an archive may have of those that reach all code once, small ones first.
 pack() {
   local scratch count low=0 high file
   merge "$1"
   scratch="$(mktemp -d "$folder/pack.XXXXXX")"
-  (cd "$folder/corpus/$1" && find . -type f -size -$((longest_kept_bytes + 1))c -printf '%s %f\n' | sort -n | cut -d' ' -f2) > "$scratch/names"
+  smallest "$1" "$scratch/all" "$folder/corpus/$1" -use_counters=0 || return 1
+  (cd "$scratch/all" && find . -type f -size -$((longest_kept_bytes + 1))c -printf '%s %f\n' | sort -n | cut -d' ' -f2) > "$scratch/names"
   high="$(wc -l < "$scratch/names")"
   count=$high
   while :; do  # the most that fit
-    head -n "$count" "$scratch/names" | tar -C "$folder/corpus/$1" -cf "$scratch/tar" --sort=name --mtime=@0 --owner=0 --group=0 \
+    head -n "$count" "$scratch/names" | tar -C "$scratch/all" -cf "$scratch/tar" --sort=name --mtime=@0 --owner=0 --group=0 \
       --numeric-owner --mode=644 -T -
     xz -9e -k -c "$scratch/tar" > "$scratch/packed"
     if [ "$(stat -c %s "$scratch/packed")" -le $packed_bytes ]; then

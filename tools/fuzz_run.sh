@@ -7,7 +7,7 @@
 #     JOBS: processes at once; targets that are further from what is to be reached get more of them
 #     OUT: a folder for summary.txt and result.tar.gz (counts, inputs that reach new code, findings, logs); after half a
 #       minute and every minute then there is partial.tar.gz, with all but the inputs, in case that it is killed
-# Status 1 if something was found. A finding is printed as soon as it is there, as base64 if it is not long.
+# Status 1 if something was found, or if a target ran no input. A finding is printed as soon as it is there, as base64 if it is not long.
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 if [ $# -lt 3 ]; then
@@ -275,5 +275,10 @@ found=0
 for finding in "$work/findings"/*; do
   case "$finding" in *-slow-unit-* | *'*') ;; *) found=1 ;; esac
 done
+while read -r target inputs _; do
+  [ "$inputs" -eq 0 ] || continue
+  echo "FAILED: $target ran no input: $(cat "$work/jobs/$target".*/log 2> /dev/null | tail -n 1)"
+  found=1
+done < "$work/result/counts"
 rm -rf "$work" "$shared"
 exit $found

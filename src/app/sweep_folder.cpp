@@ -67,6 +67,8 @@ std::optional<size_t> row_in(const Record& record, const std::string& plan_sha25
   if (!is_record(record) || !record.contains("sweep")) return std::nullopt;
   const Record& sweep = record["sweep"];
   if (!sweep.is_object() || !sweep.contains("row") || !sweep["row"].is_number_unsigned()) return std::nullopt;
+  const auto outcome = record.find("outcome");
+  if (outcome == record.end() || !outcome->is_object() || !outcome->contains("status")) return std::nullopt;
   if (!sweep.contains("plan_sha256") || sweep["plan_sha256"] != plan_sha256) return std::nullopt;
   return sweep["row"].get<size_t>();
 }
@@ -152,10 +154,8 @@ SweepFolder::SweepFolder(const std::string& path, const Record& plan, bool resum
     fail(ErrorKind::usage,
          "--out: {} has the records of a sweep already; give --resume to go on with it, or another folder", path_);
   }
-  Record before;
-  try {
-    before = Record::parse(text_of(kPlanName));
-  } catch (const Record::exception&) {
+  const Record before = json_of(kPlanName);
+  if (!before.is_object()) {
     fail(ErrorKind::disk,
          "--resume: {} is no plan of a sweep, so nothing can be said of the records beside it; give "
          "another --out",
@@ -175,8 +175,10 @@ SweepFolder::SweepFolder(const std::string& path, const Record& plan, bool resum
   finish_pending(say);
 }
 
-std::string SweepFolder::text_of(const std::string& name) const {
-  return os::read_file(path_ + "/" + name, kLargestFile);
+Record SweepFolder::json_of(const std::string& name) const {
+  const std::string text = os::read_file(path_ + "/" + name, kLargestFile);
+  if (nests_deeper(text, JsonLimits().depth)) return {Record::value_t::discarded};
+  return Record::parse(text, nullptr, false);
 }
 
 // Records without a plan, of a version that wrote none or copied from elsewhere: which cells they stand for is not
@@ -184,7 +186,7 @@ std::string SweepFolder::text_of(const std::string& name) const {
 void SweepFolder::refuse_strangers() const {
   for (const std::string& name : os::list_directory(path_)) {
     if (!name.ends_with(".json")) continue;
-    const Record j = Record::parse(text_of(name), nullptr, false);
+    const Record j = json_of(name);
     if (!is_record(j)) continue;
     fail(ErrorKind::usage,
          "--out: {} has records already ({}) and no plan that tells what they are of; give another "
@@ -196,7 +198,7 @@ void SweepFolder::refuse_strangers() const {
 void SweepFolder::read_records(const Say& say) {
   for (const std::string& name : os::list_directory(path_)) {
     if (!name.ends_with(".json")) continue;
-    Record record = Record::parse(text_of(name), nullptr, false);
+    Record record = json_of(name);
     const std::optional<size_t> row = row_in(record, plan_sha256_);
     if (!row) {
       say(fmt::format("--resume: {}/{} is no whole record of this sweep and is left as it is", path_, name));
@@ -212,7 +214,7 @@ void SweepFolder::read_records(const Say& say) {
 void SweepFolder::finish_pending(const Say& say) {
   const std::string path = path_ + "/" + kPendingName;
   if (!os::exists(path)) return;
-  const Record pending = Record::parse(text_of(kPendingName), nullptr, false);
+  const Record pending = json_of(kPendingName);
   std::vector<RowRecord> records;
   if (pending.is_array()) {
     for (const Record& record : pending) {

@@ -42,7 +42,7 @@ class SweepFolder {
   size_t count() const { return paths_.size(); }  // rows that have a record
 
  private:
-  std::string text_of(const std::string& name) const;
+  Record json_of(const std::string& name) const;  // discarded where it is none, or nests too deeply
   void refuse_strangers() const;
   void finish_pending(const Say& say);
   void read_records(const Say& say);

@@ -343,6 +343,8 @@ TEST(Resume, RefusesAnotherPlanWithWhatDiffersAndAFolderWithRecordsWithoutBeingA
               HasSubstr("program/git_commit was \"another\" and is"));
   folder.write("out/sweep.plan", "{");
   EXPECT_THAT(run(small_sweep(folder / "out", {"--resume"})).err, HasSubstr("is no plan of a sweep"));
+  folder.write("out/sweep.plan", std::string(3'000'000, '[') + std::string(3'000'000, ']'));
+  EXPECT_THAT(run(small_sweep(folder / "out", {"--resume"})).err, HasSubstr("is no plan of a sweep"));
   std::filesystem::remove(folder / "out/sweep.plan");
   EXPECT_THAT(run(small_sweep(folder / "out", {"--resume"})).err, HasSubstr("no plan that tells what they are of"));
   EXPECT_EQ(files_in(folder / "out"), before);

@@ -48,7 +48,25 @@ std::string hub_blobs_of(const std::string& real_folder) {
 }
 
 // There are no safetensors: says what there is instead, and how to get from there to here.
-[[noreturn]] void fail_without_weights(const std::string& folder) {
+// For a shell, as one argument.
+std::string shell_argument(const std::string& text) {
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+  return quoted + "'";
+}
+
+// transformers' class of the model, by its config.
+std::string transformers_class(const json& config) {
+  const auto names = config.find("architectures");
+  const bool is_named = names != config.end() && names->is_array() && !names->empty() && names->front().is_string();
+  const std::string name = is_named ? names->front().get<std::string>() : "";
+  const auto is_fine = [](char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+  };
+  return !name.empty() && std::all_of(name.begin(), name.end(), is_fine) ? name : "AutoModelForCausalLM";
+}
+
+[[noreturn]] void fail_without_weights(const std::string& folder, const json& config) {
   std::vector<std::string> names = os::list_directory(folder);
   const auto any = [&](auto matches) { return std::any_of(names.begin(), names.end(), matches); };
   if (any([](const std::string& name) {
@@ -56,9 +74,11 @@ std::string hub_blobs_of(const std::string& real_folder) {
       })) {
     fail(ErrorKind::bad_model,
          "{}: expected {} or {}, found weights in PyTorch's pickle format only, which can run code when loaded and is "
-         "not read; convert it with: python3 -c \"from transformers import AutoModelForCausalLM as M; "
-         "M.from_pretrained('{}', dtype='auto').save_pretrained('{}-safetensors')\" and copy the tokenizer files",
-         folder, kSingleFile, kIndexFile, folder, folder);
+         "not read; convert it with: python3 -c \"import sys; from transformers import {} as M; "
+         "M.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[2])\" {} {} and copy the tokenizer "
+         "files",
+         folder, kSingleFile, kIndexFile, transformers_class(config), shell_argument(folder),
+         shell_argument(folder + "-safetensors"));
   }
   if (any([](const std::string& name) { return name.ends_with(".gguf"); })) {
     fail(ErrorKind::bad_model,
@@ -151,7 +171,7 @@ void Checkpoint::open_weights() {
   } else if (const auto index_path = find_model_file(folder_, kIndexFile, options_.allow_symlinks)) {
     open_shards(read_json_file(*index_path), folder_ + "/" + kIndexFile);
   } else {
-    fail_without_weights(folder_);
+    fail_without_weights(folder_, config_);
   }
   std::map<std::string, std::vector<std::string>> duplicates;
   for (const auto& file : files_) {

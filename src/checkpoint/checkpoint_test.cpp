@@ -244,7 +244,13 @@ TEST(Checkpoint, SaysWhatAFolderWithoutSafetensorsHolds) {
   folder.write("model.Q4_0.gguf", "");
   EXPECT_THAT(open_refusal(folder), HasSubstr("GGUF"));
   folder.write("pytorch_model.bin", "");
-  EXPECT_THAT(open_refusal(folder), AllOf(HasSubstr("pickle"), HasSubstr("save_pretrained")));
+  EXPECT_THAT(open_refusal(folder), AllOf(HasSubstr("pickle"), HasSubstr("import AutoModelForCausalLM as M;")));
+  folder.write("it's/config.json", R"({"architectures": ["T5ForConditionalGeneration"]})");
+  folder.write("it's/pytorch_model.bin", "");
+  const auto quoted = [&] { return refusal([&] { Checkpoint::open(folder / "it's"); }); };
+  EXPECT_THAT(quoted(), AllOf(HasSubstr("import T5ForConditionalGeneration as M;"), HasSubstr("it'\\''s")));
+  folder.write("it's/config.json", R"({"architectures": ["A; import os"]})");
+  EXPECT_THAT(quoted(), HasSubstr("import AutoModelForCausalLM as M;"));
   EXPECT_THAT(refusal([&] { Checkpoint::open(folder / "none"); }), HasSubstr("nothing there"));
   EXPECT_THAT(refusal([&] { Checkpoint::open(folder / "config.json"); }), HasSubstr("a file"));
 }

@@ -222,20 +222,21 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path,
                                      const std::vector<std::pair<std::string, TensorInfo>>& tensors,
                                      const std::map<std::string, std::string>& metadata)
     : file_(path) {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  // Of the library just strings: destructors of its objects and lists ask for memory, and end the program where there
+  // is none, with the file half made.
+  const auto quoted = [](const std::string& string) { return nlohmann::json(string).dump(); };
+  std::string text = "{";
+  for (const auto& [key, value] : metadata) {
+    text += fmt::format("{}{}:{}", text == "{" ? "\"__metadata__\":{" : ",", quoted(key), quoted(value));
+  }
+  if (!metadata.empty()) text += "}";
   for (const auto& [name, info] : tensors) {
     const int64_t begin = promised_bytes_;
     promised_bytes_ += byte_count(info);
-    // Not null: what makes an object of null leaves it half made where memory runs out, and its destructor ends the
-    // program.
-    nlohmann::ordered_json entry = nlohmann::ordered_json::object();
-    entry["dtype"] = name_of(info.dtype);
-    entry["shape"] = info.shape;
-    entry["data_offsets"] = {begin, promised_bytes_};
-    header[name] = std::move(entry);
+    text += fmt::format(R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", text == "{" ? "" : ",",
+                        quoted(name), name_of(info.dtype), fmt::join(info.shape, ","), begin, promised_bytes_);
   }
-  std::string text = header.dump();
+  text += "}";
   text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the data are aligned, as the format's own writer does
   const uint64_t length = text.size();
   file_.write(std::as_bytes(std::span(&length, 1)));

@@ -51,8 +51,10 @@ std::optional<HubFile> read_file_entry(const json& entry) {
   const auto name = entry.find("rfilename"), size = entry.find("size"), lfs = entry.find("lfs");
   if (name == entry.end() || !name->is_string()) return std::nullopt;
   file.name = name->get<std::string>();
-  if (size != entry.end() && size->is_number_unsigned()) file.bytes = size->get<int64_t>();
-  if (file.bytes > kLongestFileBytes || file.bytes < -1) return std::nullopt;
+  if (size != entry.end() && !size->is_null()) {
+    if (!size->is_number_unsigned() || size->get<uint64_t>() > uint64_t{kLongestFileBytes}) return std::nullopt;
+    file.bytes = size->get<int64_t>();
+  }
   const auto text = [](const json& from, const char* key) {
     const auto found = from.find(key);
     return found != from.end() && found->is_string() ? found->get<std::string>() : std::string();
@@ -62,7 +64,21 @@ std::optional<HubFile> read_file_entry(const json& entry) {
   return file;
 }
 
+[[noreturn]] void fail_by_redirect(const std::string& host, bool to_address) {
+  fail(ErrorKind::hub, "{}: it redirects {}; is HF_ENDPOINT a server of the Hub, and does the network ask for a login?",
+       host, to_address ? "in a circle" : "to what is no address of the web, or has a password in it");
+}
+
 }  // namespace
+
+std::string without_token(std::string text, const std::string& token) {
+  constexpr std::string_view kInstead = "***";
+  if (token.empty()) return text;
+  for (size_t at = 0; (at = text.find(token, at)) != text.npos; at += kInstead.size()) {
+    text.replace(at, token.size(), kInstead);
+  }
+  return text;
+}
 
 std::string percent_encoded(std::string_view text, bool keep_slashes) {
   std::string encoded;
@@ -102,10 +118,15 @@ bool HubApi::may_pass(const HttpReply& reply) {
   return !reply.failure.empty() || s == 0 || s == 408 || s == 429 || s == 500 || s == 502 || s == 503 || s == 504;
 }
 
+std::string HubApi::shown(const std::string& text) const {
+  std::string part = without_token(text, settings_.token).substr(0, kShownMessageBytes);
+  for (char& c : part) c = (c >= 0 && c < ' ') || c == '\x7f' ? '?' : c;  // a terminal would heed them
+  return part;
+}
+
 std::string HubApi::described(const HttpReply& reply) const {
   if (!reply.failure.empty()) return reply.failure;
-  std::string message = reply.header("x-error-message");
-  if (message.size() > kShownMessageBytes) message.resize(kShownMessageBytes);
+  const std::string message = shown(reply.header("x-error-message"));
   return fmt::format("the answer was {}{}{}", reply.status, message.empty() ? "" : ": ", message);
 }
 
@@ -145,11 +166,7 @@ HttpReply HubApi::get(HttpRequest request) {
     HttpReply reply = http_.perform(request);
     if (!reply.failure.empty() || !reply.is_redirect()) return reply;
     const auto next = http_.parse(reply.header("location"), request.url);
-    if (!next || redirects == kMostRedirects) {
-      reply.failure =
-          fmt::format("{}: {}", url->host, next ? "it redirects in a circle" : "it redirects to no address");
-      return reply;
-    }
+    if (!next || redirects == kMostRedirects) fail_by_redirect(url->host, next.has_value());
     request.url = next->text;
   }
 }
@@ -175,8 +192,7 @@ HttpReply HubApi::ask(HttpRequest request, bool only_relative_redirects, int ret
       if (!next || !is_relative(location) || next->origin() != endpoint_.origin()) break;
       url = next->text;
       if (redirects < kMostRedirects) continue;
-      reply.failure = endpoint_.host + ": it redirects in a circle";
-      break;
+      fail_by_redirect(endpoint_.host, true);
     }
     if (reply.failure.empty() && !reply.is_redirect()) reply.headers["location"] = url;
     if (!may_pass(reply)) return reply;
@@ -207,7 +223,7 @@ void HubApi::refuse(const HttpReply& reply, const std::string& id, const std::st
     fail(ErrorKind::hub, "'{}' has no revision '{}' on {}; see {}/{}/branches for those that it has", id, revision, hub,
          hub, id);
   }
-  if (code == "EntryNotFound" || (reply.status == 404 && !file.empty() && code.empty())) {
+  if (!file.empty() && (code == "EntryNotFound" || (reply.status == 404 && code.empty()))) {
     fail(ErrorKind::hub, "'{}' has no file {} on {} at {}, though the Hub lists it; try again later", id, file, hub,
          revision);
   }
@@ -242,8 +258,7 @@ HubListing HubApi::list(const std::string& id, const std::string& revision, int 
       for (const json& entry : *files) {
         const auto file = read_file_entry(entry);
         if (!file || !is_plain_path(file->name)) {
-          fail(ErrorKind::bad_model, "an entry that is no file in a repository: {}",
-               entry.dump().substr(0, kShownMessageBytes));
+          fail(ErrorKind::bad_model, "an entry that is no file in a repository: {}", shown(entry.dump()));
         }
         listing.files.push_back(*file);
       }
@@ -272,7 +287,7 @@ HubFilePlace HubApi::find(const std::string& id, const std::string& commit, cons
     fail(ErrorKind::hub,
          "{} answers about {} of '{}' with commit '{}', expected {} (X-Repo-Commit); is HF_ENDPOINT a server of the "
          "Hub, and does a proxy pass on its headers?",
-         settings_.endpoint, file, id, found.substr(0, kShownMessageBytes), commit);
+         settings_.endpoint, file, id, shown(found), commit);
   }
   HubFilePlace place{.etag = bare_etag(linked.empty() ? reply.header("etag") : linked),
                      .address = reply.header("location")};
@@ -282,7 +297,7 @@ HubFilePlace HubApi::find(const std::string& id, const std::string& commit, cons
     fail(ErrorKind::hub,
          "{} does not say what {} of '{}' must be: expected a hash of 64 or 40 hex digits as its etag, its size and an "
          "address, found etag '{}', size '{}'; without them the file cannot be checked, so it is not taken",
-         settings_.endpoint, file, id, place.etag.substr(0, kShownMessageBytes), size);
+         settings_.endpoint, file, id, shown(place.etag), size);
   }
   place.bytes = *bytes;
   return place;

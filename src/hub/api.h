@@ -46,6 +46,9 @@ struct HubFilePlace {
   std::string address;  // where it is to be had; may carry a signature
 };
 
+// Whatever a server answers, and whatever is set as what: the token is in nothing that is said.
+std::string without_token(std::string text, const std::string& token);
+
 // `a/b c` → `a%2Fb%20c`; keep_slashes: → `a/b%20c`.
 std::string percent_encoded(std::string_view text, bool keep_slashes);
 
@@ -73,6 +76,8 @@ class HubApi {
                            const std::string& file) const;
 
  private:
+  // What a server sent, short enough for a message; without the token, of which a cut could leave a part.
+  std::string shown(const std::string& text) const;
   HttpReply ask(HttpRequest request, bool only_relative_redirects, int retries, const std::string& what);
 
   const HubSettings& settings_;

@@ -103,9 +103,7 @@ struct Transfer {
   std::exception_ptr thrown;
 };
 
-size_t take_header(char* data, size_t size, size_t count, void* user) {
-  auto& transfer = *static_cast<Transfer*>(user);
-  const size_t bytes = size * count;
+size_t take_header(const char* data, size_t bytes, Transfer& transfer) {
   transfer.header_bytes += bytes;
   if (transfer.header_bytes > kMostHeaderBytes) {
     transfer.refused = "its headers are larger than any that the Hub sends";
@@ -128,19 +126,12 @@ size_t take_header(char* data, size_t size, size_t count, void* user) {
   return bytes;
 }
 
-size_t take_body(char* data, size_t size, size_t count, void* user) {
-  auto& transfer = *static_cast<Transfer*>(user);
-  const size_t bytes = size * count;
+size_t take_body(const char* data, size_t bytes, Transfer& transfer) {
   HttpReply& reply = transfer.reply;
   const bool is_whole = reply.status == 200, is_fine = is_whole || reply.status == 206;
   if (is_fine && transfer.request->on_body) {
-    try {
-      transfer.request->on_body(reply, {reinterpret_cast<const std::byte*>(data), bytes});
-      return bytes;
-    } catch (...) {  // not through libcurl, which is C
-      transfer.thrown = std::current_exception();
-      return 0;
-    }
+    transfer.request->on_body(reply, {reinterpret_cast<const std::byte*>(data), bytes});
+    return bytes;
   }
   const size_t room = (is_fine ? kMostBodyBytes : kMostErrorBytes) - reply.body.size();
   if (bytes > room && is_fine) {
@@ -149,6 +140,18 @@ size_t take_body(char* data, size_t size, size_t count, void* user) {
   }
   reply.body.append(data, std::min(bytes, room));
   return bytes;
+}
+
+// What libcurl calls. No exception goes through it, since it is C.
+template <size_t (*take)(const char*, size_t, Transfer&)>
+size_t called(char* data, size_t size, size_t count, void* user) {
+  auto& transfer = *static_cast<Transfer*>(user);
+  try {
+    return take(data, size * count, transfer);
+  } catch (...) {
+    transfer.thrown = std::current_exception();
+    return 0;
+  }
 }
 
 int go_on(void*, curl_off_t, curl_off_t, curl_off_t, curl_off_t) { return os::stop_requested() ? 1 : 0; }
@@ -209,9 +212,9 @@ class CurlHttp final : public Http {
     set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(request.timeout_s));
     set(CURLOPT_BUFFERSIZE, static_cast<long>(kReceiveBytes));
     set(CURLOPT_ERRORBUFFER, detail.data());
-    set(CURLOPT_HEADERFUNCTION, &take_header);
+    set(CURLOPT_HEADERFUNCTION, &called<take_header>);
     set(CURLOPT_HEADERDATA, &transfer);
-    set(CURLOPT_WRITEFUNCTION, &take_body);
+    set(CURLOPT_WRITEFUNCTION, &called<take_body>);
     set(CURLOPT_WRITEDATA, &transfer);
     set(CURLOPT_NOPROGRESS, 0L);
     set(CURLOPT_XFERINFOFUNCTION, &go_on);
@@ -236,17 +239,23 @@ class CurlHttp final : public Http {
       fail(ErrorKind::interrupted,
            "interrupted while downloading; what has arrived is kept, and the same command goes on from there");
     }
-    if (code != CURLE_OK || transfer.refused) {
-      const std::string why = transfer.refused ? transfer.refused
-                              : transfer.reply.status == 407
-                                  ? "the proxy asks for a login (407); give it in https_proxy"
-                                  : described(code, std::string(detail.data()));
-      transfer.reply.failure = why.find(url->host) == why.npos ? url->host + ": " + why : why;
+    if (transfer.refused)
+      fail(ErrorKind::hub, "{}: {}; is HF_ENDPOINT a server of the Hub?", url->host, transfer.refused);
+    if (code != CURLE_OK) {
+      std::string why = transfer.reply.status == 407 ? "the proxy asks for a login (407); give it in https_proxy"
+                                                     : described(code, std::string(detail.data()));
+      if (why.find(url->host) == why.npos) why.insert(0, url->host + ": ");
+      if (is_lasting(code) || transfer.reply.status == 407) fail(ErrorKind::hub, "{}", why);
+      transfer.reply.failure = std::move(why);
     }
     return std::move(transfer.reply);
   }
 
  private:
+  // Whether nothing will change by asking again.
+  static bool is_lasting(CURLcode code) {
+    return code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE || code == CURLE_SSL_CERTPROBLEM;
+  }
   // libcurl's own words, where those name no more than host and file; about a proxy they may have its password.
   std::string described(CURLcode code, const std::string& detail) const {
     std::string text = curl_.strerror(code);
@@ -254,6 +263,8 @@ class CurlHttp final : public Http {
                                  CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE}) {
       if (code == plain && !detail.empty()) text = detail;
     }
+    if (text.find('@') != text.npos || text.find("://") != text.npos)
+      text = "the proxy that is set (https_proxy, all_proxy) cannot be used: no address that libcurl knows";
     if (code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE) {
       text += "; install the package ca-certificates, or let SSL_CERT_FILE name the certificates of your network";
     }

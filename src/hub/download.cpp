@@ -14,6 +14,7 @@ namespace quantbench {
 namespace {
 
 constexpr int64_t kLockSlice_ns = 100'000'000;  // between looks at a lock that another process has
+constexpr int64_t kSpareBytes = 64 << 20;       // that stay free on the cache's disk
 constexpr int kHashAttempts = 2;                // the second time from the first byte on
 
 std::string partial_path(const HubPaths& paths, const std::string& etag) { return paths.blob(etag) + ".qb.incomplete"; }
@@ -41,6 +42,15 @@ std::unique_ptr<os::FileLock> take_lock(const std::string& path, const std::stri
 }
 
 }  // namespace
+
+void require_space(const std::string& cache, int64_t needed, const std::string& id) {
+  const auto free = os::free_bytes(cache);
+  if (!free || needed == 0 || needed + kSpareBytes <= *free) return;
+  fail(ErrorKind::disk,
+       "not enough space for '{}': {} bytes are to be downloaded, and {} has {} free; free some, or let HF_HUB_CACHE "
+       "name a folder on another disk",
+       id, needed, cache, *free);
+}
 
 Downloader::Downloader(const HubSettings& settings, HubApi& api, HubListener& listener, std::string id,
                        std::string commit)
@@ -90,6 +100,11 @@ void Downloader::fetch(const HubFile& file) {
     return;
   }
   const HubFilePlace place = api_.find(id_, commit_, file.name);
+  if (file.bytes >= 0 && place.bytes != file.bytes) {
+    fail(ErrorKind::hub, "{} of {}: the Hub lists it with {} bytes, and asked for it says {}; try again later",
+         file.name, id_, file.bytes, place.bytes);
+  }
+  if (file.bytes < 0) require_space(settings_.cache, place.bytes, id_);
   const std::string blob = paths_.blob(place.etag);
   os::make_directories(parent(blob));
   os::make_directories(parent(link));

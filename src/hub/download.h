@@ -11,6 +11,9 @@
 
 namespace quantbench {
 
+// Error disk where so many bytes more leave the cache's disk without any to spare.
+void require_space(const std::string& cache, int64_t needed, const std::string& id);
+
 // What is downloaded at the moment, for one model. Not for several threads; several processes may download the same
 // model into the same cache.
 class Downloader {

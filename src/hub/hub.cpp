@@ -16,7 +16,6 @@ namespace quantbench {
 namespace {
 
 constexpr int64_t kMaxRefBytes = 4096;
-constexpr int64_t kSpareBytes = 64 << 20;  // that stay free on the cache's disk
 constexpr const char* kConfig = "config.json";
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
@@ -151,15 +150,6 @@ const HubFile* find_file(const std::vector<HubFile>& files, const std::string& n
   return found == files.end() ? nullptr : &*found;
 }
 
-void require_space(const std::string& cache, int64_t needed, const std::string& id) {
-  const auto free = os::free_bytes(cache);
-  if (!free || needed == 0 || needed + kSpareBytes <= *free) return;
-  fail(ErrorKind::disk,
-       "not enough space for '{}': {} bytes are to be downloaded, and {} has {} free; free some, or let HF_HUB_CACHE "
-       "name a folder on another disk",
-       id, needed, cache, *free);
-}
-
 PulledModel download(const std::string& model, const HubName& name, const HubNeeds& needs, const HubSettings& settings,
                      int retries, HubListener& listener) {
   const auto http = Http::open();
@@ -202,16 +192,6 @@ PulledModel download(const std::string& model, const HubName& name, const HubNee
     os::write_file_atomically(ref, listing.commit);
   }
   return pulled;
-}
-
-// Whatever a server answers, and whatever is set as what: the token is in nothing that is said.
-std::string without_token(std::string text, const std::string& token) {
-  constexpr std::string_view kInstead = "***";
-  if (token.empty()) return text;
-  for (size_t at = 0; (at = text.find(token, at)) != text.npos; at += kInstead.size()) {
-    text.replace(at, token.size(), kInstead);
-  }
-  return text;
 }
 
 class DiscreetListener final : public HubListener {
@@ -273,9 +253,9 @@ std::vector<HubFile> needed_files(const std::string& id, const std::vector<HubFi
   }
   fail(ErrorKind::bad_model,
        "'{}' has neither {} nor {} on the Hub (weights there: {}), and nothing else is read: PyTorch's pickle can run "
-       "code when loaded; choose another repository or revision of the model, or save it with transformers "
-       "(save_pretrained) and give the folder",
-       id, kSingle, kIndex, or_none(others));
+       "code when loaded; choose another repository or revision of the model, or get it by 'hf download {} --local-dir "
+       "FOLDER' and give FOLDER, which is answered with the command that converts it",
+       id, kSingle, kIndex, or_none(others), id);
 }
 
 ResolvedModel resolve_model(const std::string& name) {

@@ -241,6 +241,51 @@ TEST_F(HubDownload, WhatIsNotHttpsIsNotAsked) {
   EXPECT_THAT(pull_refusal(), HasSubstr("not https (http://example.invalid)"));
 }
 
+TEST_F(HubDownload, RedirectsThatLeadNowhereAreNotFollowedAgain) {
+  std::string where;
+  hub.instead = [&](const TestHub::Request& request) -> std::optional<TestHub::Reply> {
+    if (!request.is("GET", "/resolve/") && !request.is("GET", "/cdn/")) return std::nullopt;
+    return TestHub::Reply{.status = 302, .headers = {{"Location", where.empty() ? request.path : where}}};
+  };
+  for (const char* to : {"", "file:///etc/passwd", "ftp://127.0.0.1/x", "https://user:secret@127.0.0.1/"}) {
+    where = to;
+    const size_t before = hub.count("GET", "/resolve/");
+    EXPECT_THAT(pull_refusal(),
+                AllOf(HasSubstr(*to ? "no address of the web" : "in a circle"), Not(HasSubstr("secret"))));
+    EXPECT_LE(hub.count("GET", "/resolve/"), before + 6);
+  }
+}
+
+TEST_F(HubDownload, ASizeThatIsNoneOrNotThatOfTheListIsRefused) {
+  for (const char* size : {"-5", "1.5", "\"10\"", "1e30", "17592186044417"}) {
+    hub.instead = [&](const TestHub::Request& request) -> std::optional<TestHub::Reply> {
+      if (!request.is("GET", "/api/")) return std::nullopt;
+      return TestHub::Reply{
+          .body =
+              fmt::format(R"({{"sha":"{}","siblings":[{{"rfilename":"config.json","size":{}}}]}})", hub.commit, size)};
+    };
+    EXPECT_THAT(pull_refusal(), HasSubstr("an entry that is no file")) << size;
+  }
+  int64_t told = int64_t{1} << 43;
+  bool listed = true;
+  hub.instead = [&](const TestHub::Request& request) -> std::optional<TestHub::Reply> {
+    if (request.is("GET", "/api/") && !listed) {
+      return TestHub::Reply{
+          .body = fmt::format(
+              R"({{"sha":"{}","siblings":[{{"rfilename":"config.json"}},{{"rfilename":"model.safetensors"}}]}})",
+              hub.commit)};
+    }
+    if (!request.is("HEAD", "config.json")) return std::nullopt;
+    return TestHub::Reply{.headers = {{"X-Repo-Commit", hub.commit},
+                                      {"ETag", hub.etag("config.json")},
+                                      {"X-Linked-Size", std::to_string(told)}}};
+  };
+  EXPECT_THAT(pull_refusal(), HasSubstr("lists it with 8 bytes, and asked for it says 8796093022208"));
+  listed = false;
+  EXPECT_THAT(pull_refusal("org/name", ErrorKind::disk), HasSubstr("not enough space"));
+  EXPECT_EQ(hub.count("GET", "/resolve/"), 0u);
+}
+
 TEST_F(HubDownload, RefusalsSayWhatToDo) {
   TestHub::Reply reply;
   hub.instead = [&](const TestHub::Request&) { return std::optional(reply); };
@@ -256,9 +301,12 @@ TEST_F(HubDownload, RefusalsSayWhatToDo) {
   EXPECT_THAT(refused(401, "", "Invalid credentials in Authorization header"),
               HasSubstr("does not accept the token of HF_TOKEN"));
   EXPECT_THAT(refused(404, "RevisionNotFound"), HasSubstr("has no revision 'main'"));
-  EXPECT_THAT(refused(404, "EntryNotFound"), HasSubstr("has no file"));
   EXPECT_THAT(refused(403, "", "Access to this resource is disabled."), HasSubstr("is disabled"));
   EXPECT_THAT(refused(400, "", "Echo of " + kToken), AllOf(HasSubstr("400"), HasSubstr("Echo of ***")));
+  EXPECT_THAT(refused(400, "", std::string(190, 'x') + kToken), AllOf(HasSubstr("x***"), Not(HasSubstr("hf_"))));
+  EXPECT_THAT(refused(400, "", "a\x1b[2Jb"), HasSubstr("a?[2Jb"));
+  reply = {.status = 404, .headers = {{"X-Error-Code", "EntryNotFound"}}};
+  EXPECT_THAT(pull_refusal(), HasSubstr("was not found")) << "no file was asked for";
   set("HF_TOKEN", "*");  // whose replacement has it in itself
   reply = {.status = 400, .headers = {{"X-Error-Message", "a * b"}}};
   EXPECT_THAT(refusal([&] { pull(); }, ErrorKind::hub), HasSubstr("a *** b"));
@@ -498,6 +546,12 @@ TEST_F(HubDownload, ProxiesAndCertificatesAreThoseOfTheEnvironment) {
   EXPECT_THAT(text, Not(HasSubstr("ProxySecret")));
   EXPECT_EQ(hub.count("CONNECT", "example.invalid:443"), 6u);
   EXPECT_EQ(hub.requests().back().header("authorization"), "");
+  hub.instead = [](const TestHub::Request&) { return std::optional(TestHub::Reply{.status = 407}); };
+  EXPECT_THAT(pull_refusal("org/other"), HasSubstr("asks for a login (407)"));
+  EXPECT_EQ(hub.count("CONNECT", "example.invalid:443"), 7u) << "asked again in vain";
+  set("https_proxy", "htps://user:ProxySecret@127.0.0.1:1");
+  EXPECT_THAT(pull_refusal("org/other"), AllOf(HasSubstr("the proxy that is set"), Not(HasSubstr("ProxySecret"))));
+  EXPECT_THAT(heard.text, Not(HasSubstr("ProxySecret")));
 }
 
 TEST_F(HubDownload, TheTokenComesFromTheUsualPlaces) {

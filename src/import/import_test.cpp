@@ -261,6 +261,9 @@ TEST(Import, TakesNoNumberForAFigureThatNoneCanBe) {
   EXPECT_THAT(refusal(with("samples_ns", {1e300, 1e9})), HasSubstr("times of a nanosecond to 30 years as samples_ns"));
   EXPECT_THAT(refusal(with("samples_ns", {1e-320})), HasSubstr("times of a nanosecond"));
   EXPECT_THAT(refusal(with("samples_ns", {"1"})), HasSubstr("times of a nanosecond"));
+  EXPECT_THAT(
+      refusal("build_commit,model_type,n_prompt,n_gen,avg_ts,stddev_ts,samples_ns\na,llama 1B Q4_0,8,0,1,0,\xff\n"),
+      HasSubstr("a list of times as samples_ns"));
 }
 
 TEST(Import, TakesOtherKindsOfValuesForNone) {

@@ -127,7 +127,7 @@ ImportedRow from_fields(const Record& fields, const Where& where, const char* fo
     row.figures["weight_bytes"] = {where.number("model_size", size), std::nullopt};
   if (fields.contains("samples_ns")) {
     if (!fields["samples_ns"].is_array() || fields["samples_ns"].empty())
-      where.refuse("a list of times as samples_ns", fields["samples_ns"].dump());
+      where.refuse("a list of times as samples_ns", text_of(fields, "samples_ns"));
     for (const Record& sample : fields["samples_ns"]) row.run_ns.push_back(where.time_ns("samples_ns", sample, 1));
     take_samples(&row);
   } else {

@@ -527,8 +527,10 @@ std::string processor_of(const Record& record) {
   const Record& device = record.at("devices").at(0);
   const Record id = device.value("id", Record());
   if (id == "cpu" || id == "reference") return "cpu";
-  const Record environment = record.value("environment", Record::object());
-  return id.is_null() && environment.value("cpu", Record()) == device.at("name") ? "cpu" : "gpu";
+  const auto environment = record.find("environment");
+  const bool is_cpu = id.is_null() && environment != record.end() && environment->is_object() &&
+                      environment->value("cpu", Record()) == device.at("name");
+  return is_cpu ? "cpu" : "gpu";
 }
 
 constexpr std::string_view kOwnClaims =

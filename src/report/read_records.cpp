@@ -166,6 +166,7 @@ void check_lists_of(const Record& part, const char* key, const std::string& wher
 
 // What a view leaves out and reports use. Throws Error usage.
 void check_parts(const Record& record) {
+  object_at(record, "environment", "the record");
   check_objects(record.at("devices"), "devices");
   for (const Record& device : record.at("devices")) {
     const Record& gpu = object_at(device, "gpu", "a device");

@@ -165,6 +165,7 @@ TEST(ReadRecords, PartsThatReportsUseHaveTheirShape) {
   };
   EXPECT_EQ(record_problem(measured(1)), "");
   EXPECT_THAT(with("/devices", "a CPU"), HasSubstr("was it edited?"));
+  EXPECT_THAT(with("/environment", "a CPU"), HasSubstr("'environment' of the record is no object"));
   EXPECT_THAT(with("/devices/0/gpu", 7), HasSubstr("'gpu' of a device is no object"));
   EXPECT_THAT(with("/devices/0/gpu", {{"compute_capability", 9}}), HasSubstr("'compute_capability'"));
   for (const Record& bad : {Record("int8"), Record(1), Record({{"end_bytes", 1}}), Record::array({"text"})}) {
