@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs fuzzers that tools/fuzz.sh has laid out in a folder, where this file is run.sh: side by side, each process with its
-# own seed and corpus. Needs nothing but bash, coreutils, findutils, awk, tar and gzip: the folder may be carried elsewhere.
+# own seed; those of a target read what the others find every few seconds. Needs nothing but bash, coreutils, findutils, awk,
+# tar and gzip: the folder may be carried elsewhere.
 #
 #   run.sh SECONDS JOBS OUT [TARGET…]
 #     SECONDS: in all, a tenth of it (20 seconds at most) for packing what was found
@@ -58,21 +59,20 @@ fi
 # Longer ones are slow and find nothing that these do not. Choosing inputs by entropy would take most of the time once
 # there are some thousand of them.
 flags_of() {
-  local most=1536 fourth=8192
+  local most=1536
   case "$1" in
     image) most=4096 ;;
-    tokenizer) most=6144 fourth=16384 ;;
-    records) fourth=16384 ;;
+    tokenizer) most=6144 ;;
   esac
-  [ $(($2 % 4)) -ne 0 ] || most=$fourth
-  echo "-max_len=$most -entropic=0 -timeout=20 -rss_limit_mb=2560 -artifact_prefix=$work/findings/$1-"
+  [ $(($2 % 4)) -ne 0 ] || most=16384
+  echo "-max_len=$most -reload=5 -entropic=0 -timeout=20 -rss_limit_mb=2560 -artifact_prefix=$work/findings/$1-"
 }
 
 # job TARGET NUMBER SECONDS: behind a finding it goes on. Into its folder: log, what new code was reached when
 # (edges: time, place), and how many inputs the present run has seen.
 job() {
   local target="$1" number="$2" end=$((EPOCHSECONDS + $3)) folder="$work/jobs/$1.$2" left restarts=0 line stamp=0 counted
-  mkdir -p "$folder/corpus"
+  mkdir -p "$folder" "$work/jobs/corpus/$target"
   : > "$folder/edges"
   echo $EPOCHSECONDS > "$folder/began"
   # Every other one changes inputs less, so that more of them are taken.
@@ -98,7 +98,7 @@ job() {
     done < <(echo $BASHPID > "$folder/pid"
              exec timeout -k 2 $((left + 3)) "${fixed[@]}" "$work/programs/fuzz_$target" $(flags_of "$target" "$number") \
                -max_total_time=$left -seed=$(((EPOCHSECONDS * 1021 + number * 7 + restarts) & 0x7fffffff)) -mutate_depth=$depth \
-               -print_final_stats=1 -print_funcs=0 -print_pcs=1 "$folder/corpus" "$work/seeds/$target" 2>&1)
+               -print_final_stats=1 -print_funcs=0 -print_pcs=1 "$work/jobs/corpus/$target" "$work/seeds/$target" 2>&1)
     # Ended from outside: so many at least.
     [ $counted -eq 1 ] || [ ! -s "$folder/running" ] ||
       printf 'stat::number_of_executed_units: %s\n' "$(tr -d '#' < "$folder/running")" >> "$folder/log"
@@ -108,21 +108,25 @@ job() {
 }
 
 # What is known of a target so far: inputs, processes' seconds, edges, new ones, findings, and the processes' seconds
-# since the last new one.
+# since the last new one. An edge is new if it is to a process that has the inputs of the beginning whole, as each fourth
+# has: it soon reads what the others find, to whom may be new what only a long input reaches.
 counts_of() {
-  local folder now=$EPOCHSECONDS inputs=0 took=0 initial=0 began ended line
-  local -a edges=()
+  local folder now=$EPOCHSECONDS inputs=0 took=0 initial=0 began ended line running
+  local -a edges=() of_all=()
   for folder in "$work/jobs/$1".*; do
     [ -e "$folder/began" ] || continue
     inputs=$((inputs + $(awk '/^stat::number_of_executed_units:/ {n += $2} END {print n + 0}' "$folder/log" 2> /dev/null || echo 0)))
-    [ ! -s "$folder/running" ] || inputs=$((inputs + $(tr -d '#' < "$folder/running")))
+    running="$(tr -d '#' 2> /dev/null < "$folder/running")"  # empty while it is written
+    inputs=$((inputs + ${running:-0}))
     began="$(cat "$folder/began")" ended="$(cat "$folder/ended" 2> /dev/null || echo $now)"
     took=$((took + ended - began))
     line="$(grep -m 1 INITED "$folder/log" 2> /dev/null || true)"
-    [[ ! $line =~ cov:\ ([0-9]+) ]] || initial=${BASH_REMATCH[1]}
-    edges+=("$folder/edges")
+    [[ ! $line =~ cov:\ ([0-9]+) ]] || [ "${BASH_REMATCH[1]}" -le $initial ] || initial=${BASH_REMATCH[1]}
+    of_all+=("$folder/edges")
+    [ $((${folder##*.} % 4)) -ne 0 ] || edges+=("$folder/edges")
   done
-  [ ${#edges[@]} -gt 0 ] || return 0
+  [ ${#of_all[@]} -gt 0 ] || return 0
+  [ ${#edges[@]} -gt 0 ] || edges=("${of_all[@]}")
   local findings new last quiet=$took
   findings="$(find "$work/findings" -name "$1-*" ! -name "*-slow-unit-*" | wc -l)"
   read -r new last <<< "$(awk '!($2 in first) || $1 < first[$2] {first[$2] = $1}
@@ -162,10 +166,11 @@ save() {
     : > "$work/inputs"
     [ "$2" -ne 1 ] || for target in "${targets[@]}"; do
       { find "$work/seeds/$target/" -type f -printf '0 %f\n'
-        find "$work/jobs/" -path "$work/jobs/$target.*/corpus/*" -type f -printf '%s %f %P\n' | sort -n; } |
-        awk -v most=$((most / ${#targets[@]})) '!seen[$2]++ && NF > 2 && (sum += $1 + 512) <= most {print $3}' >> "$work/inputs"
+        find "$work/jobs/corpus/$target/" -type f -printf '%s %f %P\n' | sort -n; } |
+        awk -v most=$((most / ${#targets[@]})) -v at="corpus/$target/" \
+          '!seen[$2]++ && NF > 2 && (sum += $1 + 512) <= most {print at $3}' >> "$work/inputs"
     done
-    (cd "$work/jobs" && tar -cf "$work/$1.tar" --transform 's,^\([a-z]*\)\.[0-9]*/corpus/,corpus/\1/,' -T "$work/inputs")
+    (cd "$work/jobs" && tar -cf "$work/$1.tar" -T "$work/inputs")
     tar -C "$work/result" -rf "$work/$1.tar" counts findings logs
     gzip -f -3 "$work/$1.tar"
     [ "$(stat -c %s "$work/$1.tar.gz")" -gt $most_bytes ] && [ "$most" -gt $((1 << 20)) ] || break
