@@ -4,7 +4,7 @@
 # tar and gzip: the folder may be carried elsewhere.
 #
 #   run.sh SECONDS JOBS OUT [TARGET…]
-#     SECONDS: in all, a tenth of it (20 seconds at most) for packing what was found
+#     SECONDS: in all, a tenth of it (60 seconds at most) for packing what was found
 #     JOBS: processes at once; targets that are further from what is to be reached get more of them
 #     OUT: a folder for summary.txt and result.tar.gz (counts, inputs that reach new code, findings, logs); after half a
 #       minute and every minute then there is partial.tar.gz, with all but the inputs, in case that it is killed
@@ -26,7 +26,7 @@ most_restarts=50
 most_inputs_bytes=$((48 << 20))  # in an archive, unpacked
 longest_printed=4096
 most_printed=5  # findings of a target
-reserve=$((seconds / 10 < 20 ? seconds / 10 : 20))
+reserve=$((seconds / 10 < 60 ? seconds / 10 : 60))
 began=$EPOCHSECONDS
 work="$(mktemp -d)"
 mkdir "$work/findings" "$work/jobs"
@@ -150,8 +150,20 @@ summary() {
   done < "$work/result/counts"
 }
 
-# save NAME WITH_INPUTS: counts, findings, logs and, if WITH_INPUTS is 1, the new inputs of the processes as an archive.
-# Nothing is run for it, so that it is done in seconds: --add merges them. If there are too many, the largest stay out.
+# Which inputs together reach all code, so that none of those is left out.
+choose() {
+  local target
+  for target in "${targets[@]}"; do
+    mkdir -p "$work/least/$target" "$work/jobs/corpus/$target"
+    timeout -k 1 $((reserve > 15 ? reserve - 10 : 5)) "${fixed[@]}" "$work/programs/fuzz_$target" -merge=1 -use_counters=0 \
+      -max_len=16384 -timeout=10 -rss_limit_mb=2560 "$work/least/$target" "$work/seeds/$target" "$work/jobs/corpus/$target" \
+      > "$work/least/$target.log" 2>&1 || echo "$target: no time to choose among its inputs" &
+  done
+  wait
+}
+
+# save NAME WITH_INPUTS: counts, findings, logs and, if WITH_INPUTS is 1, the new inputs of the processes as an archive, which
+# --add merges. If there are too many, the largest stay out of those that were not chosen.
 save() {
   local most=$most_inputs_bytes target folder
   rm -rf "$work/result"
@@ -166,6 +178,7 @@ save() {
     : > "$work/inputs"
     [ "$2" -ne 1 ] || for target in "${targets[@]}"; do
       { find "$work/seeds/$target/" -type f -printf '0 %f\n'
+        [ ! -d "$work/least/$target" ] || find "$work/least/$target/" -type f -printf '%s %f %f\n'
         find "$work/jobs/corpus/$target/" -type f -printf '%s %f %P\n' | sort -n; } |
         awk -v most=$((most / ${#targets[@]})) -v at="corpus/$target/" \
           '!seen[$2]++ && NF > 2 && (sum += $1 + 512) <= most {print at $3}' >> "$work/inputs"
@@ -273,6 +286,7 @@ if [ -n "$(jobs -pr)" ]; then
   sleep 1
 fi
 tell
+choose
 save result 1
 rm -f "$out/partial.tar.gz"
 cat "$out/summary.txt"

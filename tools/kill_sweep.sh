@@ -32,6 +32,8 @@ wrong() {
 start=$(now_ms)
 (sweep "$scratch/whole") || { echo "the sweep itself fails:"; cat "$scratch/said"; exit 1; }
 whole_ms=$(($(now_ms) - start))
+reports="$(grep -ac ' t/s, ' "$scratch/said" || true)"
+[ "$reports" -eq $cells ] || { echo "a sweep of $cells cells reports $reports records:"; cat "$scratch/said"; exit 1; }
 
 killed=0 finished=0 seen=0 reported=0
 while [ $killed -lt "$kills" ]; do

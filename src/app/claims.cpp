@@ -9,7 +9,7 @@
 namespace quantbench {
 namespace {
 
-constexpr int64_t kLargestFile = 256 << 20;
+constexpr int64_t kMaxClaimsBytes = 256 << 20;
 
 struct ClaimsFlags {
   std::vector<std::string> paths;
@@ -41,7 +41,7 @@ int run_claims(const ClaimsFlags& flags) {
   const std::string path = os::expand_home(flags.claims);
   const std::string own(own_claims());
   const std::vector<ClaimResult> results =
-      test_claims(records, path.empty() ? own : os::read_file(path, kLargestFile), path.empty() ? "claims.json" : path);
+      test_claims(records, path.empty() ? own : os::read_file(path, kMaxClaimsBytes), path.empty() ? "claims.json" : path);
   os::write_output(flags.output == "json" ? to_text(claims_json(results))
                    : flags.output == "md" ? claims_markdown(results)
                                           : claims_text(results));

@@ -8,7 +8,7 @@
 namespace quantbench {
 namespace {
 
-constexpr int64_t kLargestFile = int64_t{1} << 30;
+constexpr int64_t kMaxRecordFileBytes = int64_t{1} << 30;
 constexpr const char* kPlanName = "sweep.plan";
 constexpr const char* kPendingName = "group.pending";
 
@@ -176,7 +176,7 @@ SweepFolder::SweepFolder(const std::string& path, const Record& plan, bool resum
 }
 
 Record SweepFolder::json_of(const std::string& name) const {
-  const std::string text = os::read_file(path_ + "/" + name, kLargestFile);
+  const std::string text = os::read_file(path_ + "/" + name, kMaxRecordFileBytes);
   if (nests_deeper(text, JsonLimits().depth)) return {Record::value_t::discarded};
   return Record::parse(text, nullptr, false);
 }

@@ -116,8 +116,8 @@ std::vector<Record> import_results(std::string_view content, const std::string& 
 }
 
 std::vector<Record> import_file(const std::string& path, const ImportOptions& options) {
-  constexpr int64_t kLargest = 256 << 20;
-  return import_results(os::read_file(path, kLargest), path, options);
+  constexpr int64_t kMaxImportBytes = 256 << 20;
+  return import_results(os::read_file(path, kMaxImportBytes), path, options);
 }
 
 }  // namespace quantbench

@@ -16,7 +16,7 @@
 namespace quantbench {
 namespace {
 
-constexpr int64_t kLargestFile = int64_t{1} << 30;
+constexpr int64_t kMaxRecordFileBytes = int64_t{1} << 30;
 constexpr int kDeepest = 64;     // of nested JSON, and of nested folders
 constexpr size_t kAtOnce = 128;  // files that are held before they are handed over
 constexpr unsigned kMostThreads = 8;
@@ -264,7 +264,7 @@ class Parser {
         take_text(*from_.text, from_.path);
         return std::move(parsed_);
       }
-      const std::string text = os::read_file(from_.path, kLargestFile);
+      const std::string text = os::read_file(from_.path, kMaxRecordFileBytes);
       if (!from_.path.ends_with(".jsonl")) {
         take_text(text, from_.path);
         return std::move(parsed_);
@@ -307,7 +307,7 @@ class Parser {
         return;
       }
       try {
-        parse_json(text, where, {kDeepest, kLargestFile});  // says at which byte, and why
+        parse_json(text, where, {kDeepest, kMaxRecordFileBytes});  // says at which byte, and why
       } catch (const Error& error) {
         parsed_.problems.emplace_back(error.what());
         return;

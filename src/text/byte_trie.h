@@ -35,8 +35,13 @@ class ByteTrie {
     int32_t first_child = 0, children = 0;  // in labels_ and targets_, by label
     int32_t value = kNone;
   };
-  // entries: sorted, apart, all with the same first `depth` bytes.
-  void build(int32_t node, const Entry* begin, const Entry* end, size_t depth);
+  // Entries of a node: sorted, apart, all with the same first `depth` bytes.
+  struct Part {
+    int32_t node;
+    const Entry *begin, *end;
+    size_t depth;
+  };
+  void build(const Part& part, std::vector<Part>* left);
 
   std::vector<Node> nodes_;
   std::vector<uint8_t> labels_;

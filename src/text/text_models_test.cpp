@@ -41,6 +41,8 @@ TEST(ByteTrie, FindsTheLongestAndTheFirstOfEqualOnes) {
   EXPECT_EQ(longest("\xff\xfe"), std::pair(5, size_t{2}));
   EXPECT_EQ(longest("cab"), std::pair(ByteTrie::kNone, size_t{0}));
   EXPECT_EQ(ByteTrie().longest("a").value, ByteTrie::kNone);
+  const std::string long_one(1'000'000, 'a');
+  EXPECT_EQ(ByteTrie({{long_one, 1}}).longest(long_one + "b").bytes, long_one.size());
 }
 
 TEST(Unigram, TakesTheLikeliestCut) {
