@@ -40,8 +40,8 @@ int run_claims(const ClaimsFlags& flags) {
   }
   const std::string path = os::expand_home(flags.claims);
   const std::string own(own_claims());
-  const std::vector<ClaimResult> results =
-      test_claims(records, path.empty() ? own : os::read_file(path, kMaxClaimsBytes), path.empty() ? "claims.json" : path);
+  const std::vector<ClaimResult> results = test_claims(
+      records, path.empty() ? own : os::read_file(path, kMaxClaimsBytes), path.empty() ? "claims.json" : path);
   os::write_output(flags.output == "json" ? to_text(claims_json(results))
                    : flags.output == "md" ? claims_markdown(results)
                                           : claims_text(results));
