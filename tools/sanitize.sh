@@ -2,8 +2,10 @@
 # Runs the unit tests under the sanitizers of addresses and undefined behaviour (preset asan) and of threads (tsan): one test
 # program after another, the next being built meanwhile. Status 1 if a test fails or something is reported.
 #
-#   tools/sanitize.sh [--seconds N] [PRESET[:PROGRAM,…]…]      e.g. asan  tsan:core_test,bench_test  (default: all of both)
+#   tools/sanitize.sh [--seconds N] [--from N] [PRESET[:PROGRAM,…]…]   e.g. asan  tsan:core_test,bench_test  (default: all of both)
 #     --seconds: shared out to the PRESETs that are left; what has not ended by then is ended, and said
+#     --from: begins each list with its Nth program, counted round and round, so that runs that are too short for all of it see
+#       all of it in turn
 # A program that takes longer than any does (15 minutes; ops_test and app_test two hours) hangs, which is a failure too.
 #
 # A test that a program is to be run without under a sanitizer says so itself. Kernels for GPUs are looked at by tools/gpu_check.sh.
@@ -12,13 +14,14 @@
 # What reads files of others first; ops_test and app_test take longest.
 all=(core_test text_test checkpoint_test quant_test image_test hub_test import_test model_test report_test bench_test
   backend_test backend_cpu_test engine_test app_test ops_test)
-seconds="" presets=()
+seconds="" from=0 presets=()
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
     --seconds) seconds="$2"; shift ;;
+    --from) from="$2"; shift ;;
     asan | tsan | asan:* | tsan:*) presets+=("$1") ;;
-    *) echo "no flag or preset '$1'; expected --seconds N, asan or tsan" >&2; exit 64 ;;
+    *) echo "no flag or preset '$1'; expected --seconds N, --from N, asan or tsan" >&2; exit 64 ;;
   esac
   shift
 done
@@ -43,6 +46,7 @@ limit() {
 run_preset() {
   local preset="${1%%:*}" end="$2" folder program status output began count tests=() suites=("${all[@]}")
   [ "$1" = "$preset" ] || IFS=, read -r -a suites <<< "${1#*:}"
+  suites=("${suites[@]:from % ${#suites[@]}}" "${suites[@]:0:from % ${#suites[@]}}")
   folder="$QB_ROOT/build/$preset"
   qb_configure "$preset"
   rm -rf "$folder/built"

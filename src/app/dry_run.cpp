@@ -8,9 +8,10 @@ namespace quantbench {
 namespace {
 
 constexpr const char* kBasis =
-    "Predicted, not measured. Memory: what the plan of each cell's step asks for, and 16 MiB for its process. Time: "
-    "the "
-    "bytes that a generation must read, at the read rate of the device that was measured just now, times the "
+    "Predicted, not measured. Memory: what the plan of each cell's step asks for, and 16 MiB for its process. The "
+    "bandwidth probe has a process of its own beside it, with 1 GiB on a CPU and 2.4 on a GPU, or four last-level "
+    "caches if that is more (--no-probe: none), and so has --quality's reference. Time: the bytes that a generation "
+    "must read, at the read rate of the device that was measured just now, times the "
     "generations of the protocol (least: warm-up settles and intervals are narrow at once; most: never), with a visit "
     "to the bandwidth probe for each timed run, and what --energy and --explain add. Loading, filling a context, "
     "computing a long prompt and --quality are not in it, and no cell reaches the read rate quite, so it will take "
