@@ -6,7 +6,8 @@
 #     --seconds: shared out to the PRESETs that are left; what has not ended by then is ended, and said
 #     --from: begins each list with its Nth program, counted round and round, so that runs that are too short for all of it see
 #       all of it in turn
-# A program that takes longer than any does (15 minutes; ops_test and app_test two hours) hangs, which is a failure too.
+# A program that takes longer than it ever does (5 minutes; report_test, bench_test and engine_test 15, ops_test and app_test two
+# hours) hangs, which is a failure too.
 #
 # A test that a program is to be run without under a sanitizer says so itself. Kernels for GPUs are looked at by tools/gpu_check.sh.
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -29,6 +30,7 @@ done
 
 qb_begin sanitize
 export QUANTBENCH_PIN_THREADS=0 ASAN_OPTIONS="${ASAN_OPTIONS:-detect_stack_use_after_return=1}"
+export LSAN_OPTIONS="${LSAN_OPTIONS:-suppressions=$QB_ROOT/tools/lsan.supp:print_suppressions=0}"
 export TSAN_OPTIONS="${TSAN_OPTIONS:-suppressions=$QB_ROOT/tools/tsan.supp}"
 result=0 begun=$SECONDS number=0 late=()
 
@@ -36,8 +38,11 @@ result=0 begun=$SECONDS number=0 late=()
 left() { local s=$(($1 - SECONDS)); echo $((s > 0 ? s : 1)); }
 # limit PROGRAM END: of its run.
 limit() {
-  local most=900 s
-  case "$1" in ops_test | app_test) most=7200 ;; esac
+  local most=300 s
+  case "$1" in
+    report_test | bench_test | engine_test) most=900 ;;
+    ops_test | app_test) most=7200 ;;
+  esac
   s="$(left "$2")"
   echo $((s < most ? s : most))
 }

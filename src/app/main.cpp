@@ -1,11 +1,14 @@
 // quantbench: what people type. Errors end here, as one line and an exit code (core/error.h).
 #include <cstdio>
+#include <cstdlib>
+#include <exception>
 #include <new>
 
 #include "app/commands.h"
 #include "bench/environment.h"
 #include "core/error.h"
 #include "core/os.h"
+#include "core/unfinished.h"
 #include "report/format.h"
 
 namespace {
@@ -16,6 +19,28 @@ int complain(ErrorKind kind, const std::string& text) {
   std::fputs(("quantbench: error: " + printable(text) + "\n").c_str(), stderr);
   return exit_code(kind);
 }
+
+constexpr const char* kNoMemory = "not enough memory; free some or use a smaller model";
+
+// Destructors of nlohmann's JSON ask for memory themselves, and what they throw cannot be caught: where memory runs out
+// just there the program ends here, with the same sentence and code as elsewhere, and leaves no file half made.
+std::terminate_handler usual_end = nullptr;
+[[noreturn]] void end_at_once() {
+  if (const std::exception_ptr thrown = std::current_exception()) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::bad_alloc&) {
+      os::drop_unfinished();
+      std::fprintf(stderr, "quantbench: error: %s\n", kNoMemory);
+      std::_Exit(exit_code(ErrorKind::out_of_memory));
+    } catch (...) {
+    }
+  }
+  usual_end();
+  std::abort();
+}
+// Before the constructors of other objects, which ask for memory too.
+[[gnu::constructor(101)]] void begin() { usual_end = std::set_terminate(&end_at_once); }
 
 std::string version_text() {
   const BuildInfo b = build_info();
@@ -126,7 +151,7 @@ int main(int argc, char** argv) {
   } catch (const Error& error) {
     return complain(error.kind(), error.what());
   } catch (const std::bad_alloc&) {
-    return complain(ErrorKind::out_of_memory, "not enough memory; free some or use a smaller model");
+    return complain(ErrorKind::out_of_memory, kNoMemory);
   } catch (const std::exception& error) {
     return complain(ErrorKind::internal, error.what());
   }

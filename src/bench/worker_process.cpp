@@ -27,7 +27,8 @@ json WorkerProcess::ask(const json& request, const char* doing, const OnProgress
       case os::Process::Got::end: {
         const os::Process::Exit exit = process_.wait();
         fail(
-            ErrorKind::internal, "the worker process ended with {} while {}{}", exit.describe(), doing,
+            exit.code == exit_code(ErrorKind::out_of_memory) ? ErrorKind::out_of_memory : ErrorKind::internal,
+            "the worker process ended with {} while {}{}", exit.describe(), doing,
             exit.signal == 9 ? "; the kernel ends processes so when memory runs out: try fewer or smaller models" : "");
       }
     }

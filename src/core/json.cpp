@@ -12,6 +12,12 @@ namespace {
 
 using nlohmann::json;
 
+// What a message shows of a text that may be of any length.
+std::string shown(const std::string& text) {
+  constexpr size_t kShownBytes = 300;
+  return text.size() > kShownBytes ? text.substr(0, kShownBytes) + "…" : text;
+}
+
 // Builds the document from nlohmann's events and checks what it does not: depth and duplicate keys.
 class StrictBuilder {
  public:
@@ -31,7 +37,7 @@ class StrictBuilder {
     const auto [member, is_new] = open_.back()->get_ref<json::object_t&>().emplace(std::move(name), nullptr);
     if (!is_new) {
       fail(ErrorKind::bad_model, "{}: the key \"{}\" appears twice in one object; the file is damaged or hostile",
-           where_, member->first);
+           where_, shown(member->first));
     }
     member_ = &member->second;
     return true;
@@ -42,7 +48,8 @@ class StrictBuilder {
     std::string reason = cause.what();
     if (const size_t at = reason.find("] "); at != std::string::npos) reason = reason.substr(at + 2);
     (void)last_token;
-    fail(ErrorKind::bad_model, "{}: not valid JSON at byte {}: {}; is the file complete?", where_, position, reason);
+    fail(ErrorKind::bad_model, "{}: not valid JSON at byte {}: {}; is the file complete?", where_, position,
+         shown(reason));
   }
 
  private:

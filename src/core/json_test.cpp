@@ -40,6 +40,9 @@ TEST(Json, RefusesDamageWithThePosition) {
   EXPECT_THAT(refusal("{\"a\": 1"), testing::HasSubstr("not valid JSON at byte"));
   EXPECT_THAT(refusal("{\"a\": \"\xff\"}"), testing::HasSubstr("config.json: not valid JSON"));
   EXPECT_THAT(refusal("{} x"), testing::HasSubstr("not valid JSON"));
+  const std::string long_text(1'000'000, 'x');
+  EXPECT_LT(refusal("[\"" + long_text + "\x01").size(), 1000u);
+  EXPECT_LT(refusal("{\"" + long_text + "\":1,\"" + long_text + "\":1}").size(), 1000u);
   EXPECT_THAT(refusal(""), testing::HasSubstr("not valid JSON"));
 }
 

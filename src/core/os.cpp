@@ -1,6 +1,7 @@
 #include "core/os.h"
 
 #include "core/os_internal.h"
+#include "core/unfinished.h"
 
 #include <dirent.h>
 #include <dlfcn.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <climits>
@@ -28,6 +30,36 @@ void fill(FileStatus* status, const struct stat& s) {
 
 System default_system;
 System* current_system = &default_system;  // replaced only by ScopedSystem
+
+// What drop_unfinished() has to know: members of objects that live. Nothing here asks for memory; what finds no place
+// is not known.
+template <typename Member>
+class Known {
+ public:
+  void add(Member* member) {
+    for (auto& place : places_) {
+      Member* none = nullptr;
+      if (place.compare_exchange_strong(none, member)) return;
+    }
+  }
+  void forget(Member* member) {
+    for (auto& place : places_) {
+      Member* expected = member;
+      if (place.compare_exchange_strong(expected, nullptr)) return;
+    }
+  }
+  template <typename Do>
+  void each(Do with) {
+    for (auto& place : places_) {
+      if (Member* const member = place.exchange(nullptr)) with(*member);
+    }
+  }
+
+ private:
+  std::array<std::atomic<Member*>, 256> places_{};
+};
+constinit Known<const std::string> temporary_files;
+constinit Known<const std::vector<std::string>> made_folders;
 
 std::string folder_of(const std::string& path) {
   const size_t slash = path.rfind('/');
@@ -202,8 +234,10 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
   temporary_ = fmt::format("{}.{}.{}.tmp", path_, ::getpid(), serial++);
   fd_ = system().open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (fd_ < 0) fail_disk("create", temporary_, errno);
+  temporary_files.add(&temporary_);
 }
 OutputFile::~OutputFile() {
+  temporary_files.forget(&temporary_);
   if (fd_ >= 0) system().close(fd_);
   if (!temporary_.empty()) system().unlink(temporary_.c_str());
 }
@@ -252,14 +286,26 @@ void append_to_file(const std::string& path, std::string_view content) {
   if (system().close(fd) != 0) fail_disk("close", path, errno);
 }
 
+void drop_unfinished() noexcept {
+  temporary_files.each([](const std::string& path) {
+    if (!path.empty()) system().unlink(path.c_str());
+  });
+  made_folders.each([](const std::vector<std::string>& made) {
+    for (auto folder = made.rbegin(); folder != made.rend(); ++folder) system().rmdir(folder->c_str());
+  });
+}
+
 OutputFolder::OutputFolder(const std::string& path) : made_(make_directories(path)) {
+  made_folders.add(&made_);
   fd_ = system().open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
   // Some network file systems know no locks: then nobody can be seen.
   if (fd_ < 0 || system().lock(fd_) == 0 || errno != EWOULDBLOCK) return;
   system().close(fd_);
+  made_folders.forget(&made_);
   fail(ErrorKind::usage, "{}: another process is writing into this folder; choose another output folder", path);
 }
 OutputFolder::~OutputFolder() {
+  made_folders.forget(&made_);
   for (auto folder = made_.rbegin(); folder != made_.rend(); ++folder) system().rmdir(folder->c_str());
   if (fd_ >= 0) system().close(fd_);
 }

@@ -31,6 +31,8 @@ std::optional<int64_t> whole_number(std::string_view text) {
   return value;
 }
 
+char small_letter(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
 // Without a host of its own: "/a/b", "a?b"; not "https://x/", "//x/" and what a careless reader would take for one.
 bool is_relative(const std::string& location) {
   const size_t colon = location.find(':'), end = location.find_first_of("/?#\\");
@@ -74,10 +76,15 @@ std::optional<HubFile> read_file_entry(const json& entry) {
 std::string without_token(std::string text, const std::string& token) {
   constexpr std::string_view kInstead = "***";
   if (token.empty()) return text;
-  for (size_t at = 0; (at = text.find(token, at)) != text.npos; at += kInstead.size()) {
+  // A host's name comes back in small letters.
+  const auto same = [](char a, char b) { return small_letter(a) == small_letter(b); };
+  for (size_t at = 0;; at += kInstead.size()) {
+    const auto found =
+        std::search(text.begin() + static_cast<std::ptrdiff_t>(at), text.end(), token.begin(), token.end(), same);
+    if (found == text.end()) return text;
+    at = static_cast<size_t>(found - text.begin());
     text.replace(at, token.size(), kInstead);
   }
-  return text;
 }
 
 std::string percent_encoded(std::string_view text, bool keep_slashes) {
@@ -297,7 +304,7 @@ HubFilePlace HubApi::find(const std::string& id, const std::string& commit, cons
     fail(ErrorKind::hub,
          "{} does not say what {} of '{}' must be: expected a hash of 64 or 40 hex digits as its etag, its size and an "
          "address, found etag '{}', size '{}'; without them the file cannot be checked, so it is not taken",
-         settings_.endpoint, file, id, shown(place.etag), size);
+         settings_.endpoint, file, id, shown(place.etag), shown(size));
   }
   place.bytes = *bytes;
   return place;

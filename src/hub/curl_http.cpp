@@ -245,7 +245,9 @@ class CurlHttp final : public Http {
       std::string why = transfer.reply.status == 407 ? "the proxy asks for a login (407); give it in https_proxy"
                                                      : described(code, std::string(detail.data()));
       if (why.find(url->host) == why.npos) why.insert(0, url->host + ": ");
-      if (is_lasting(code) || transfer.reply.status == 407) fail(ErrorKind::hub, "{}", why);
+      if (is_lasting(code) || transfer.reply.status == 407 ||
+          std::string_view(detail.data()).starts_with("Unsupported proxy"))
+        fail(ErrorKind::hub, "{}", why);
       transfer.reply.failure = std::move(why);
     }
     return std::move(transfer.reply);
@@ -263,7 +265,7 @@ class CurlHttp final : public Http {
                                  CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE}) {
       if (code == plain && !detail.empty()) text = detail;
     }
-    if (text.find('@') != text.npos || text.find("://") != text.npos)
+    if (detail.starts_with("Unsupported proxy") || (code == CURLE_COULDNT_CONNECT && text.find('@') != text.npos))
       text = "the proxy that is set (https_proxy, all_proxy) cannot be used: no address that libcurl knows";
     if (code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE) {
       text += "; install the package ca-certificates, or let SSL_CERT_FILE name the certificates of your network";

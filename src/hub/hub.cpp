@@ -40,8 +40,12 @@ std::vector<std::string> entries(const std::string& folder) {
   return os::is_directory(folder) ? os::list_directory(folder) : std::vector<std::string>();
 }
 
-std::string or_none(const std::vector<std::string>& names) {
-  return names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "));
+std::string or_none(std::vector<std::string> names) {
+  constexpr size_t kShown = 20;
+  if (names.empty()) return "none";
+  const size_t more = names.size() > kShown ? names.size() - kShown : 0;
+  names.resize(names.size() - more);
+  return fmt::format("{}{}", fmt::join(names, ", "), more > 0 ? fmt::format(" and {} more", more) : "");
 }
 
 // The commit that `revision` names in the cached repository, or an Error that lists what there is.
@@ -162,6 +166,7 @@ PulledModel download(const std::string& model, const HubName& name, const HubNee
   os::make_directories(paths.repository);
   if (const auto index = std::find_if(files.begin(), files.end(), [](const HubFile& f) { return f.name == kIndex; });
       index != files.end()) {
+    require_space(settings.cache, std::max<int64_t>(index->bytes, 0), name.id);
     downloader.fetch(*index);
     for (const std::string& shard : shards_of(snapshot + "/" + kIndex)) {
       const HubFile* const listed = find_file(listing.files, shard);

@@ -305,6 +305,7 @@ TEST_F(HubDownload, RefusalsSayWhatToDo) {
   EXPECT_THAT(refused(400, "", "Echo of " + kToken), AllOf(HasSubstr("400"), HasSubstr("Echo of ***")));
   EXPECT_THAT(refused(400, "", std::string(190, 'x') + kToken), AllOf(HasSubstr("x***"), Not(HasSubstr("hf_"))));
   EXPECT_THAT(refused(400, "", "a\x1b[2Jb"), HasSubstr("a?[2Jb"));
+  EXPECT_THAT(refused(400, "", "HF_PLANTEDtokenThatNobodyMaySee"), HasSubstr("400: ***;"));
   reply = {.status = 404, .headers = {{"X-Error-Code", "EntryNotFound"}}};
   EXPECT_THAT(pull_refusal(), HasSubstr("was not found")) << "no file was asked for";
   set("HF_TOKEN", "*");  // whose replacement has it in itself
@@ -550,7 +551,9 @@ TEST_F(HubDownload, ProxiesAndCertificatesAreThoseOfTheEnvironment) {
   EXPECT_THAT(pull_refusal("org/other"), HasSubstr("asks for a login (407)"));
   EXPECT_EQ(hub.count("CONNECT", "example.invalid:443"), 7u) << "asked again in vain";
   set("https_proxy", "htps://user:ProxySecret@127.0.0.1:1");
+  heard.text.clear();
   EXPECT_THAT(pull_refusal("org/other"), AllOf(HasSubstr("the proxy that is set"), Not(HasSubstr("ProxySecret"))));
+  EXPECT_EQ(heard.text, "") << "tried again in vain";
   EXPECT_THAT(heard.text, Not(HasSubstr("ProxySecret")));
 }
 

@@ -1,4 +1,5 @@
 // SVG to PNG by librsvg and Cairo, which are opened when they are needed: a program without them draws SVG.
+#include <array>
 #include <cstdint>
 
 #include "core/error.h"
@@ -56,9 +57,10 @@ int append(void* into, const unsigned char* data, unsigned length) {
 }  // namespace
 
 void write_png(const std::string& svg, double scale, const std::string& path) {
-  // librsvg says who it is to GObject, once in a process: it must not go and come again.
-  static const os::Library rsvg = opened("librsvg-2.so.2"), cairo = opened("libcairo.so.2"),
-                           object = opened("libgobject-2.0.so.0");
+  // librsvg says who it is to GObject, once in a process: it must not go, nor come again.
+  static const auto& libraries =
+      *new std::array{opened("librsvg-2.so.2"), opened("libcairo.so.2"), opened("libgobject-2.0.so.0")};
+  const os::Library &rsvg = libraries[0], &cairo = libraries[1], &object = libraries[2];
   using End = void(void*);
   const auto read = function_of<void*(const uint8_t*, size_t, void**)>(rsvg, "rsvg_handle_new_from_data");
   const auto size = function_of<int(void*, double*, double*)>(rsvg, "rsvg_handle_get_intrinsic_size_in_pixels");

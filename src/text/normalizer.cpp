@@ -12,7 +12,9 @@ namespace quantbench {
 namespace {
 
 // Bounds what a file can make of each character of a text, and of a whole text.
-constexpr size_t kMaxContentBytes = 1024, kMaxResultBytes = size_t{1} << 30;
+constexpr size_t kMaxContentBytes = 1024;
+// Of the text that a normalizer makes: so many times as long, and so much more. NFKC makes at most 13 of one.
+constexpr size_t kMaxGrowth = 32, kMaxGrowthBytes = 1 << 16;
 
 std::string content_of(const nlohmann::json& component, const char* key, const std::string& where) {
   const std::string& content = require_string(component, key, where);
@@ -123,14 +125,16 @@ Normalizer::Normalizer(const nlohmann::json& component, const std::string& where
 }
 
 std::string Normalizer::apply(std::string_view text) const {
+  const size_t most = text.size() * kMaxGrowth + kMaxGrowthBytes;
   std::string out(text);
   for (const auto& step : steps_) {
     out = step->apply(out);
-    if (out.size() > kMaxResultBytes) {
-      fail(ErrorKind::bad_model,
-           "the tokenizer's normalizer makes {} bytes of a text of {}, expected at most {}; shorten "
-           "the text, or choose another model",
-           out.size(), text.size(), kMaxResultBytes);
+    if (out.size() > most) {
+      fail(
+          ErrorKind::bad_model,
+          "the tokenizer's normalizer makes more than {} bytes of a text of {}; no tokenizer does that: choose another "
+          "model",
+          most, text.size());
     }
   }
   return out;

@@ -48,6 +48,15 @@ TEST(Normalizer, TakesTheStepsOfASequenceInOrder) {
   EXPECT_TRUE(Normalizer(json{{"type", "Sequence"}, {"normalizers", json::array()}}, "test").changes_nothing());
 }
 
+TEST(Normalizer, StepsThatMakeMuchOfLittleAreRefused) {
+  json steps = json::array();
+  for (int i = 0; i < 12; ++i) steps.push_back(replace("String", "e", "eeeeeeeeee"));
+  EXPECT_THAT(refusal([&] {
+                normal({{"type", "Sequence"}, {"normalizers", steps}}, "Hello");
+              }),
+              HasSubstr("makes more than 65696 bytes of a text of 5"));
+}
+
 TEST(Normalizer, RefusesByNameWhatItDoesNotKnow) {
   const auto refused = [](const json& component) {
     return refusal([&] { Normalizer(component, "tokenizer.json: normalizer"); });
