@@ -19,8 +19,8 @@ seconds="" from=0 presets=()
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
-    --seconds) seconds="$2"; shift ;;
-    --from) from="$2"; shift ;;
+    --seconds) seconds="${2:?}"; shift ;;
+    --from) from="${2:?}"; shift ;;
     asan | tsan | asan:* | tsan:*) presets+=("$1") ;;
     *) echo "no flag or preset '$1'; expected --seconds N, --from N, asan or tsan" >&2; exit 64 ;;
   esac
@@ -32,7 +32,7 @@ qb_begin sanitize
 export QUANTBENCH_PIN_THREADS=0 ASAN_OPTIONS="${ASAN_OPTIONS:-detect_stack_use_after_return=1}"
 export LSAN_OPTIONS="${LSAN_OPTIONS:-suppressions=$QB_ROOT/tools/lsan.supp:print_suppressions=0}"
 export TSAN_OPTIONS="${TSAN_OPTIONS:-suppressions=$QB_ROOT/tools/tsan.supp}"
-result=0 begun=$SECONDS number=0 late=()
+result=0 begun=$SECONDS number=0 looked=0 late=()
 
 # left END: seconds until then, at least one.
 left() { local s=$(($1 - SECONDS)); echo $((s > 0 ? s : 1)); }
@@ -89,7 +89,7 @@ run_preset() {
       timeout "$(limit "$program" "$end")" setarch "$(uname -m)" -R "${tests[@]}" > "$output" 2>&1 || status=$?
       if grep -q 'setarch: \|unexpected memory mapping' "$output"; then
         qb_say "$preset: skipped: ThreadSanitizer cannot map its memory on this machine (vm.mmap_rnd_bits)"
-        late+=("$preset:$program and what follows it")
+        late+=("$preset:$program and what follows it") looked=$((looked + 1))
         wait
         return
       fi
@@ -112,6 +112,7 @@ run_preset() {
       result=1
     else
       qb_say "$preset: $program: $count"
+      looked=$((looked + 1))
     fi
   done
   wait
@@ -122,6 +123,10 @@ for preset in "${presets[@]}"; do
   run_preset "$preset" $((SECONDS + (end - SECONDS) / (${#presets[@]} - number)))
   number=$((number + 1))
 done
+if [ $looked -eq 0 ] && [ $result -eq 0 ]; then
+  qb_say "FAILED: no program was looked at"
+  result=1
+fi
 [ ${#late[@]} -eq 0 ] || qb_say "NOT LOOKED AT, for want of time: ${late[*]}"
 [ $result -ne 0 ] || qb_say "sanitizers: nothing found"
 exit $result

@@ -54,5 +54,5 @@ for file in "${files[@]}"; do
 done
 [ ${#unknown[@]} -eq 0 ] || echo "not compiled by $folder, so not looked at: ${unknown[*]}"
 [ ${#left[@]} -eq 0 ] || echo "not looked at, for want of time: ${left[*]}"
-[ $failed -ne 0 ] || echo "clang-tidy: $looked files, nothing found"
+[ $failed -ne 0 ] || echo "clang-tidy: $looked of ${#files[@]} files looked at, nothing found"
 exit $failed
