@@ -43,7 +43,7 @@ Record nanoseconds(double seconds) { return static_cast<int64_t>(seconds * 1e9);
 // RFC 4180.
 std::string csv_field(const Record& value) {
   if (value.is_null()) return "";
-  const std::string text =
+  std::string text =
       value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, Record::error_handler_t::replace);
   if (text.find_first_of(",\"\r\n") == text.npos) return text;
   std::string quoted = "\"";
