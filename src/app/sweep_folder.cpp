@@ -141,7 +141,9 @@ std::string plan_differences(const Record& before, const Record& now) {
 
 SweepFolder::SweepFolder(const std::string& path, const Record& plan, bool resume, const Say& say)
     : path_(path), plan_sha256_(sha256_hex(to_text(plan))), lock_(path) {
-  os::OutputFile(path_ + "/record.json");  // seen now, and not after an hour, that no file can be made; dropped
+  {
+    const os::OutputFile seen_now(path_ + "/record.json");  // and not after an hour: whether a file can be made
+  }
   const std::string plan_path = path_ + "/" + kPlanName;
   if (!os::exists(plan_path)) {
     refuse_strangers();
