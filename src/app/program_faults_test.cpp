@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "app/program_under_faults.h"
+#include "app/test_program_faults.h"
 
 namespace quantbench {
 namespace {

@@ -1,5 +1,5 @@
 // As program_faults_test.cpp, of pull.
-#include "app/program_under_faults.h"
+#include "app/test_program_faults.h"
 #include "testing/test_hub_server.h"
 
 namespace quantbench {
