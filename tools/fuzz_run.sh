@@ -8,7 +8,7 @@
 #     JOBS: processes at once; targets that are further from what is to be reached get more of them
 #     OUT: a folder for summary.txt and result.tar.gz (counts, inputs that reach new code, findings, logs); after half a
 #       minute and every minute then there is partial.tar.gz, with all but the inputs, in case that it is killed
-# Status 1 if something was found, or if a target ran no input. A finding is printed as soon as it is there, as base64 if it is not long.
+# Status 1 if something was found, or if a target did not run. A finding is printed as soon as it is there, as base64 if it is not long.
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 if [ $# -lt 3 ]; then
@@ -153,9 +153,10 @@ summary() {
 # Which inputs together reach all code, so that none of those is left out.
 choose() {
   local target
+  [ $reserve -gt 15 ] || return 0  # few inputs, and no time
   for target in "${targets[@]}"; do
     mkdir -p "$work/least/$target" "$work/jobs/corpus/$target"
-    timeout -k 1 $((reserve > 15 ? reserve - 10 : 5)) "${fixed[@]}" "$work/programs/fuzz_$target" -merge=1 -use_counters=0 \
+    timeout -k 1 $((reserve - 10)) "${fixed[@]}" "$work/programs/fuzz_$target" -merge=1 -use_counters=0 \
       -max_len=16384 -timeout=10 -rss_limit_mb=2560 "$work/least/$target" "$work/seeds/$target" "$work/jobs/corpus/$target" \
       > "$work/least/$target.log" 2>&1 || echo "$target: no time to choose among its inputs" &
   done
@@ -296,7 +297,11 @@ for finding in "$work/findings"/*; do
 done
 while read -r target inputs _; do
   [ "$inputs" -eq 0 ] || continue
-  echo "FAILED: $target ran no input: $(cat "$work/jobs/$target".*/log 2> /dev/null | tail -n 1)"
+  if cat "$work/jobs/$target".*/log 2> /dev/null | grep -q '^INFO: seed corpus'; then
+    echo "$target: no time for an input beyond those it begins with"
+    continue
+  fi
+  echo "FAILED: $target does not run: $(cat "$work/jobs/$target".*/log 2> /dev/null | tail -n 1)"
   found=1
 done < "$work/result/counts"
 rm -rf "$work" "$shared"
