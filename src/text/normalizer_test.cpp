@@ -120,7 +120,7 @@ TEST(Charsmap, NeitherDamageNorHostileTextLeadsOutOfIt) {
 }
 
 TEST(Charsmap, RefusesArraysThatGoRoundOrOut) {
-  const auto blob = [](std::vector<uint32_t> units, const std::string& replacements) {
+  const auto blob = [](const std::vector<uint32_t>& units, const std::string& replacements) {
     std::string out;
     const auto put = [&](uint32_t word) {
       for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(word >> shift));
