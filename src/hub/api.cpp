@@ -31,8 +31,6 @@ std::optional<int64_t> whole_number(std::string_view text) {
   return value;
 }
 
-char small_letter(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
 // Without a host of its own: "/a/b", "a?b"; not "https://x/", "//x/" and what a careless reader would take for one.
 bool is_relative(const std::string& location) {
   const size_t colon = location.find(':'), end = location.find_first_of("/?#\\");

@@ -121,7 +121,7 @@ size_t take_header(const char* data, size_t bytes, Transfer& transfer) {
   const size_t begin = std::min(line.find_first_not_of(" \t", colon + 1), bytes);
   const size_t end = line.find_last_not_of(" \t\r\n");
   std::string name(line.substr(0, colon));
-  for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  for (char& c : name) c = small_letter(c);
   transfer.reply.headers[name] = end < begin || end == line.npos ? "" : line.substr(begin, end + 1 - begin);
   return bytes;
 }
@@ -181,7 +181,7 @@ class CurlHttp final : public Http {
     };
     Url result{part(CURLUPART_URL), part(CURLUPART_SCHEME), part(CURLUPART_HOST),
                part(CURLUPART_PORT, CURLU_DEFAULT_PORT)};
-    for (char& c : result.host) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    for (char& c : result.host) c = small_letter(c);
     if ((result.scheme != "http" && result.scheme != "https") || result.host.empty() || !part(CURLUPART_USER).empty() ||
         !part(CURLUPART_PASSWORD).empty()) {
       return std::nullopt;

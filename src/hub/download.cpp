@@ -104,7 +104,7 @@ void Downloader::fetch(const HubFile& file) {
     fail(ErrorKind::hub, "{} of {}: the Hub lists it with {} bytes, and asked for it says {}; try again later",
          file.name, id_, file.bytes, place.bytes);
   }
-  if (file.bytes < 0) require_space(settings_.cache, place.bytes, id_);
+  if (file.bytes < 0) require_space(settings_.cache, missing_bytes({{file.name, place.bytes, place.etag}}), id_);
   const std::string blob = paths_.blob(place.etag);
   os::make_directories(parent(blob));
   os::make_directories(parent(link));

@@ -15,6 +15,8 @@
 
 namespace quantbench {
 
+inline char small_letter(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
 struct HttpReply {
   int status = 0;                              // 0: there was none
   std::map<std::string, std::string> headers;  // by name in small letters

@@ -166,7 +166,7 @@ PulledModel download(const std::string& model, const HubName& name, const HubNee
   os::make_directories(paths.repository);
   if (const auto index = std::find_if(files.begin(), files.end(), [](const HubFile& f) { return f.name == kIndex; });
       index != files.end()) {
-    require_space(settings.cache, std::max<int64_t>(index->bytes, 0), name.id);
+    require_space(settings.cache, downloader.missing_bytes({*index}), name.id);
     downloader.fetch(*index);
     for (const std::string& shard : shards_of(snapshot + "/" + kIndex)) {
       const HubFile* const listed = find_file(listing.files, shard);
